@@ -1,0 +1,73 @@
+# make demo    a real Airflow DAG changes the statuses of orders in a local shop
+# make test    the tests
+# make help    the other targets
+
+PYTHON ?= python3
+# The provider is developed on the first, and works on both.
+AIRFLOW := 3.3.2
+AIRFLOW_2 := 2.11.2
+VENV := .venv
+VENV_2 := .venv-airflow-2
+
+# A user's own Airflow must never be touched by a test or a demo.
+unexport AIRFLOW_HOME PYTHONPATH
+export AIRFLOW__CORE__LOAD_EXAMPLES := False
+
+.PHONY: help demo test test-airflow-2 check bench package constraints clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo            a real Airflow DAG changes the statuses of orders in a local shop"
+	@echo "make test            the tests, on Airflow $(AIRFLOW)"
+	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
+	@echo "make check           ruff, mypy, import-linter"
+	@echo "make bench           what importing the operators adds to parsing a DAG"
+	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
+	@echo "make constraints     renews the pinned versions of everything"
+	@echo "make clean           removes what the other targets made"
+
+demo: $(VENV)/installed
+	$(VENV)/bin/python scripts/demo.py
+
+test: $(VENV)/installed
+	$(VENV)/bin/python -m pytest $(TESTS)
+
+test-airflow-2: $(VENV_2)/installed
+	$(VENV_2)/bin/python -m pytest $(TESTS)
+
+check: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
+
+bench: $(VENV)/installed
+	$(VENV)/bin/python benchmarks/import_time.py
+
+package: $(VENV)/installed
+	$(VENV)/bin/python scripts/try_package.py
+
+constraints: $(VENV)/installed
+	for version in $(AIRFLOW) $(AIRFLOW_2); do \
+	  echo "apache-airflow==$$version" > $(VENV)/airflow.in && \
+	  $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
+	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev \
+	    pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$$version.txt || exit 1; \
+	done
+
+clean:
+	rm -rf $(VENV) $(VENV_2) .demo .cache build dist
+
+$(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed: name one with make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
+	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW)
+	@touch $@
+
+$(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)/installed
+	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV_2)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python --constraint constraints/airflow-$(AIRFLOW_2).txt \
+	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_2)
+	@touch $@

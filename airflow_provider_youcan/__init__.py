@@ -1,0 +1,49 @@
+"""Apache Airflow provider for YouCan, the e-commerce platform of North Africa and the Middle East."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+__all__ = ["__version__", "get_provider_info"]
+
+
+def get_provider_info() -> dict[str, Any]:
+    """
+    Tell Airflow what this provider brings: its connection type, hook, operators and link.
+
+    Airflow calls this through the ``apache_airflow_provider`` entry point.
+
+    :return: a mapping that fits Airflow's ``provider_info.schema.json``.
+    """
+    return {
+        "package-name": "airflow-provider-youcan",
+        "name": "YouCan",
+        "description": "`YouCan <https://youcan.shop>`__ orders: set, guard and follow their statuses.",
+        "versions": [__version__],
+        "integrations": [
+            {
+                "integration-name": "YouCan",
+                "external-doc-url": "https://developer.youcan.shop/store-admin",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [
+            {"integration-name": "YouCan", "python-modules": ["airflow_provider_youcan.hooks.youcan"]},
+        ],
+        "operators": [
+            {
+                "integration-name": "YouCan",
+                "python-modules": ["airflow_provider_youcan.operators.order_status"],
+            },
+        ],
+        "connection-types": [
+            {
+                "connection-type": "youcan",
+                "hook-class-name": "airflow_provider_youcan.hooks.youcan.YouCanHook",
+                "hook-name": "YouCan",
+            }
+        ],
+        "extra-links": ["airflow_provider_youcan.links.YouCanOrderLink"],
+    }

@@ -1,0 +1,379 @@
+"""
+The wire, without I/O: what each request looks like, and what an answer means.
+
+The functions that build requests return plain :class:`Request` data, and :func:`read_response` turns what
+came back into a payload or raises. Whatever carries the bytes in between, these decide what is a success.
+
+The facts come from the pages under https://developer.youcan.shop/store-admin (``introduction/errors``,
+``orders/get``, ``orders/listing``, ``orders/statuses``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import pendulum
+
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanRateLimitError,
+    YouCanServerError,
+    YouCanStoreSuspendedError,
+    YouCanUnexpectedResponseError,
+    YouCanValidationError,
+)
+from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status
+
+__all__ = [
+    "BASE_URL",
+    "Request",
+    "get_order",
+    "get_store",
+    "get_store_statuses",
+    "list_orders",
+    "read_response",
+    "update_order_status",
+]
+
+BASE_URL = "https://api.youcan.shop"
+
+STORE_STATUS_LISTS = {
+    StatusContext.GENERAL: "ordersStatus",
+    StatusContext.SHIPPING: "shipping",
+    StatusContext.PAYMENT: "payment",
+}
+"""Where ``GET /orders/settings`` keeps the statuses of each context."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request to the store-admin API, ready to be carried."""
+
+    method: str
+    path: str
+    purpose: str
+    """What it is for, in the words of an error message: ``read order 72aa…``."""
+    is_success: Callable[[Mapping[str, Any]], bool]
+    """Whether the JSON object that came with a 2xx is the answer that YouCan gives to this request."""
+    params: Mapping[str, str] = field(default_factory=dict)
+    json: Mapping[str, Any] | None = None
+    scope: str | None = None
+    """The scope that the access token needs, where YouCan documents one."""
+    order_id: str | None = None
+
+
+# --- requests ---------------------------------------------------------------------------------------------
+
+
+def update_order_status(order_id: str, status: str, context: StatusContext | str) -> Request:
+    """
+    Build the request that sets one status of one order.
+
+    :param order_id: the order's UUID.
+    :param status: the slug, sent as it is given.
+    :param context: ``general``, ``shipping`` or ``payment``.
+    :raises YouCanInvalidInputError: if one of them can't be sent.
+    """
+    order_id, status, context = check_order_id(order_id), check_status(status), StatusContext(context)
+    return Request(
+        method="PUT",
+        path=f"/orders/{order_id}{context.path}",
+        purpose=f"set the {context} status of order {order_id} to {status!r}",
+        # The documented answer repeats the status code. A bare {} or an order is no word that it was done.
+        is_success=lambda payload: payload.get("status") == 200,
+        json={"status": status},
+        scope="edit-orders",
+        order_id=order_id,
+    )
+
+
+def get_order(order_id: str, include: Iterable[str] = ("payment", "shipping")) -> Request:
+    """
+    Build the request that reads one order.
+
+    :param order_id: the order's UUID.
+    :param include: the sub-resources to send along, e.g. ``payment``, ``shipping``, ``customer``.
+    :raises YouCanInvalidInputError: if the order id can't be sent.
+    """
+    order_id = check_order_id(order_id)
+    return Request(
+        method="GET",
+        path=f"/orders/{order_id}",
+        purpose=f"read order {order_id}",
+        # The answer about another order must never be taken for this one's.
+        is_success=lambda payload: str(payload.get("id")).casefold() == order_id.casefold(),
+        params=_include(include),
+        scope="read-orders",
+        order_id=order_id,
+    )
+
+
+def list_orders(
+    page: int = 1, page_size: int = 50, include: Iterable[str] = ("payment", "shipping"), **query: Any
+) -> Request:
+    """
+    Build the request that lists one page of the orders.
+
+    :param page: which page, from 1.
+    :param page_size: how many orders a page; YouCan doesn't document its largest, public clients use 50.
+    :param include: the sub-resources to send along.
+    :param query: ``sort_field`` (``ref``, ``total``, ``created_at``), ``sort_order`` (``asc``, ``desc``),
+        ``q`` (a text to search for) and ``filters`` (a list of mappings with ``field``, ``operator`` and
+        ``value``); ``None`` leaves one out. What is not named here is sent as it is.
+    :raises YouCanInvalidInputError: if the page, its size or a filter makes no sense.
+    """
+    for name, number in (("page", page), ("page_size", page_size)):
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise YouCanInvalidInputError(f"{name} is {number!r}: give a whole number from 1.")
+    if clash := {"page", "limit", "include"} & query.keys():
+        raise YouCanInvalidInputError(f"{', '.join(sorted(clash))} is set by the paging: use page_size and include.")
+    params = {"page": str(page), "limit": str(page_size), **_include(include), **_filters(query.pop("filters", None))}
+    params.update({name: str(value) for name, value in query.items() if value is not None})
+
+    def is_success(payload: Mapping[str, Any]) -> bool:
+        pagination = _mapping(_mapping(payload.get("meta")).get("pagination"))
+        return (
+            _is_list_of(payload.get("data"), lambda order: isinstance(order.get("id"), str) and bool(order["id"]))
+            and isinstance(pagination.get("total_pages"), int)
+            and pagination.get("current_page", page) == page
+        )
+
+    return Request(
+        method="GET",
+        path="/orders",
+        purpose=f"list the orders (page {page})",
+        is_success=is_success,
+        params=params,
+        scope="read-orders",
+    )
+
+
+def get_store_statuses() -> Request:
+    """Build the request that reads the store's own lists of statuses."""
+    return Request(
+        method="GET",
+        path="/orders/settings",
+        purpose="read the store's list of statuses",
+        is_success=lambda payload: all(
+            _is_list_of(payload.get(name), lambda status: isinstance(status.get("slug"), str))
+            for name in STORE_STATUS_LISTS.values()
+        ),
+        scope="read-orders-statuses",
+    )
+
+
+def get_store() -> Request:
+    """Build the request that reads the store itself: its slug, name, email and currency."""
+    return Request(
+        method="GET",
+        path="/me",
+        purpose="read the store",
+        is_success=lambda payload: any(isinstance(payload.get(name), str) for name in ("slug", "name")),
+    )
+
+
+def _include(include: Iterable[str]) -> dict[str, str]:
+    names = [include] if isinstance(include, str) else list(include)
+    return {"include": ",".join(names)} if names else {}
+
+
+def _filters(filters: object) -> dict[str, str]:
+    if filters is None:
+        return {}
+    if not _is_list_of(filters, lambda item: item.keys() == {"field", "operator", "value"}):
+        raise YouCanInvalidInputError("filters is a list of mappings, each with field, operator and value.")
+    assert isinstance(filters, list)  # noqa: S101  # for the type checker: _is_list_of has seen to it
+    return {
+        f"filters[{number}][{key}]": str(value) for number, item in enumerate(filters) for key, value in item.items()
+    }
+
+
+def _is_list_of(value: object, is_item: Callable[[Mapping[str, Any]], bool]) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) and is_item(item) for item in value)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+# --- answers ----------------------------------------------------------------------------------------------
+
+
+def read_response(
+    request: Request,
+    status_code: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    youcan_conn_id: str = "youcan_default",
+    secret: str = "",
+) -> dict[str, Any]:
+    """
+    Return the payload of a success, or raise what the answer means.
+
+    The HTTP status decides; the body's own ``status`` can only contradict a success, never make one.
+
+    :param request: what was asked.
+    :param status_code: the HTTP status of the answer.
+    :param headers: the headers of the answer, their names in any letter case.
+    :param body: the bytes of the answer.
+    :param youcan_conn_id: the Airflow connection to name where the token has to be mended.
+    :param secret: the access token, which no error may pass on should the answer echo it.
+    :return: the JSON object of the answer.
+    :raises YouCanError: for everything that is not YouCan's success.
+    """
+    payload = _parse_json(body)
+    if 200 <= status_code < 300:
+        if isinstance(payload, dict) and request.is_success(payload):
+            return payload
+    if secret:
+        payload = _parse_json(body.replace(secret.encode(), b"***"))
+    if 200 <= status_code < 300:
+        _raise(
+            YouCanUnexpectedResponseError,
+            request,
+            f"the answer ({status_code}) is not one that YouCan gives to this request",
+            "nothing can be said of what happened: check that the connection's host is YouCan's API, then try again",
+            status_code,
+            _read_detail(payload),
+        )
+    _raise_for_status(request, status_code, headers, payload, youcan_conn_id)
+
+
+def _raise_for_status(
+    request: Request, status_code: int, headers: Mapping[str, str], payload: object, youcan_conn_id: str
+) -> NoReturn:
+    detail = _read_detail(payload)
+    said = f"YouCan answered {status_code}" + (f" ({detail})" if detail else "")
+    connection = f"the Airflow connection {youcan_conn_id!r}"
+
+    def fail(error: type[YouCanError], what: str, advice: str, **attributes: Any) -> NoReturn:
+        _raise(error, request, what, advice, status_code, detail, **attributes)
+
+    if status_code == 429:
+        retry_after = _read_retry_after(headers)
+        wait = "a while" if retry_after is None else f"{retry_after:g} s"
+        fail(YouCanRateLimitError, f"too many requests: {said}", f"try again in {wait}", retry_after=retry_after)
+    if status_code == 408 or 500 <= status_code < 600:
+        fail(YouCanServerError, said, "try again later", retry_after=_read_retry_after(headers))
+    if status_code == 401:
+        fail(
+            YouCanAuthenticationError,
+            f"the access token is missing, wrong, revoked or expired: {said}",
+            f"renew the token in {connection}",
+        )
+    if status_code == 402:
+        fail(YouCanStoreSuspendedError, f"the store is closed or suspended: {said}", "reopen the store on YouCan")
+    if status_code == 403:
+        scope = f"the scope {request.scope!r}" if request.scope else "the scope that it needs"
+        fail(
+            YouCanPermissionError,
+            f"the access token lacks {scope}: {said}",
+            f"grant {scope} to the token in {connection}",
+        )
+    if status_code == 404 and request.order_id and _says_order_not_found(payload):
+        fail(
+            YouCanOrderNotFoundError,
+            f"the shop has no such order: {said}",
+            f"check the order id, and that {connection} leads to the right shop",
+        )
+    if status_code == 422:
+        fields = _read_fields(payload)
+        refused = f", refusing {', '.join(fields)}" if fields else ""
+        fail(YouCanValidationError, f"{said}{refused}", "mend what was sent", fields=fields)
+    if 300 <= status_code < 400:
+        fail(
+            YouCanPermanentError,
+            f"{said}, a redirect, which is never followed because that would lose the update",
+            f"check the host of {connection}",
+        )
+    if 400 <= status_code < 500:
+        fail(YouCanPermanentError, said, f"check the host of {connection}")
+    fail(YouCanUnexpectedResponseError, f"{said}, which is no HTTP status of an answer", "try again later")
+
+
+def _raise(
+    error: type[YouCanError],
+    request: Request,
+    what: str,
+    advice: str,
+    status_code: int,
+    detail: str | None,
+    **attributes: Any,
+) -> NoReturn:
+    raise error(
+        f"Could not {request.purpose}: {what}; {advice}.",
+        method=request.method,
+        url=request.path,
+        status_code=status_code,
+        detail=detail,
+        **attributes,
+    )
+
+
+def _parse_json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):  # bad text, bad JSON, absurd numbers; a hostile depth of brackets
+        return None
+
+
+def _read_detail(payload: object) -> str | None:
+    """YouCan's own reason on one line: ``detail``, ``error`` on a 402, Laravel's ``message``."""
+    for name in ("detail", "error", "message"):
+        text = _mapping(payload).get(name)
+        if isinstance(text, str) and text.strip():
+            return " ".join(text.split())[:200]
+    return None
+
+
+def _read_fields(payload: object) -> dict[str, list[str]]:
+    fields = _mapping(_mapping(_mapping(payload).get("meta")).get("fields"))
+    return {
+        name: [str(complaint) for complaint in (complaints if isinstance(complaints, list) else [complaints])]
+        for name, complaints in fields.items()
+    }
+
+
+def _says_order_not_found(payload: object) -> bool:
+    """
+    Tell a missing order from a missing route.
+
+    A 404 page of a gateway or of a wrong base URL is no word about the order: taking it for one would let
+    ``skip_not_found`` skip every order of a shop that was never asked.
+    """
+    return isinstance(payload, dict) and "route" not in (_read_detail(payload) or "").casefold()
+
+
+_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+
+
+def _read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait by ``Retry-After``, given as seconds or as an HTTP date (RFC 9110, 10.2.3)."""
+    by_name = {name.lower(): value.strip() for name, value in headers.items()}
+    value = by_name.get("retry-after", "")
+    if _SECONDS.fullmatch(value):
+        return float(value)
+    if (until := _parse_http_date(value)) is None:
+        return None
+    # The shop's own clock, where it tells it: this machine's may be minutes off.
+    now = _parse_http_date(by_name.get("date", "")) or pendulum.now("UTC")
+    return max(0.0, (until - now).total_seconds())
+
+
+def _parse_http_date(value: str) -> pendulum.DateTime | None:
+    try:
+        return pendulum.from_format(value, "ddd, DD MMM YYYY HH:mm:ss [GMT]", tz="UTC")
+    except (ValueError, OverflowError):
+        return None
+
+

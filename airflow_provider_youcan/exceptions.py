@@ -1,0 +1,163 @@
+"""
+What can go wrong with YouCan, and what Airflow should do about it.
+
+Every error is a :class:`YouCanError`, and either *transient* or *permanent*. A transient error is left to
+Airflow's retries, and a sensor keeps waiting through it. A permanent error is an
+:class:`~airflow.exceptions.AirflowFailException` as well: the task fails at once, whatever its ``retries``
+say, because trying again could not help.
+
+No error carries the access token or anything of a customer's: neither in its message nor in an attribute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, TypedDict
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+__all__ = [
+    "YouCanAuthenticationError",
+    "YouCanConnectionError",
+    "YouCanError",
+    "YouCanInvalidInputError",
+    "YouCanOrderNotFoundError",
+    "YouCanPermanentError",
+    "YouCanPermissionError",
+    "YouCanRateLimitError",
+    "YouCanServerError",
+    "YouCanStoreSuspendedError",
+    "YouCanTransientError",
+    "YouCanUnexpectedResponseError",
+    "YouCanUnknownStatusError",
+    "YouCanValidationError",
+]
+
+
+class _Exchange(TypedDict, total=False):
+    """What every error may know of the request and its answer."""
+
+    method: str | None
+    url: str | None
+    status_code: int | None
+    detail: str | None
+
+
+class YouCanError(AirflowException):
+    """
+    Anything that this provider raises.
+
+    :param message: one sentence: what happened, to which order, what to do.
+    :param method: the HTTP method of the request, ``None`` where none was sent.
+    :param url: the path of the request (no host, no query), ``None`` where none was sent.
+    :param status_code: the HTTP status of the answer, ``None`` where there was none.
+    :param detail: what YouCan gave as the reason, on one line, ``None`` where it gave none.
+    """
+
+    # Everything but the message is optional, so that pickling and copying (which call the class with
+    # ``args`` alone and then restore the attributes) work for every error.
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        method: str | None = None,
+        url: str | None = None,
+        status_code: int | None = None,
+        detail: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.method = method
+        self.url = url
+        self.status_code = status_code  # type: ignore[assignment]  # Airflow 2 types it as always there
+        self.detail = detail
+
+
+class YouCanTransientError(YouCanError):
+    """
+    It may work later: Airflow retries the task, a sensor keeps waiting.
+
+    ``retry_after`` is how many seconds the shop asked to be left alone, or ``None`` where it didn't say.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        retry_after: float | None = None,
+        **exchange: Unpack[_Exchange],
+    ) -> None:
+        super().__init__(message, **exchange)
+        self.retry_after = retry_after
+
+
+class YouCanConnectionError(YouCanTransientError):
+    """No answer came: no connection, a reset one, or a timeout. The update may or may not have happened."""
+
+
+class YouCanServerError(YouCanTransientError):
+    """YouCan answered 408 or 5xx."""
+
+
+class YouCanRateLimitError(YouCanTransientError):
+    """YouCan answered 429: too many requests. ``retry_after`` says for how long to hold back."""
+
+
+class YouCanUnexpectedResponseError(YouCanTransientError):
+    """An answer that is not YouCan's (a login page, half a body) or that contradicts its own status line."""
+
+
+class YouCanPermanentError(YouCanError, AirflowFailException):
+    """Trying again can't help: the task fails at once. Also raised as such for a redirect and for other 4xx."""
+
+
+class YouCanAuthenticationError(YouCanPermanentError):
+    """YouCan answered 401: the access token is missing, wrong, revoked or expired."""
+
+
+class YouCanStoreSuspendedError(YouCanPermanentError):
+    """YouCan answered 402: the store is closed or suspended."""
+
+
+class YouCanPermissionError(YouCanPermanentError):
+    """YouCan answered 403: the token lacks a scope. The message names it."""
+
+
+class YouCanOrderNotFoundError(YouCanPermanentError):
+    """YouCan answered 404: the shop has no such order."""
+
+
+class YouCanValidationError(YouCanPermanentError):
+    """
+    YouCan answered 422: it refused what was sent.
+
+    ``fields`` maps each refused field to YouCan's complaints about it; empty where it named none.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        fields: Mapping[str, Sequence[str]] | None = None,
+        **exchange: Unpack[_Exchange],
+    ) -> None:
+        super().__init__(message, **exchange)
+        self.fields = {name: list(complaints) for name, complaints in (fields or {}).items()}
+
+
+class YouCanInvalidInputError(YouCanPermanentError):
+    """Refused here, before any request: a bad order id, status, argument or connection."""
+
+
+class YouCanUnknownStatusError(YouCanInvalidInputError):
+    """
+    The status is neither documented nor in the store's own list.
+
+    ``closest`` holds the known slugs nearest to it, best first; it may be empty.
+    """
+
+    def __init__(self, message: str = "", *, closest: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.closest = tuple(closest)

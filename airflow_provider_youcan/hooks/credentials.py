@@ -1,0 +1,170 @@
+"""What an Airflow connection of type ``youcan`` says, checked before anything is sent."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow.providers.common.compat.sdk import mask_secret
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+__all__ = ["Credentials", "read_credentials"]
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """
+    How to reach a shop.
+
+    :param base_url: where the API is, without a slash at its end.
+    :param token: the access token.
+    :param timeout: seconds to wait for a connection, and for each part of an answer.
+    :param max_attempts: how often a request is sent at most.
+    :param verify: the path of a CA bundle, or ``True`` for the usual one.
+    """
+
+    base_url: str
+    token: str = field(repr=False)
+    timeout: float = 30.0
+    max_attempts: int = 4
+    verify: bool | str = True
+
+
+def read_credentials(connection: Connection, conn_id: str) -> Credentials:
+    """
+    Read the credentials from a connection, and have Airflow mask the token in logs.
+
+    :param connection: the Airflow connection, from any secrets backend.
+    :param conn_id: its id, for the error messages.
+    :raises YouCanInvalidInputError: that says which field is wrong and how to set it.
+    """
+    try:
+        # Any other connection's password is a secret that YouCan must not be sent.
+        if connection.conn_type != "youcan":
+            raise ValueError(f"type is {connection.conn_type!r}: make it 'youcan', or name another connection.")
+        token = _read_token(connection.password)
+        extra = _read_extra(connection)
+        return Credentials(
+            base_url=_read_base_url(connection.host, connection.schema, connection.port),
+            token=token,
+            timeout=_read_timeout(extra),
+            max_attempts=_read_max_attempts(extra),
+            verify=_read_verify(extra),
+        )
+    except ValueError as error:
+        problem = str(error)
+    raise YouCanInvalidInputError(f"In the Airflow connection {conn_id!r} the {problem}")
+
+
+# Each of these raises a ValueError that names the field and goes on: "password is empty: set it to …".
+
+
+def _read_token(password: str | None) -> str:
+    token = (password or "").strip()
+    if not token:
+        raise ValueError(
+            "password is empty: set it to an access token, made in YouCan's seller area under "
+            "Settings > Developer Settings."
+        )
+    mask_secret(token)
+    if not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise ValueError("password is no access token: paste the token alone, without 'Bearer' or line breaks.")
+    return token
+
+
+def _read_extra(connection: Connection) -> Mapping[str, Any]:
+    try:
+        extra = connection.extra_dejson
+    except ValueError:
+        extra = None
+    if not isinstance(extra, Mapping):
+        raise ValueError('extra is no JSON object: write it as {"timeout": 30}.')  # noqa: TRY004
+    return extra
+
+
+def _read_timeout(extra: Mapping[str, Any]) -> float:
+    timeout = _number(extra.get("timeout", 30))
+    if not 0 < timeout <= 3600:
+        raise ValueError(f"extra 'timeout' is {extra['timeout']!r}: give seconds, above 0 and up to 3600.")
+    return timeout
+
+
+def _read_max_attempts(extra: Mapping[str, Any]) -> int:
+    max_attempts = _number(extra.get("max_attempts", 4))
+    if not (1 <= max_attempts <= 100 and max_attempts.is_integer()):
+        raise ValueError(f"extra 'max_attempts' is {extra['max_attempts']!r}: give a whole number from 1 to 100.")
+    return int(max_attempts)
+
+
+def _read_verify(extra: Mapping[str, Any]) -> bool | str:
+    verify = extra.get("verify", True)
+    if verify is not True and not (isinstance(verify, str) and Path(verify).exists()):
+        raise ValueError(
+            f"extra 'verify' is {verify!r}: give the path of a CA bundle that exists, or leave it out; TLS "
+            "certificates are always verified."
+        )
+    return verify
+
+
+def _number(value: object) -> float:
+    """Read a number, from text too, as a connection's URI gives it; what is none becomes NaN."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _read_base_url(host: str | None, schema: str | None, port: int | None) -> str:
+    host = (host or "").strip()
+    if not host:
+        if schema or port:
+            raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
+        return api.BASE_URL
+    if "@" in host:  # first, because no message may repeat a login
+        raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
+    no_url = f"host is {host!r}, which is no base URL: give one such as {api.BASE_URL}."
+    try:
+        url = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
+        name, own_port = url.hostname or "", url.port
+    except ValueError:
+        raise ValueError(no_url) from None
+    if not _is_host(name) or url.query or url.fragment or not re.fullmatch(r"[A-Za-z0-9_./~-]*", url.path):
+        raise ValueError(no_url)
+    if own_port and port and own_port != port:
+        raise ValueError(f"host names the port {own_port}, but the port is {port}: keep one of them.")
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(name)):
+        raise ValueError(
+            f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
+        )
+    port_suffix = f":{own_port or port}" if own_port or port else ""
+    # Put together anew from the parts that were checked, so that no other parser can read it otherwise.
+    return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
+
+
+def _is_host(name: str) -> bool:
+    return _is_address(name) or re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) is not None
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _is_loopback(name: str) -> bool:
+    return name == "localhost" or (_is_address(name) and ipaddress.ip_address(name).is_loopback)

@@ -1,0 +1,1 @@
+"""Operators: what a pipeline does to a shop's orders."""

@@ -1,0 +1,194 @@
+"""Set one status of one order as a pipeline step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
+
+from airflow_provider_youcan.exceptions import (
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+)
+from airflow_provider_youcan.links import YouCanOrderLink
+from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status, closest_statuses
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+__all__ = [
+    "YouCanUpdateOrderStatusOperator",
+    "YouCanUpdatePaymentStatusOperator",
+    "YouCanUpdateShippingStatusOperator",
+]
+
+
+class _UpdateStatusOperator(BaseOperator):
+    """
+    What the three operators share: everything but which status they set.
+
+    The arguments are told in each of them, where a user looks.
+    """
+
+    status_context: ClassVar[StatusContext]
+
+    template_fields: Sequence[str] = ("order_id", "status", "youcan_conn_id")
+    operator_extra_links = (YouCanOrderLink(),)
+    ui_color = "#fde2ec"
+
+    def __init__(
+        self,
+        *,
+        order_id: str,
+        status: str,
+        youcan_conn_id: str = "youcan_default",
+        allow_custom_label: bool = False,
+        only_from: str | Iterable[str] | None = None,
+        skip_not_found: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.order_id = order_id
+        self.status = status
+        self.youcan_conn_id = youcan_conn_id
+        self.allow_custom_label = allow_custom_label
+        self.only_from = _read_guard(only_from)
+        self.skip_not_found = skip_not_found
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Set the status, or find that it holds already.
+
+        :return: ``order_id``, ``context``, ``status``, ``previous_status`` (``None`` where it was not read)
+            and ``changed``.
+        :raises YouCanError: if the status was not set.
+        :raises AirflowSkipException: if ``only_from`` forbids it, or there is no such order and
+            ``skip_not_found`` is set.
+        """
+        # Imported when a task runs: Airflow parses DAG files again and again, and requests costs more to
+        # import than all the rest of this module.
+        from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+        order_id = check_order_id(self.order_id)
+        status = check_status(self.status)
+        YouCanOrderLink.persist(context, order_id)
+        hook = YouCanHook(self.youcan_conn_id)
+        hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
+        try:
+            previous_status = self._read_previous_status(hook) if self.only_from else None
+            changed = previous_status != status
+            if changed:
+                hook.update_order_status(order_id, status, self.status_context)
+        except YouCanOrderNotFoundError as error:
+            if not self.skip_not_found:
+                raise
+            raise AirflowSkipException(f"Skipped because skip_not_found is set. {error}") from None
+        self.log.info(
+            "Order %s: the %s status %s %r%s.",
+            order_id,
+            self.status_context,
+            "is now" if changed else "already was",
+            status,
+            f" (before: {previous_status!r})" if changed and previous_status is not None else "",
+        )
+        return {
+            "order_id": order_id,
+            "context": self.status_context.value,
+            "status": status,
+            "previous_status": previous_status,
+            "changed": changed,
+        }
+
+    def _read_previous_status(self, hook: YouCanHook) -> str:
+        """Read the status that the order holds; skip the task where the guard forbids to move it."""
+        found = hook.get_order_statuses(self.order_id)[self.status_context]
+        if found is None:
+            raise YouCanPermanentError(
+                f"The {self.status_context} status of order {self.order_id} can't be read, so only_from can't be "
+                "checked and nothing was sent: look at the order, or leave only_from out."
+            )
+        assert self.only_from is not None  # noqa: S101  # for the type checker: only called with a guard
+        if found != self.status and found not in self.only_from:
+            raise AirflowSkipException(
+                f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
+                f"{self._describe_guard()}, so it was left alone."
+            )
+        return found
+
+    def _describe_guard(self) -> str:
+        """
+        Name the slugs of ``only_from``, with a hint at each that may be a slip of the pen.
+
+        A guard may name junk labels, in order to repair them, so an unknown slug is no error; but a guard
+        with a typo in it would skip every order, and must not do so without a word.
+        """
+        described = []
+        for slug in self.only_from or ():
+            known = self.status_context.documented_slugs
+            closest = [] if slug in known else closest_statuses(slug, known)
+            described.append(f"{slug!r} (did you mean {closest[0]!r}?)" if closest else repr(slug))
+        return " or ".join(described)
+
+
+def _read_guard(only_from: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    if only_from is None:
+        return None
+    slugs = (only_from,) if isinstance(only_from, str) else tuple(only_from)
+    if not slugs or not all(isinstance(slug, str) and slug.strip() for slug in slugs):
+        raise YouCanInvalidInputError(
+            f"only_from is {only_from!r}: give the slug, or the slugs, that the status may be moved from, "
+            "or leave it out."
+        )
+    return slugs
+
+
+class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
+    """
+    Set the general status of an order, also called its confirmation status.
+
+    The status is checked before anything is sent: one of YouCan's documented slugs (``open``, ``closed``,
+    ``processed``, ``canceled-by-seller``), or one in the store's own list. YouCan itself would take a typo
+    and put it on the order as a label.
+
+    A permanent error (a revoked token, an unknown order) fails the task on the first try; a transient one is
+    tried again inside the task, and then left to ``retries``.
+
+    :param order_id: the order's UUID (templated).
+    :param status: the slug to set (templated).
+    :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
+    :param allow_custom_label: set any text, even one that is in no list (default ``False``).
+    :param only_from: the slug, or the slugs, that the status may be moved from. The status is read first:
+        where it is the target already, the task succeeds and sends nothing; where it is something else, the
+        task is skipped. Without it, an old task run again moves the order back (default ``None``).
+    :param skip_not_found: skip the task, rather than fail it, where the shop has no such order (default
+        ``False``).
+    """
+
+    status_context = StatusContext.GENERAL
+
+
+class YouCanUpdateShippingStatusOperator(_UpdateStatusOperator):
+    """
+    Set the shipping status of an order.
+
+    The documented slugs are ``unfulfilled``, ``processing``, ``shipped``, ``fulfilled`` (delivered) and
+    ``canceled``. It takes the arguments of :class:`YouCanUpdateOrderStatusOperator` and works as that does.
+    """
+
+    status_context = StatusContext.SHIPPING
+
+
+class YouCanUpdatePaymentStatusOperator(_UpdateStatusOperator):
+    """
+    Set the payment status of an order.
+
+    The documented slugs are ``pending``, ``paid``, ``captured``, ``unpaid`` and ``refunded``. It takes the
+    arguments of :class:`YouCanUpdateOrderStatusOperator` and works as that does; ``only_from=["pending",
+    "unpaid"]`` keeps a run of last week's from turning ``refunded`` back into ``paid``.
+    """
+
+    status_context = StatusContext.PAYMENT

@@ -1,0 +1,14 @@
+"""
+A small local shop that speaks YouCan's API: for demos, for tests, and for writing DAGs against.
+
+It uses nothing of the provider but the vocabulary of ``orders.py``, so that it can't share a mistake with the
+client that is tested against it. It needs the extra ``airflow-provider-youcan[sandbox]``.
+"""
+
+from __future__ import annotations
+
+from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour
+from airflow_provider_youcan.sandbox.server import Sandbox
+from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+
+__all__ = ["ACCESS_TOKEN", "Misbehaviour", "Sandbox", "Shop"]

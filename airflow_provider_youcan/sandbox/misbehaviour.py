@@ -1,0 +1,130 @@
+"""What can go wrong on the way to a shop, on request: one rule for each kind of trouble."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+__all__ = ["KINDS", "Misbehaviour", "Misbehaviours"]
+
+KINDS = {
+    "latency": "wait before answering (seconds)",
+    "status": "answer with this status code and its documented body (status, headers)",
+    "drop": "drop the connection before the shop sees the request",
+    "lose-answer": "let the shop take the request, then drop the connection",
+    "half-body": "send half of the answer, then drop the connection",
+    "html": "answer 200 with a login page",
+    "redirect": "answer 302 (location)",
+    "rate-limit": "allow so many requests a window, then answer 429 (limit, seconds, headers_shown)",
+}
+
+
+@dataclass
+class Misbehaviour:
+    """
+    A rule by which the sandbox misbehaves.
+
+    :param kind: which trouble, one of :data:`KINDS`.
+    :param route: for which requests, as ``METHOD /path`` with ``*`` for anything (default all).
+    :param times: for how many requests; ``None`` for any number (default).
+    :param share: for which share of the requests, drawn at random, above 0 and up to 1 (default 1).
+    :param seconds: how long a ``latency`` is, or the window of a ``rate-limit`` (default 60).
+    :param status: the status code of a ``status``.
+    :param headers: further headers of a ``status``, such as ``{"Retry-After": "2"}``.
+    :param body: the body of a ``status`` as text, in place of the documented one.
+    :param location: where a ``redirect`` leads (default ``/login``, which answers 200).
+    :param limit: how many requests a window a ``rate-limit`` allows (default 60).
+    :param headers_shown: whether a ``rate-limit`` shows ``X-RateLimit-*`` (default ``True``).
+    """
+
+    kind: str
+    route: str = "*"
+    times: int | None = None
+    share: float = 1.0
+    seconds: float = 60.0
+    status: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    body: str | None = None
+    location: str = "/login"
+    limit: int = 60
+    headers_shown: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"{self.kind!r} is no kind of misbehaviour: use one of {', '.join(KINDS)}.")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share is {self.share!r}: give a number above 0 and up to 1.")
+        if not 200 <= self.status <= 599:
+            raise ValueError(f"status is {self.status!r}: give an HTTP status from 200 to 599.")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the rule as plain JSON."""
+        return dataclasses.asdict(self)
+
+
+class Misbehaviours:
+    """The rules in force. Each request meets all latencies, the rate limits, and the first trouble that fits."""
+
+    def __init__(self, seed: int = 0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rules: list[Misbehaviour] = []
+        self._random = random.Random(seed)
+        self._clock = clock
+        self._windows: dict[int, tuple[float, int]] = {}
+
+    def __iter__(self) -> Iterator[Misbehaviour]:
+        return iter(list(self._rules))
+
+    def add(self, rule: Misbehaviour) -> Misbehaviour:
+        """Put a rule in force."""
+        self._rules.append(rule)
+        return rule
+
+    def clear(self) -> None:
+        """Lift all rules."""
+        self._rules.clear()
+        self._windows.clear()
+
+    def latency(self, request: str) -> float:
+        """Return how many seconds the request waits."""
+        return sum(rule.seconds for rule in self._matching(request, {"latency"}))
+
+    def rate_limit(self, request: str) -> tuple[dict[str, str], bool]:
+        """Count the request in each limit's fixed window: the headers to show, and whether it is refused."""
+        headers: dict[str, str] = {}
+        refused = False
+        for rule in self._matching(request, {"rate-limit"}):
+            now = self._clock()
+            start, count = self._windows.get(id(rule), (now, 0))
+            if now >= start + rule.seconds:
+                start, count = now, 0
+            self._windows[id(rule)] = (start, count + 1)
+            if rule.headers_shown:
+                headers |= {
+                    "X-RateLimit-Limit": str(rule.limit),
+                    "X-RateLimit-Remaining": str(max(0, rule.limit - count - 1)),
+                }
+            if count >= rule.limit:
+                refused = True
+                headers["Retry-After"] = str(max(1, int(start + rule.seconds - now + 0.999)))
+        return headers, refused
+
+    def trouble(self, request: str) -> Misbehaviour | None:
+        """Return the first trouble that the request runs into, if any."""
+        return next(self._matching(request, KINDS.keys() - {"latency", "rate-limit"}), None)
+
+    def _matching(self, request: str, kinds: set[str]) -> Iterator[Misbehaviour]:
+        for rule in self:
+            if rule.kind not in kinds or not fnmatchcase(request, rule.route):
+                continue
+            if rule.share < 1 and self._random.random() >= rule.share:
+                continue
+            if rule.times is not None:
+                rule.times -= 1
+                if rule.times <= 0:
+                    self._rules.remove(rule)
+            yield rule

@@ -1,0 +1,213 @@
+"""Runs the sandbox: over a real socket, in a thread of its own or in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import socket
+import threading
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, cast
+
+import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+from airflow_provider_youcan.sandbox.application import build_application, error_body
+from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
+from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+
+__all__ = ["Sandbox"]
+
+
+class Sandbox:
+    """
+    A local shop that speaks YouCan's API, for trying out DAGs and for tests.
+
+    As a context manager it serves from a thread::
+
+        with Sandbox(orders=20) as sandbox:
+            os.environ["AIRFLOW_CONN_YOUCAN_DEFAULT"] = sandbox.connection()
+            sandbox.misbehave("status", status=503, times=2)
+            ...
+            assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+    :param host: the address to listen on (default ``127.0.0.1``, so that only this machine can reach it).
+    :param port: the port, ``0`` for any free one (default).
+    :param shop: the shop to serve; by default one of its own.
+    :param orders: how many orders its own shop has (default 200).
+    """
+
+    def __init__(self, host: str = "127.0.0.1", port: int = 0, shop: Shop | None = None, orders: int = 200) -> None:
+        self.shop = shop or Shop(orders=orders)
+        self.misbehaviours = Misbehaviours()
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._socket.bind((host, port))
+        self.host, self.port = self._socket.getsockname()[:2]
+        connections: dict[Any, asyncio.Transport] = {}
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                _Gate(build_application(self.shop, self.misbehaviours), self.shop, self.misbehaviours, connections),
+                http=_protocol(connections),
+                lifespan="off",
+                ws="none",
+                log_level="warning",
+                timeout_graceful_shutdown=2,
+            )
+        )
+        self._thread = threading.Thread(target=self.run, name="youcan-sandbox", daemon=True)
+
+    @property
+    def url(self) -> str:
+        """The base URL of the sandbox's API."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+    def connection(self, token: str = ACCESS_TOKEN, **extra: Any) -> str:
+        """Return an Airflow connection to the sandbox, as JSON for an ``AIRFLOW_CONN_…`` variable."""
+        return json.dumps({"conn_type": "youcan", "host": self.url, "password": token, "extra": extra})
+
+    def misbehave(self, kind: str, **options: Any) -> Misbehaviour:
+        """Put a :class:`Misbehaviour` in force."""
+        return self.misbehaviours.add(Misbehaviour(kind, **options))
+
+    def run(self) -> None:
+        """Serve until interrupted."""
+        self._server.run(sockets=[self._socket])
+
+    def __enter__(self) -> Sandbox:
+        # The socket listens before the thread runs, so that the first request can't come too early.
+        self._socket.listen(2048)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+        self.shop.close()
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int = 0
+    body: bytes = b""
+    headers: dict[str, str] = field(default_factory=dict)
+    sent_share: float = 1
+    """How much of the body is sent before the connection is dropped; 0 drops it without a word."""
+
+
+class _Gate:
+    """Stands before the application: lets the rules in force have their way, and keeps what was asked."""
+
+    def __init__(
+        self,
+        application: ASGIApp,
+        shop: Shop,
+        misbehaviours: Misbehaviours,
+        connections: dict[Any, asyncio.Transport],
+    ) -> None:
+        self._application = application
+        self._shop = shop
+        self._misbehaviours = misbehaviours
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"].startswith("/sandbox/"):
+            await self._application(scope, receive, send)
+            return
+        body = await _read_body(receive)
+        answer = await self._answer(scope, body)
+        # Kept before it is sent, so that whoever has the answer finds the request.
+        self._shop.keep_request(
+            scope["method"],
+            scope["path"],
+            scope["query_string"].decode("latin-1"),
+            # Secrets are not kept.
+            "" if scope["path"] == "/oauth/token" else body.decode("utf-8", "replace"),
+            None if answer.sent_share < 1 else answer.status,
+        )
+        await self._send(answer, scope, receive, send)
+
+    async def _answer(self, scope: Scope, body: bytes) -> _Answer:
+        request = f"{scope['method']} {scope['path']}"
+        await asyncio.sleep(self._misbehaviours.latency(request))
+        limit_headers, refused = self._misbehaviours.rate_limit(request)
+        if refused:
+            return _Answer(429, json.dumps(error_body(429)).encode(), limit_headers)
+        trouble = self._misbehaviours.trouble(request)
+        if trouble is None:
+            answer = await self._ask_application(scope, body)
+            return dataclasses.replace(answer, headers=answer.headers | limit_headers)
+        if trouble.kind == "status":
+            text = json.dumps(error_body(trouble.status)) if trouble.body is None else trouble.body
+            return _Answer(trouble.status, text.encode(), trouble.headers)
+        if trouble.kind == "redirect":
+            return _Answer(302, b"", {"location": trouble.location})
+        if trouble.kind == "html":
+            return _Answer(200, b"<!doctype html><h1>Log in</h1>", {"content-type": "text/html"})
+        if trouble.kind == "drop":
+            return _Answer(sent_share=0)
+        # What is left reaches the shop, and is lost on the way back.
+        answer = await self._ask_application(scope, body)
+        return dataclasses.replace(answer, sent_share=0.5 if trouble.kind == "half-body" else 0)
+
+    async def _send(self, answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:
+        if answer.sent_share > 0:
+            headers = {"content-type": "application/json", "content-length": str(len(answer.body))}
+            headers |= {name.lower(): value for name, value in answer.headers.items()}
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": answer.status,
+                    "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()],
+                }
+            )
+            part = answer.body[: int(len(answer.body) * answer.sent_share)]
+            await send({"type": "http.response.body", "body": part, "more_body": answer.sent_share < 1})
+        if answer.sent_share < 1:
+            connection = self._connections[scope["client"]]
+            # What was written is still delivered by close(), and thrown away by abort().
+            connection.close() if answer.sent_share > 0 else connection.abort()
+            await receive()  # until the connection is gone
+
+    async def _ask_application(self, scope: Scope, body: bytes) -> _Answer:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def collect(message: Message) -> None:
+            sent.append(message)
+
+        await self._application(scope, receive, collect)
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
+        return _Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]), headers)
+
+
+async def _read_body(receive: Receive) -> bytes:
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+def _protocol(connections: dict[Any, asyncio.Transport]) -> type[asyncio.Protocol]:
+    """Make uvicorn's protocol remember its connections by the client's address, so that one can be dropped."""
+
+    class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # chosen when uvicorn is imported
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            connections[transport.get_extra_info("peername")[:2]] = transport
+            super().connection_made(transport)
+
+        def connection_lost(self, error: Exception | None) -> None:
+            connections.pop(self.client, None)
+            super().connection_lost(error)
+
+    return cast("type[asyncio.Protocol]", Protocol)

@@ -1,0 +1,374 @@
+"""The shop itself: its orders, statuses and tokens, and what happened to them, in SQLite."""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import sqlite3
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from airflow_provider_youcan.orders import StatusContext
+
+__all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidGrantError", "Shop"]
+
+ACCESS_TOKEN = "sandbox-access-token"
+CLIENT_ID = "sandbox-client"
+CLIENT_SECRET = "sandbox-client-secret"
+ALL_SCOPES = ("edit-orders", "read-orders", "read-orders-statuses")
+TOKEN_SECONDS = 1_295_999
+"""How long a token lives, as YouCan's page ``introduction/oauth`` shows it: 15 days less a second."""
+
+_COLUMNS = {context: f"{context.value}_status" for context in StatusContext}
+
+_SCHEMA = """
+create table if not exists orders (
+    id text primary key, ref text not null, created_at text not null, updated_at text not null,
+    total real not null, currency text not null, notes text not null, gateway text not null,
+    general_status text not null, shipping_status text not null, payment_status text not null,
+    customer text not null, variants text not null);
+create index if not exists orders_by_created_at on orders (created_at);
+create index if not exists orders_by_ref on orders (ref);
+create table if not exists statuses (
+    context text not null, position integer not null, slug text not null, name text not null,
+    color text not null, primary key (context, slug));
+create table if not exists tokens (
+    access_token text primary key, refresh_token text unique, scopes text not null, expires_at real not null);
+create table if not exists codes (code text primary key, scopes text not null);
+create table if not exists history (
+    number integer primary key, order_id text not null, context text not null, before text not null,
+    after text not null, at text not null);
+create table if not exists requests (
+    number integer primary key, method text not null, path text not null, query text not null,
+    body text not null, status integer, at text not null);
+create table if not exists settings (name text primary key, value text not null);
+"""
+
+_OWN_STATUSES = {
+    StatusContext.GENERAL: {
+        "confirmed": "Confirmée",
+        "no-answer": "Pas de réponse",
+        "postponed": "Reportée",
+        "مؤكد": "مؤكد",
+    },
+    StatusContext.SHIPPING: {
+        "out-for-delivery": "En cours de livraison",
+        "returned": "Retournée",
+        "تم التسليم": "تم التسليم",
+    },
+    StatusContext.PAYMENT: {"collected-by-courier": "Encaissé par le livreur"},
+}
+_NAMES = (
+    "Fatima Zahra El Amrani",
+    "Youssef Benali",
+    "Khadija Ouazzani",
+    "Mehdi Tazi",
+    "أمينة العلوي",
+    "محمد بن يوسف",
+    "سارة الفاسي",
+    "Amélie Rousseau",
+    "Hélène Lefèvre",
+    "Omar Haddad",
+    "ليلى المنصوري",
+    "Rachid Chraïbi",
+)
+_CITIES = ("Casablanca", "Rabat", "Fès", "Marrakech", "Tanger", "الدار البيضاء", "Agadir", "Tunis", "Alger", "وجدة")
+_PRODUCTS = (
+    ("Babouches en cuir", 180),
+    ("Huile d'argan 100 ml", 120),
+    ("Théière en inox", 240),
+    ("قفطان مطرز", 690),
+    ("Tapis berbère 80×150", 950),
+    ("Savon noir", 45),
+)
+# Where an order may stand: most are fresh, some on their way, a few done.
+_STANDS = (
+    (("open", "unfulfilled", "pending"), 50),
+    (("confirmed", "unfulfilled", "pending"), 15),
+    (("no-answer", "unfulfilled", "pending"), 8),
+    (("processed", "shipped", "pending"), 15),
+    (("closed", "fulfilled", "paid"), 8),
+    (("canceled-by-seller", "canceled", "unpaid"), 4),
+)
+
+
+class InvalidGrantError(Exception):
+    """The code or the refresh token is unknown, or was used before."""
+
+
+class Shop:
+    """
+    A believable cash-on-delivery shop.
+
+    :param database: the path of an SQLite file that outlives the process, or ``":memory:"`` (default).
+    :param orders: how many orders a new shop is given; an existing file keeps its own (default 200).
+    :param seed: the same seed makes the same orders, ids included (default 0).
+    :param clock: tells the time in seconds since 1970, for the tokens (default the machine's).
+    """
+
+    def __init__(
+        self,
+        database: str = ":memory:",
+        orders: int = 200,
+        seed: int = 0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._clock = clock
+        self._lock = threading.RLock()
+        self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
+        self._connection.row_factory = sqlite3.Row
+        # A sandbox may lose its last second when the machine dies, but not when it is killed.
+        self._connection.executescript("pragma journal_mode = wal; pragma synchronous = off;" + _SCHEMA)
+        if not self._read("select 1 from tokens"):
+            self.issue_token(access_token=ACCESS_TOKEN)
+            self.replace_statuses(_default_statuses())
+            self.add_orders(orders, seed)
+
+    def close(self) -> None:
+        """Close the database."""
+        self._connection.close()
+
+    # --- orders ---
+
+    def add_orders(self, count: int, seed: int = 0) -> list[str]:
+        """Add ``count`` made-up orders, and return their ids."""
+        number = self._read("select count(*) from orders")[0][0]
+        rng = random.Random(f"{seed} {number}")
+        rows = [_make_order(rng, number + offset) for offset in range(1, count + 1)]
+        with self._lock:
+            self._connection.execute("begin")
+            self._connection.executemany(
+                "insert into orders values (:id, :ref, :created_at, :updated_at, :total, :currency, :notes, :gateway, "
+                ":general_status, :shipping_status, :payment_status, :customer, :variants)",
+                rows,
+            )
+            self._connection.execute("commit")
+        return [row["id"] for row in rows]
+
+    def order_ids(self) -> list[str]:
+        """Return the ids of all orders, the oldest first."""
+        return [row["id"] for row in self._read("select id from orders order by created_at, id")]
+
+    def order(self, order_id: str) -> dict[str, Any] | None:
+        """Return one order's row, or ``None``."""
+        rows = self._read("select * from orders where id = ?", order_id)
+        return dict(rows[0]) if rows else None
+
+    def statuses(self, order_id: str) -> dict[str, str]:
+        """Return the three statuses of an order, by context."""
+        row = self.order(order_id)
+        if row is None:
+            raise KeyError(order_id)
+        return {context.value: row[column] for context, column in _COLUMNS.items()}
+
+    def set_status(self, order_id: str, context: StatusContext | str, status: str) -> bool:
+        """Set one status, in a list or not, as YouCan does; tell whether there is such an order."""
+        context = StatusContext(context)
+        column = _COLUMNS[context]
+        with self._lock:
+            row = self.order(order_id)
+            if row is None:
+                return False
+            now = _now()
+            self._write(f"update orders set {column} = ?, updated_at = ? where id = ?", status, now, order_id)
+            self._write(
+                "insert into history (order_id, context, before, after, at) values (?, ?, ?, ?, ?)",
+                order_id,
+                context.value,
+                row[column],
+                status,
+                now,
+            )
+        return True
+
+    def delete_order(self, order_id: str) -> None:
+        """Delete an order."""
+        self._write("delete from orders where id = ?", order_id)
+
+    def find_orders(self, text: str, sort_field: str, descending: bool) -> list[dict[str, Any]]:
+        """Return the orders whose ref, notes or customer contains ``text``, sorted."""
+        direction = "desc" if descending else "asc"
+        # A ref is a number written as text.
+        column = "cast(ref as integer)" if sort_field == "ref" else sort_field
+        rows = self._read(
+            "select * from orders where ? = '' or instr(lower(ref || ' ' || notes || ' ' || customer), lower(?)) "
+            f"order by {column} {direction}, id {direction}",
+            text,
+            text,
+        )
+        return [dict(row) for row in rows]
+
+    # --- the store and its statuses ---
+
+    @property
+    def suspended(self) -> bool:
+        """Whether the store is suspended: every request is then answered with 402."""
+        return bool(self._read("select 1 from settings where name = 'suspended'"))
+
+    @suspended.setter
+    def suspended(self, suspended: bool) -> None:
+        self._write("delete from settings where name = 'suspended'")
+        if suspended:
+            self._write("insert into settings values ('suspended', 'yes')")
+
+    def store_statuses(self) -> dict[StatusContext, list[dict[str, str]]]:
+        """Return the store's own lists: ``slug``, ``name`` and ``color`` of each status, by context."""
+        lists: dict[StatusContext, list[dict[str, str]]] = {context: [] for context in StatusContext}
+        for row in self._read("select * from statuses order by context, position"):
+            lists[StatusContext(row["context"])].append({key: row[key] for key in ("slug", "name", "color")})
+        return lists
+
+    def replace_statuses(self, lists: Mapping[StatusContext, Iterable[Mapping[str, str]]]) -> None:
+        """Put other lists in the place of the store's own."""
+        with self._lock:
+            self._write("delete from statuses")
+            for context, statuses in lists.items():
+                for position, status in enumerate(statuses):
+                    self._write(
+                        "insert or replace into statuses values (?, ?, ?, ?, ?)",
+                        context.value,
+                        position,
+                        status["slug"],
+                        status.get("name") or status["slug"],
+                        status.get("color") or "#8A9CA0FF",
+                    )
+
+    # --- tokens ---
+
+    def issue_token(
+        self,
+        scopes: Iterable[str] = ALL_SCOPES,
+        expires_in: float = TOKEN_SECONDS,
+        access_token: str | None = None,
+    ) -> dict[str, Any]:
+        """Issue an access token and the refresh token that goes with it, as the token endpoint answers."""
+        issued = {
+            "token_type": "Bearer",
+            "expires_in": expires_in,
+            "access_token": access_token or secrets.token_urlsafe(32),
+            "refresh_token": secrets.token_urlsafe(32),
+        }
+        self._write(
+            "insert into tokens values (?, ?, ?, ?)",
+            issued["access_token"],
+            issued["refresh_token"],
+            " ".join(scopes),
+            self._clock() + expires_in,
+        )
+        return issued
+
+    def revoke_token(self, access_token: str) -> None:
+        """Make a token, and its refresh token, good for nothing."""
+        self._write("delete from tokens where access_token = ?", access_token)
+
+    def scopes(self, access_token: str) -> set[str] | None:
+        """Return what a token may do, or ``None`` where it is unknown, revoked or expired."""
+        rows = self._read(
+            "select scopes from tokens where access_token = ? and expires_at > ?", access_token, self._clock()
+        )
+        return set(rows[0]["scopes"].split()) if rows else None
+
+    def issue_code(self, scopes: Iterable[str] = ALL_SCOPES) -> str:
+        """Issue the code that a seller's consent brings, good for one token."""
+        code = secrets.token_urlsafe(16)
+        self._write("insert into codes values (?, ?)", code, " ".join(scopes))
+        return code
+
+    def exchange_code(self, code: str) -> dict[str, Any]:
+        """Give a token for a code, once."""
+        return self._exchange("codes", "code", code)
+
+    def exchange_refresh_token(self, refresh_token: str) -> dict[str, Any]:
+        """Give a new token for a refresh token, once; the old access token dies with it."""
+        return self._exchange("tokens", "refresh_token", refresh_token)
+
+    def _exchange(self, table: str, column: str, value: str) -> dict[str, Any]:
+        with self._lock:
+            rows = self._read(f"select scopes from {table} where {column} = ?", value)
+            if not rows:
+                raise InvalidGrantError
+            self._write(f"delete from {table} where {column} = ?", value)
+            return self.issue_token(rows[0]["scopes"].split())
+
+    # --- what happened ---
+
+    def keep_request(self, method: str, path: str, query: str, body: str, status: int | None) -> None:
+        """Keep what was asked, and what was answered (``None`` for a connection that was dropped)."""
+        self._write(
+            "insert into requests (method, path, query, body, status, at) values (?, ?, ?, ?, ?, ?)",
+            method,
+            path,
+            query,
+            body,
+            status,
+            _now(),
+        )
+
+    def requests(self) -> list[dict[str, Any]]:
+        """Return all that was asked, the oldest first."""
+        return [dict(row) for row in self._read("select * from requests order by number")]
+
+    def history(self, order_id: str | None = None) -> list[dict[str, Any]]:
+        """Return all updates that the shop took, the oldest first."""
+        rows = self._read("select * from history where ? is null or order_id = ? order by number", order_id, order_id)
+        return [dict(row) for row in rows]
+
+    def _read(self, statement: str, *values: Any) -> list[sqlite3.Row]:
+        with self._lock:
+            return self._connection.execute(statement, values).fetchall()
+
+    def _write(self, statement: str, *values: Any) -> None:
+        with self._lock:
+            self._connection.execute(statement, values)
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def _default_statuses() -> dict[StatusContext, list[dict[str, str]]]:
+    return {
+        context: [
+            *({"slug": slug, "name": slug.replace("-", " ").capitalize()} for slug in context.documented_slugs),
+            *({"slug": slug, "name": name} for slug, name in _OWN_STATUSES[context].items()),
+        ]
+        for context in StatusContext
+    }
+
+
+def _make_order(rng: random.Random, number: int) -> dict[str, Any]:
+    stands, weights = zip(*_STANDS, strict=True)
+    general, shipping, payment = rng.choices(stands, weights)[0]
+    created_at = datetime(2026, 1, 1, 8, tzinfo=timezone.utc) + timedelta(minutes=7 * number)
+    product, price = rng.choice(_PRODUCTS)
+    quantity = rng.choice((1, 1, 1, 2, 3))
+    name, city = rng.choice(_NAMES), rng.choice(_CITIES)
+    return {
+        "id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
+        "ref": f"{number:03d}",
+        "created_at": created_at.isoformat(timespec="seconds"),
+        "updated_at": created_at.isoformat(timespec="seconds"),
+        "total": price * quantity,
+        "currency": "MAD",
+        "notes": rng.choice(("", "", "", "Appeler avant la livraison", "التوصيل بعد السادسة")),
+        "gateway": "Cash on Delivery",
+        "general_status": general,
+        "shipping_status": shipping,
+        "payment_status": payment,
+        "customer": json.dumps(
+            {
+                "full_name": name,
+                "phone": f"+2126{rng.randrange(10**8):08d}",
+                "email": f"customer{number}@example.com",
+                "city": city,
+                "address": f"{rng.randrange(1, 200)}, rue {rng.randrange(1, 60)}, {city}",
+            },
+            ensure_ascii=False,
+        ),
+        "variants": json.dumps([{"name": product, "price": price, "quantity": quantity}], ensure_ascii=False),
+    }
