@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import pendulum
 
@@ -232,92 +232,61 @@ def read_response(
     :raises YouCanError: for everything that is not YouCan's success.
     """
     payload = _parse_json(body)
-    if 200 <= status_code < 300:
-        if isinstance(payload, dict) and request.is_success(payload):
-            return payload
+    if 200 <= status_code < 300 and isinstance(payload, dict) and request.is_success(payload):
+        return payload
     if secret:
         payload = _parse_json(body.replace(secret.encode(), b"***"))
-    if 200 <= status_code < 300:
-        _raise(
-            YouCanUnexpectedResponseError,
-            request,
-            f"the answer ({status_code}) is not one that YouCan gives to this request",
-            "nothing can be said of what happened: check that the connection's host is YouCan's API, then try again",
-            status_code,
-            _read_detail(payload),
-        )
-    _raise_for_status(request, status_code, headers, payload, youcan_conn_id)
+    raise _read_error(request, status_code, headers, payload, f"the Airflow connection {youcan_conn_id!r}")
 
 
-def _raise_for_status(
-    request: Request, status_code: int, headers: Mapping[str, str], payload: object, youcan_conn_id: str
-) -> NoReturn:
+def _read_error(
+    request: Request, status_code: int, headers: Mapping[str, str], payload: object, connection: str
+) -> YouCanError:
+    """Tell which error an answer is. The table of the design page, row by row; nothing else decides."""
     detail = _read_detail(payload)
     said = f"YouCan answered {status_code}" + (f" ({detail})" if detail else "")
-    connection = f"the Airflow connection {youcan_conn_id!r}"
 
-    def fail(error: type[YouCanError], what: str, advice: str, **attributes: Any) -> NoReturn:
-        _raise(error, request, what, advice, status_code, detail, **attributes)
+    def error(kind: type[YouCanError], what: str, advice: str, **attributes: Any) -> YouCanError:
+        return kind(
+            f"Could not {request.purpose}: {what}; {advice}.",
+            method=request.method,
+            url=request.path,
+            status_code=status_code,
+            detail=detail,
+            **attributes,
+        )
 
+    if 200 <= status_code < 300:
+        what = f"{said}, but not as YouCan confirms it, so it can't be told what happened"
+        return error(YouCanUnexpectedResponseError, what, f"check that the host of {connection} is YouCan's API")
     if status_code == 429:
         retry_after = _read_retry_after(headers)
-        wait = "a while" if retry_after is None else f"{retry_after:g} s"
-        fail(YouCanRateLimitError, f"too many requests: {said}", f"try again in {wait}", retry_after=retry_after)
+        wait = "later" if retry_after is None else f"in {retry_after:g} s"
+        return error(YouCanRateLimitError, f"too many requests: {said}", f"try again {wait}", retry_after=retry_after)
     if status_code == 408 or 500 <= status_code < 600:
-        fail(YouCanServerError, said, "try again later", retry_after=_read_retry_after(headers))
+        return error(YouCanServerError, said, "try again later", retry_after=_read_retry_after(headers))
     if status_code == 401:
-        fail(
-            YouCanAuthenticationError,
-            f"the access token is missing, wrong, revoked or expired: {said}",
-            f"renew the token in {connection}",
-        )
+        what = f"the access token is missing, wrong, revoked or expired: {said}"
+        return error(YouCanAuthenticationError, what, f"renew the token in {connection}")
     if status_code == 402:
-        fail(YouCanStoreSuspendedError, f"the store is closed or suspended: {said}", "reopen the store on YouCan")
+        return error(YouCanStoreSuspendedError, f"the store is closed or suspended: {said}", "reopen it on YouCan")
     if status_code == 403:
-        scope = f"the scope {request.scope!r}" if request.scope else "the scope that it needs"
-        fail(
-            YouCanPermissionError,
-            f"the access token lacks {scope}: {said}",
-            f"grant {scope} to the token in {connection}",
-        )
+        scope = f"the scope {request.scope!r}" if request.scope else "the scope that this takes"
+        what = f"the access token lacks {scope}: {said}"
+        return error(YouCanPermissionError, what, f"grant {scope} to the token in {connection}")
     if status_code == 404 and request.order_id and _says_order_not_found(payload):
-        fail(
-            YouCanOrderNotFoundError,
-            f"the shop has no such order: {said}",
-            f"check the order id, and that {connection} leads to the right shop",
-        )
+        what = f"the shop has no such order: {said}"
+        return error(YouCanOrderNotFoundError, what, f"check the order id, and that {connection} is the right shop's")
     if status_code == 422:
         fields = _read_fields(payload)
-        refused = f", refusing {', '.join(fields)}" if fields else ""
-        fail(YouCanValidationError, f"{said}{refused}", "mend what was sent", fields=fields)
+        what = f"{said}, refusing {', '.join(fields)}" if fields else said
+        return error(YouCanValidationError, what, "mend what was sent", fields=fields)
     if 300 <= status_code < 400:
-        fail(
-            YouCanPermanentError,
-            f"{said}, a redirect, which is never followed because that would lose the update",
-            f"check the host of {connection}",
-        )
+        what = f"{said}, a redirect, which is never followed because that would lose the update"
+        return error(YouCanPermanentError, what, f"check the host of {connection}")
     if 400 <= status_code < 500:
-        fail(YouCanPermanentError, said, f"check the host of {connection}")
-    fail(YouCanUnexpectedResponseError, f"{said}, which is no HTTP status of an answer", "try again later")
-
-
-def _raise(
-    error: type[YouCanError],
-    request: Request,
-    what: str,
-    advice: str,
-    status_code: int,
-    detail: str | None,
-    **attributes: Any,
-) -> NoReturn:
-    raise error(
-        f"Could not {request.purpose}: {what}; {advice}.",
-        method=request.method,
-        url=request.path,
-        status_code=status_code,
-        detail=detail,
-        **attributes,
-    )
+        return error(YouCanPermanentError, said, f"check the host of {connection}")
+    return error(YouCanUnexpectedResponseError, f"{said}, which is no HTTP status of an answer", "try again later")
 
 
 def _parse_json(body: bytes) -> object:
@@ -372,8 +341,6 @@ def _read_retry_after(headers: Mapping[str, str]) -> float | None:
 
 def _parse_http_date(value: str) -> pendulum.DateTime | None:
     try:
-        return pendulum.from_format(value, "ddd, DD MMM YYYY HH:mm:ss [GMT]", tz="UTC")
+        return pendulum.from_format(value.removesuffix(" GMT"), "ddd, DD MMM YYYY HH:mm:ss", tz="UTC")
     except (ValueError, OverflowError):
         return None
-
-

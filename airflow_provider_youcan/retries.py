@@ -7,7 +7,7 @@ transient error may be tried again, a lost answer included.
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import tenacity
@@ -27,12 +27,12 @@ LONGEST_RETRY_AFTER = 60.0
 _back_off = tenacity.wait_random_exponential(multiplier=1, max=30)
 
 
-def retry_policy(max_attempts: int, log: logging.Logger) -> tenacity.Retrying:
+def retry_policy(max_attempts: int, warn: Callable[..., None]) -> tenacity.Retrying:
     """
     Build the caller that sends a request again while that may help.
 
     :param max_attempts: how often a request is sent at most, from 1.
-    :param log: where each wait is told of, in one line.
+    :param warn: a logger's ``warning``, which is told of each wait in one line.
     :return: ``policy(function, *args)`` calls the function and returns what it returns; the last error is
         raised as it is.
     """
@@ -40,7 +40,7 @@ def retry_policy(max_attempts: int, log: logging.Logger) -> tenacity.Retrying:
         retry=tenacity.retry_if_exception(is_worth_waiting),
         wait=wait_seconds,
         stop=tenacity.stop_after_attempt(max_attempts),
-        before_sleep=lambda state: log.warning(
+        before_sleep=lambda state: warn(
             "%s Trying again in %.1f s (attempt %d of %d).",
             _error(state),
             state.next_action.sleep if state.next_action else 0.0,

@@ -89,8 +89,9 @@ def _read_extra(connection: Connection) -> Mapping[str, Any]:
     except ValueError:
         extra = None
     if not isinstance(extra, Mapping):
-        raise ValueError('extra is no JSON object: write it as {"timeout": 30}.')  # noqa: TRY004
-    return extra
+        raise ValueError('extra is no JSON object: write it as {"timeout": 30}.')
+    # A field of a connection form that was left empty comes as null.
+    return {name: value for name, value in extra.items() if value is not None}
 
 
 def _read_timeout(extra: Mapping[str, Any]) -> float:
@@ -109,7 +110,7 @@ def _read_max_attempts(extra: Mapping[str, Any]) -> int:
 
 def _read_verify(extra: Mapping[str, Any]) -> bool | str:
     verify = extra.get("verify", True)
-    if verify is not True and not (isinstance(verify, str) and Path(verify).exists()):
+    if verify is not True and not (isinstance(verify, str) and verify and Path(verify).exists()):
         raise ValueError(
             f"extra 'verify' is {verify!r}: give the path of a CA bundle that exists, or leave it out; TLS "
             "certificates are always verified."

@@ -155,9 +155,7 @@ class YouCanHook(BaseHook):
             }
         return {context: list(slugs) for context, slugs in self._store_statuses.items()}
 
-    def check_status(
-        self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False
-    ) -> None:
+    def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> None:
         """
         Refuse a status that would become a junk label on the order.
 
@@ -212,7 +210,7 @@ class YouCanHook(BaseHook):
 
     def _send(self, request: api.Request) -> dict[str, Any]:
         credentials = self._get_credentials()
-        return retry_policy(credentials.max_attempts, self.log)(self._send_once, request)
+        return retry_policy(credentials.max_attempts, self.log.warning)(self._send_once, request)
 
     def _send_once(self, request: api.Request) -> dict[str, Any]:
         credentials = self._get_credentials()

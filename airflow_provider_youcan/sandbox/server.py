@@ -46,6 +46,8 @@ class Sandbox:
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
+        # From here on, so that no request can come too early.
+        self._socket.listen(2048)
         self.host, self.port = self._socket.getsockname()[:2]
         connections: dict[Any, asyncio.Transport] = {}
         self._server = uvicorn.Server(
@@ -78,8 +80,6 @@ class Sandbox:
         self._server.run(sockets=[self._socket])
 
     def __enter__(self) -> Sandbox:
-        # The socket listens before the thread runs, so that the first request can't come too early.
-        self._socket.listen(2048)
         self._thread.start()
         return self
 
@@ -145,7 +145,9 @@ class _Gate:
             return dataclasses.replace(answer, headers=answer.headers | limit_headers)
         if trouble.kind == "status":
             text = json.dumps(error_body(trouble.status)) if trouble.body is None else trouble.body
-            return _Answer(trouble.status, text.encode(), trouble.headers)
+            # These two have no body by HTTP's own rules.
+            body = b"" if trouble.status in (204, 304) else text.encode()
+            return _Answer(trouble.status, body, trouble.headers)
         if trouble.kind == "redirect":
             return _Answer(302, b"", {"location": trouble.location})
         if trouble.kind == "html":

@@ -1,0 +1,104 @@
+"""
+The demo: a real Airflow DAG changes the statuses of orders in a local shop.
+
+Its Airflow home, with the log, lies in ``.demo`` and is made anew each time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.sandbox import Sandbox
+
+ROOT = Path(__file__).resolve().parent.parent
+HOME = ROOT / ".demo"
+LOG = HOME / "dag.log"
+CONSOLE = Console()
+
+
+def main() -> int:
+    shutil.rmtree(HOME, ignore_errors=True)
+    HOME.mkdir()
+    with Sandbox(orders=60) as sandbox:
+        environment = _environment(sandbox)
+        order_ids = _choose_orders(sandbox)
+        before = [sandbox.shop.statuses(order_id) for order_id in order_ids]
+        CONSOLE.print(f"A YouCan shop with 60 orders listens on {sandbox.url}")
+        CONSOLE.print("Airflow runs example_dags/example_youcan_order_status.py …")
+        with LOG.open("w") as log:
+            for command in (
+                ["airflow", "db", "migrate"],
+                [
+                    "airflow",
+                    "dags",
+                    "test",
+                    "example_youcan_order_status",
+                    "--conf",
+                    json.dumps({"order_ids": order_ids}),
+                ],
+            ):
+                ended = subprocess.run(
+                    [sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
+                )
+                if ended.returncode:
+                    CONSOLE.print(f"[red]{' '.join(command[:3])} failed:[/] see {LOG.relative_to(ROOT)}")
+                    return 1
+        after = [sandbox.shop.statuses(order_id) for order_id in order_ids]
+        _show(sandbox, order_ids, before, after)
+    CONSOLE.print(f"The log lies in {LOG.relative_to(ROOT)}")
+    # What the DAG is to do, so that the demo can't end well without it.
+    moved = [statuses for statuses in after if statuses == _GOAL]
+    return 0 if len(moved) == len(order_ids) - 1 else 1
+
+
+_GOAL = {"general": "processed", "shipping": "shipped", "payment": "paid"}
+
+
+def _choose_orders(sandbox: Sandbox) -> list[str]:
+    """Return four orders that are fresh, and one whose guards keep it as it is."""
+    by_statuses: dict[tuple[str, ...], list[str]] = {}
+    for order_id in sandbox.shop.order_ids():
+        by_statuses.setdefault(tuple(sandbox.shop.statuses(order_id).values()), []).append(order_id)
+    return [
+        *by_statuses["open", "unfulfilled", "pending"][:3],
+        by_statuses["confirmed", "unfulfilled", "pending"][0],
+        by_statuses["canceled-by-seller", "canceled", "unpaid"][0],
+    ]
+
+
+def _environment(sandbox: Sandbox) -> dict[str, str]:
+    """Keep the user's own Airflow out of it."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return environment | {
+        "AIRFLOW_HOME": str(HOME),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW_CONN_YOUCAN_DEFAULT": sandbox.connection(),
+    }
+
+
+def _show(sandbox: Sandbox, order_ids: list[str], before: list[dict[str, str]], after: list[dict[str, str]]) -> None:
+    table = Table(title="The orders, before → after")
+    for column in ("Ref", "Order", *(context.value.capitalize() for context in StatusContext)):
+        table.add_column(column)
+    for order_id, old, new in zip(order_ids, before, after, strict=True):
+        order = sandbox.shop.order(order_id) or {}
+        changes = [
+            f"{old[context]} → [green]{new[context]}[/]" if old[context] != new[context] else f"{old[context]} (kept)"
+            for context in StatusContext
+        ]
+        table.add_row(order["ref"], f"{order_id[:8]}…", *changes)
+    CONSOLE.print(table)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""
+Build wheel and sdist, check them, and install the wheel into a bare Airflow to see that Airflow lists it.
+
+"Bare" means: Airflow and what the wheel itself asks for, nothing of the development environment.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+DIST = ROOT / "dist"
+LISTED = {
+    ("providers", "list"): "airflow-provider-youcan",
+    ("providers", "get", "airflow-provider-youcan"): "airflow-provider-youcan",
+    ("providers", "hooks"): "youcan",
+    ("providers", "links"): "airflow_provider_youcan.links.YouCanOrderLink",
+}
+
+
+def run(*command: str, environment: dict[str, str] | None = None) -> str:
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, cwd=ROOT, env=environment)
+    if ended.returncode:
+        sys.exit(f"{' '.join(command)}\n{ended.stdout}{ended.stderr}")
+    return ended.stdout
+
+
+def main() -> None:
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(DIST))
+    packages = [str(path) for path in sorted(DIST.iterdir())]
+    run(sys.executable, "-m", "twine", "check", "--strict", *packages)
+    (wheel,) = (path for path in packages if path.endswith(".whl"))
+    with tempfile.TemporaryDirectory() as folder:
+        try_wheel(wheel, Path(folder))
+    print(f"{', '.join(Path(path).name for path in packages)}: built, checked, and listed by a bare Airflow")
+
+
+def try_wheel(wheel: str, folder: Path) -> None:
+    airflow = version("apache-airflow")
+    uv = str(Path(sys.executable).with_name("uv"))
+    run(uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv"))
+    python = folder / "venv" / "bin" / "python"
+    constraint = ROOT / "constraints" / f"airflow-{airflow}.txt"
+    run(
+        *(uv, "pip", "install", "--quiet", "--python", str(python), "--constraint", str(constraint)),
+        *(wheel, f"apache-airflow=={airflow}"),
+    )
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "PYTHON"))}
+    environment["AIRFLOW_HOME"] = str(folder / "home")
+    for arguments, expected in LISTED.items():
+        # JSON, because a table is cut to the width of a terminal.
+        told = run(str(python), "-m", "airflow", *arguments, "--output", "json", environment=environment)
+        if expected not in told:
+            sys.exit(f"airflow {' '.join(arguments)} does not show {expected}:\n{told}")
+
+
+if __name__ == "__main__":
+    main()

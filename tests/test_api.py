@@ -1,0 +1,341 @@
+"""The wire without I/O: what a request looks like, and what an answer means."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pendulum
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanRateLimitError,
+    YouCanServerError,
+    YouCanStoreSuspendedError,
+    YouCanUnexpectedResponseError,
+    YouCanValidationError,
+)
+from tests.test_orders import DOCUMENTED_ORDER
+
+ORDER_ID = DOCUMENTED_ORDER["id"]
+UPDATED = {"status": 200, "detail": "Status is successfully updated", "meta": []}
+PAGE = {"data": [{"id": "a"}], "meta": {"pagination": {"current_page": 1, "total_pages": 1}}}
+SETTINGS = {"shipping": [{"slug": "shipped"}], "payment": [], "ordersStatus": [{"slug": "Is open"}]}
+
+UPDATE = api.update_order_status(ORDER_ID, "paid", "payment")
+SUCCESSES = [
+    (UPDATE, UPDATED),
+    (api.get_order(ORDER_ID), DOCUMENTED_ORDER),
+    (api.list_orders(), PAGE),
+    (api.get_store_statuses(), SETTINGS),
+    (api.get_store(), {"slug": "shop", "name": "Shop"}),
+]
+REQUESTS = [request for request, _ in SUCCESSES]
+
+
+def read(request: api.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
+    return api.read_response(request, status_code, headers or {}, json.dumps(payload).encode())
+
+
+# --- requests ---
+
+
+@pytest.mark.parametrize(
+    ("context", "path"), [("general", "/status"), ("shipping", "/status/shipping"), ("payment", "/status/payment")]
+)
+def test_an_update_puts_the_slug_to_the_path_of_its_context(context: str, path: str) -> None:
+    request = api.update_order_status(ORDER_ID, "تم التسليم", context)
+
+    assert (request.method, request.path) == ("PUT", f"/orders/{ORDER_ID}{path}")
+    assert request.json == {"status": "تم التسليم"}
+    assert request.scope == "edit-orders"
+
+
+@pytest.mark.parametrize(
+    "arguments", [("../me", "paid", "payment"), (ORDER_ID, " ", "payment"), (ORDER_ID, "paid", "money")]
+)
+def test_an_update_that_makes_no_sense_is_not_built(arguments: tuple[str, str, str]) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        api.update_order_status(*arguments)
+
+
+def test_an_order_is_asked_for_with_its_sub_resources() -> None:
+    assert api.get_order(ORDER_ID).params == {"include": "payment,shipping"}
+    assert api.get_order(ORDER_ID, include="customer").params == {"include": "customer"}
+    assert api.get_order(ORDER_ID, include=()).params == {}
+
+
+def test_a_page_of_orders_takes_the_documented_query() -> None:
+    request = api.list_orders(
+        page=3,
+        page_size=25,
+        include=(),
+        sort_field="created_at",
+        sort_order="asc",
+        q=None,
+        filters=[{"field": "ref", "operator": "=", "value": "021"}],
+    )
+
+    assert request.params == {
+        "page": "3",
+        "limit": "25",
+        "sort_field": "created_at",
+        "sort_order": "asc",
+        "filters[0][field]": "ref",
+        "filters[0][operator]": "=",
+        "filters[0][value]": "021",
+    }
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"page": 0}, {"page_size": 0}, {"page_size": True}, {"limit": 3}, {"filters": "ref=021"}]
+)
+def test_a_page_that_makes_no_sense_is_not_built(arguments: dict[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        api.list_orders(**arguments)
+
+
+# --- successes ---
+
+
+@pytest.mark.parametrize(("request_", "payload"), SUCCESSES)
+def test_the_documented_answers_are_successes(request_: api.Request, payload: dict[str, Any]) -> None:
+    assert read(request_, 200, payload) == payload
+
+
+@pytest.mark.parametrize("request_", REQUESTS)
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html>Log in</html>", b"null", b"[]", b"{}", b"200", b'{"status": 200', b"\xff\xfe", b"[" * 100_000],
+)
+def test_a_200_that_is_not_youcans_is_no_success(request_: api.Request, body: bytes) -> None:
+    with pytest.raises(YouCanUnexpectedResponseError):
+        api.read_response(request_, 200, {}, body)
+
+
+@pytest.mark.parametrize(
+    ("request_", "payload"),
+    [
+        (UPDATE, {"status": 0, "detail": "order not found", "meta": []}),
+        (UPDATE, {"status": 401, "detail": "Unauthenticated"}),
+        (UPDATE, {"status": "success"}),
+        (UPDATE, {"detail": "Status is successfully updated"}),
+        (UPDATE, DOCUMENTED_ORDER),
+        (api.get_order(ORDER_ID), UPDATED),
+        (api.get_order(ORDER_ID), {**DOCUMENTED_ORDER, "id": "another"}),
+        (api.list_orders(), {"data": [{"ref": "021"}], "meta": PAGE["meta"]}),
+        (api.list_orders(), {"data": [], "meta": []}),
+        (api.list_orders(page=2), PAGE),
+        (api.get_store_statuses(), {"shipping": [], "payment": []}),
+        (api.get_store_statuses(), {**SETTINGS, "payment": [{"name": "paid"}]}),
+        (api.get_store(), UPDATED),
+    ],
+)
+def test_a_200_whose_body_says_otherwise_is_no_success(request_: api.Request, payload: dict[str, Any]) -> None:
+    with pytest.raises(YouCanUnexpectedResponseError):
+        read(request_, 200, payload)
+
+
+# --- errors: a case for each row of the design's table ---
+
+
+@pytest.mark.parametrize(
+    ("status_code", "payload", "error", "told"),
+    [
+        (401, {"status": 401, "detail": "Unauthenticated", "meta": []}, YouCanAuthenticationError, "renew the token"),
+        (402, {"status": 402, "error": "store is suspended"}, YouCanStoreSuspendedError, "store is suspended"),
+        (403, {"message": "Invalid scope(s) provided."}, YouCanPermissionError, "grant the scope 'edit-orders'"),
+        (403, None, YouCanPermissionError, "grant the scope 'edit-orders'"),
+        (404, {"status": 0, "detail": "order not found", "meta": []}, YouCanOrderNotFoundError, "no such order"),
+        (405, {"status": 404, "detail": "no"}, YouCanPermanentError, "405"),
+        (408, None, YouCanServerError, "try again later"),
+        (418, None, YouCanPermanentError, "418"),
+        (422, {"detail": "The given data was invalid.", "meta": []}, YouCanValidationError, "invalid"),
+        (429, {"message": "Too Many Attempts."}, YouCanRateLimitError, "try again later"),
+        (500, {"status": 500, "detail": "internal error"}, YouCanServerError, "internal error"),
+        (502, "<html>", YouCanServerError, "502"),
+        (503, None, YouCanServerError, "503"),
+        (301, None, YouCanPermanentError, "never followed"),
+        (302, UPDATED, YouCanPermanentError, "never followed"),
+        (304, None, YouCanPermanentError, "304"),
+        (100, UPDATED, YouCanUnexpectedResponseError, "100"),
+        (999, UPDATED, YouCanUnexpectedResponseError, "999"),
+    ],
+)
+def test_each_answer_raises_what_airflow_should_do(
+    status_code: int, payload: object, error: type[YouCanError], told: str
+) -> None:
+    with pytest.raises(YouCanError, match=told) as raised:
+        read(UPDATE, status_code, payload)
+
+    assert type(raised.value) is error
+    assert ORDER_ID in str(raised.value)
+    assert raised.value.method == "PUT"
+    assert raised.value.url == f"/orders/{ORDER_ID}/status/payment"
+    assert raised.value.status_code == status_code
+
+
+@pytest.mark.parametrize(
+    "body", [b"<html>nginx: not found</html>", b"", b'{"detail": "The route orders/x could not be found."}']
+)
+def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
+    with pytest.raises(YouCanPermanentError) as raised:
+        api.read_response(UPDATE, 404, {}, body)
+
+    assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
+
+
+def test_a_404_for_anything_but_an_order_is_no_missing_order() -> None:
+    with pytest.raises(YouCanPermanentError) as raised:
+        read(api.get_store(), 404, {"detail": "not found"})
+
+    assert type(raised.value) is YouCanPermanentError
+
+
+def test_a_refused_field_is_named() -> None:
+    body = {"detail": "The given data was invalid.", "meta": {"fields": {"status": ["The status field is required."]}}}
+
+    with pytest.raises(YouCanValidationError, match="refusing status") as raised:
+        read(UPDATE, 422, body)
+
+    assert raised.value.fields == {"status": ["The status field is required."]}
+
+
+def test_the_connection_to_mend_is_named() -> None:
+    with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
+        api.read_response(UPDATE, 401, {}, b"", youcan_conn_id="my_shop")
+
+
+@pytest.mark.parametrize("status_code", [200, 401, 422, 500])
+def test_a_token_that_the_answer_echoes_goes_no_further(status_code: int) -> None:
+    body = json.dumps({"detail": "bad token s3cret-t0ken", "meta": {"fields": {"s3cret-t0ken": ["s3cret-t0ken"]}}})
+
+    with pytest.raises(YouCanError) as raised:
+        api.read_response(UPDATE, status_code, {}, body.encode(), secret="s3cret-t0ken")
+
+    assert "s3cret-t0ken" not in f"{raised.value} {vars(raised.value)}"
+
+
+def test_a_detail_stays_on_one_line() -> None:
+    with pytest.raises(YouCanServerError) as raised:
+        read(UPDATE, 500, {"detail": "internal\n\terror " + "x" * 5000})
+
+    assert raised.value.detail is not None
+    assert raised.value.detail.startswith("internal error x")
+    assert len(raised.value.detail) == 200
+
+
+# --- Retry-After ---
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("2", 2.0),
+        (" 3600 ", 3600.0),
+        ("0", 0.0),
+        ("1.5", 1.5),
+        ("-1", None),
+        ("soon", None),
+        ("", None),
+        ("9" * 5000, None),
+        ("inf", None),
+        ("nan", None),
+        ("٣", None),
+        ("2026", 2026.0),
+    ],
+)
+def test_retry_after_in_seconds(value: str, seconds: float | None) -> None:
+    with pytest.raises(YouCanRateLimitError) as raised:
+        read(UPDATE, 429, {}, {"retry-AFTER": value})
+
+    assert raised.value.retry_after == seconds
+
+
+@pytest.mark.parametrize(
+    ("date", "until", "seconds"),
+    [
+        ("Mon, 23 Nov 2026 08:00:00 GMT", "Mon, 23 Nov 2026 08:01:30 GMT", 90.0),
+        ("Mon, 23 Nov 2026 08:00:00 GMT", "Mon, 23 Nov 2026 07:00:00 GMT", 0.0),
+        ("Mon, 23 Nov 2026 08:00:00 GMT", "Mon, 32 Nov 2026 07:00:00 GMT", None),
+    ],
+)
+def test_retry_after_as_a_date_counts_from_the_shops_own_clock(date: str, until: str, seconds: float | None) -> None:
+    with pytest.raises(YouCanRateLimitError) as raised:
+        read(UPDATE, 429, {}, {"Retry-After": until, "Date": date})
+
+    assert raised.value.retry_after == seconds
+
+
+def test_retry_after_as_a_date_counts_from_now_where_the_shop_has_no_clock() -> None:
+    until = pendulum.now("UTC").add(seconds=120).format("ddd, DD MMM YYYY HH:mm:ss [GMT]")
+
+    with pytest.raises(YouCanRateLimitError) as raised:
+        read(UPDATE, 429, {}, {"Retry-After": until})
+
+    assert raised.value.retry_after == pytest.approx(120, abs=5)
+
+
+def test_a_server_error_may_say_when_to_come_back() -> None:
+    with pytest.raises(YouCanServerError) as raised:
+        read(UPDATE, 503, {}, {"Retry-After": "30"})
+
+    assert raised.value.retry_after == 30.0
+
+
+# --- whatever comes ---
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(
+            st.sampled_from(
+                ["status", "detail", "error", "message", "meta", "fields", "data", "id", "slug", "pagination"]
+            )
+            | st.text(),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+BODIES = st.binary() | JSON.map(lambda value: json.dumps(value).encode())
+HEADERS = st.dictionaries(
+    st.sampled_from(["Retry-After", "retry-after", "Date", "Content-Type"]) | st.text(), st.text(), max_size=4
+)
+
+
+@given(
+    request=st.sampled_from(REQUESTS), status_code=st.integers(-1, 1000) | st.integers(), headers=HEADERS, body=BODIES
+)
+@example(UPDATE, 429, {"Retry-After": "Sun, 00 Jan 0000 00:00:00 GMT"}, b"")
+@example(UPDATE, 422, {}, b'{"meta": {"fields": {"status": 3}}}')
+def test_any_answer_is_a_payload_or_a_youcan_error(
+    request: api.Request, status_code: int, headers: dict[str, str], body: bytes
+) -> None:
+    try:
+        payload = api.read_response(request, status_code, headers, body)
+    except YouCanError as error:
+        assert str(error)
+    else:
+        assert isinstance(payload, dict)
+        assert 200 <= status_code < 300
+
+
+@given(status_code=st.integers(200, 299), body=BODIES)
+def test_no_random_2xx_is_taken_for_an_update(status_code: int, body: bytes) -> None:
+    try:
+        payload = api.read_response(UPDATE, status_code, {}, body)
+    except YouCanUnexpectedResponseError:
+        return
+    assert payload["status"] == 200

@@ -1,0 +1,140 @@
+"""What an Airflow connection says, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import Connection
+
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.hooks import credentials
+from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
+
+TOKEN = "a-long-lived-access-token"
+
+
+def read(**fields: Any) -> Credentials:
+    fields = {"conn_type": "youcan", "password": TOKEN, **fields}
+    return read_credentials(Connection(conn_id="my_shop", **fields), "my_shop")
+
+
+def test_a_token_is_all_it_takes() -> None:
+    assert read() == Credentials("https://api.youcan.shop", TOKEN, timeout=30, max_attempts=4, verify=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "base_url"),
+    [
+        ({"host": "gateway.example.com"}, "https://gateway.example.com"),
+        ({"host": "https://gateway.example.com/youcan/"}, "https://gateway.example.com/youcan"),
+        ({"host": "gateway.example.com", "port": 8443}, "https://gateway.example.com:8443"),
+        ({"host": "https://gateway.example.com:8443", "port": 8443}, "https://gateway.example.com:8443"),
+        ({"host": "127.0.0.1", "schema": "http", "port": 8765}, "http://127.0.0.1:8765"),
+        ({"host": "http://localhost", "port": 8765}, "http://localhost:8765"),
+        ({"host": "http://[::1]:8765"}, "http://[::1]:8765"),
+        ({"host": "HTTPS://API.YouCan.shop"}, "https://api.youcan.shop"),
+    ],
+)
+def test_another_api_can_be_named(fields: dict[str, Any], base_url: str) -> None:
+    assert read(**fields).base_url == base_url
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "youcan://:{token}@127.0.0.1:8765/http?timeout=5&max_attempts=2",
+        "youcan://:{token}@http%3A%2F%2F127.0.0.1:8765/?timeout=5&max_attempts=2",
+    ],
+)
+def test_a_uri_says_the_same(uri: str) -> None:
+    connection = (
+        Connection.from_uri(uri.format(token=TOKEN), conn_id="my_shop")
+        if hasattr(Connection, "from_uri")
+        else Connection(conn_id="my_shop", uri=uri.format(token=TOKEN))
+    )
+
+    assert read_credentials(connection, "my_shop") == Credentials("http://127.0.0.1:8765", TOKEN, 5, 2)
+
+
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        ("http://api.youcan.shop", "would travel in clear"),
+        ("http://192.168.1.2", "would travel in clear"),
+        ("http://localhost.example.com", "would travel in clear"),
+        ("http://127.0.0.1.example.com", "would travel in clear"),
+        ("http://2130706433", "would travel in clear"),
+        ("ftp://127.0.0.1", "would travel in clear"),
+        ("http://127.0.0.1@example.com", "login"),
+        ("https://:s3cret@example.com:abc", "login"),
+        ("http://127.0.0.1\\.example.com", "no base URL"),
+        ("http://127.0.0.1#.example.com", "no base URL"),
+        ("https://example.com?x=1", "no base URL"),
+        ("https://example.com:99999", "no base URL"),
+        ("https://", "no base URL"),
+        ("https://exa mple.com", "no base URL"),
+        ("https://[::1", "no base URL"),
+    ],
+)
+def test_a_host_that_is_not_safe_is_refused(host: str, told: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=f"'my_shop' the host .*{told}") as raised:
+        read(host=host)
+
+    assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"password": None}, "password is empty"),
+        ({"password": "  "}, "password is empty"),
+        ({"password": "Bearer abc"}, "without 'Bearer'"),
+        ({"password": "one\ntwo"}, "password is no access token"),
+        ({"password": "رمز"}, "password is no access token"),
+        ({"conn_type": "postgres"}, "type is 'postgres'"),
+        ({"schema": "http"}, "host is empty"),
+        ({"port": 8765}, "host is empty"),
+        ({"host": "https://example.com:1", "port": 2}, "keep one of them"),
+        ({"extra": '{"timeout": 0}'}, "extra 'timeout' is 0"),
+        ({"extra": '{"timeout": "soon"}'}, "extra 'timeout' is 'soon'"),
+        ({"extra": '{"timeout": true}'}, "extra 'timeout' is True"),
+        ({"extra": '{"timeout": 1e300}'}, "extra 'timeout'"),
+        ({"extra": '{"timeout": "nan"}'}, "extra 'timeout'"),
+        ({"extra": '{"max_attempts": 0}'}, "extra 'max_attempts' is 0"),
+        ({"extra": '{"max_attempts": 2.5}'}, "extra 'max_attempts' is 2.5"),
+        ({"extra": '{"verify": false}'}, "always verified"),
+        ({"extra": '{"verify": "false"}'}, "always verified"),
+        ({"extra": '{"verify": ""}'}, "always verified"),
+        ({"extra": '{"verify": "/no/such/bundle.pem"}'}, "always verified"),
+    ],
+)
+def test_nonsense_is_refused_with_the_field_that_holds_it(fields: dict[str, Any], told: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="In the Airflow connection 'my_shop' the .*") as raised:
+        read(**fields)
+
+    assert told in str(raised.value)
+
+
+def test_a_field_left_empty_means_the_default() -> None:
+    assert read(host="", extra='{"timeout": null, "max_attempts": null, "verify": null}') == read()
+
+
+def test_a_ca_bundle_can_be_named(tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.touch()
+
+    assert read(extra=f'{{"verify": "{bundle}"}}').verify == str(bundle)
+
+
+def test_white_space_around_a_pasted_token_is_no_part_of_it() -> None:
+    assert read(password=f" {TOKEN}\n").token == TOKEN
+
+
+def test_the_token_is_masked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    masked: list[str] = []
+    monkeypatch.setattr(credentials, "mask_secret", masked.append)
+
+    assert TOKEN not in repr(read())
+    assert masked == [TOKEN]

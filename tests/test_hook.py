@@ -1,0 +1,530 @@
+"""The hook against the sandbox, over a real socket."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from airflow.providers.common.compat.sdk import redact
+
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanConnectionError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanRateLimitError,
+    YouCanServerError,
+    YouCanStoreSuspendedError,
+    YouCanUnexpectedResponseError,
+    YouCanUnknownStatusError,
+    YouCanValidationError,
+)
+from airflow_provider_youcan.hooks.youcan import YouCanHook
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from tests.conftest import Sandbox
+
+TOKEN = "sandbox-access-token"
+Connect = Callable[..., YouCanHook]
+
+
+@pytest.fixture
+def connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Make a hook whose connection differs from the sandbox's own in what is named."""
+
+    def connect(token: str = TOKEN, host: str = sandbox.url, **extra: Any) -> YouCanHook:
+        connection = {"conn_type": "youcan", "host": host, "password": token, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(connection))
+        return YouCanHook("other")
+
+    return connect
+
+
+# --- what it does ---
+
+
+@pytest.mark.parametrize(("context", "status"), [("general", "closed"), ("shipping", "shipped"), ("payment", "paid")])
+def test_it_sets_one_status_and_leaves_the_others(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, context: str, status: str
+) -> None:
+    before = sandbox.shop.statuses(order_id)
+
+    assert hook.update_order_status(order_id, status, context) is None  # type: ignore[func-returns-value]
+
+    assert sandbox.shop.statuses(order_id) == {**before, context: status}
+
+
+def test_the_general_status_is_the_one_that_is_meant_by_default(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str
+) -> None:
+    hook.update_order_status(order_id, "تم التأكيد")
+
+    assert sandbox.shop.statuses(order_id)["general"] == "تم التأكيد"
+
+
+def test_it_reads_an_order_and_its_statuses(hook: YouCanHook, order_id: str) -> None:
+    assert hook.get_order(order_id)["payment"]["gateway_type_text"] == "Cash on Delivery"
+    assert "customer" in hook.get_order(order_id, include=["customer"])
+    assert hook.get_order_statuses(order_id) == OrderStatuses("open", "unfulfilled", "pending")
+
+
+def test_it_reads_all_orders_page_by_page(hook: YouCanHook, sandbox: Sandbox) -> None:
+    orders = list(hook.iter_orders(page_size=7))
+
+    assert [order["id"] for order in orders] == sandbox.shop.order_ids()[::-1]
+    assert len(sandbox.shop.requests()) == 3
+    assert OrderStatuses.from_order(orders[0])["payment"] is not None
+
+
+def test_it_reads_the_orders_that_match(hook: YouCanHook) -> None:
+    assert [
+        order["ref"] for order in hook.iter_orders(q="customer2", sort_field="ref", sort_order="asc", include=())
+    ] == [
+        "002",
+        "020",
+    ]
+    assert list(hook.iter_orders(q="no such text")) == []
+
+
+def test_an_order_that_moves_between_pages_comes_once(hook: YouCanHook, sandbox: Sandbox) -> None:
+    seen = []
+    for number, order in enumerate(hook.iter_orders(page_size=5)):
+        seen.append(order["id"])
+        if number == 2:
+            # Two newer orders push two of the first page over to the second.
+            sandbox.shop.add_orders(2)
+
+    assert len(seen) == len(set(seen))
+    assert set(sandbox.shop.order_ids()[:20]) <= set(seen)
+
+
+def test_it_follows_no_link_to_another_host(hook: YouCanHook, sandbox: Sandbox) -> None:
+    list(hook.iter_orders(page_size=5))
+
+    assert [request["query"].partition("&")[0] for request in sandbox.shop.requests()] == [
+        f"page={page}" for page in (1, 2, 3, 4)
+    ]
+
+
+def test_it_reads_the_stores_statuses_once(hook: YouCanHook, sandbox: Sandbox) -> None:
+    statuses = hook.get_store_statuses()
+    statuses[StatusContext.GENERAL].clear()
+
+    assert "confirmed" in hook.get_store_statuses()[StatusContext.GENERAL]
+    assert "تم التسليم" in hook.get_store_statuses()[StatusContext.SHIPPING]
+    assert len(sandbox.shop.requests()) == 1
+
+
+def test_it_reads_the_store(hook: YouCanHook) -> None:
+    assert hook.get_store()["currency"] == "MAD"
+
+
+def test_its_requests_share_one_connection(hook: YouCanHook, order_id: str) -> None:
+    for _ in range(5):
+        hook.get_order(order_id)
+
+    pools = hook.get_conn().get_adapter("http://").poolmanager.pools  # type: ignore[attr-defined]
+    assert [pools[key].num_connections for key in pools.keys()] == [1]  # noqa: SIM118  # urllib3's own container
+
+
+# --- testing the connection ---
+
+
+def test_the_connection_test_names_the_store(hook: YouCanHook) -> None:
+    assert hook.test_connection() == (True, "Connected to the YouCan store 'Sandbox Shop'.")
+
+
+def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
+    reached, message = connect(token="revoked-token").test_connection()
+
+    assert not reached
+    assert "renew the token in the Airflow connection 'other'" in message
+
+
+def test_the_connection_test_of_no_connection_says_so() -> None:
+    reached, message = YouCanHook("nowhere").test_connection()
+
+    assert not reached
+    assert "There is no Airflow connection 'nowhere': add one of type 'youcan'" in message
+
+
+# --- what the shop answers: a case for each row of the design's table ---
+
+
+@pytest.mark.parametrize(
+    ("trouble", "error", "requests_sent"),
+    [
+        ({"kind": "drop"}, YouCanConnectionError, 4),
+        ({"kind": "lose-answer"}, YouCanConnectionError, 4),
+        ({"kind": "half-body"}, YouCanConnectionError, 4),
+        ({"kind": "status", "status": 408}, YouCanServerError, 4),
+        ({"kind": "status", "status": 500}, YouCanServerError, 4),
+        ({"kind": "status", "status": 503}, YouCanServerError, 4),
+        ({"kind": "status", "status": 429}, YouCanRateLimitError, 4),
+        ({"kind": "status", "status": 429, "headers": {"Retry-After": "61"}}, YouCanRateLimitError, 1),
+        ({"kind": "html"}, YouCanUnexpectedResponseError, 4),
+        ({"kind": "status", "status": 204}, YouCanUnexpectedResponseError, 4),
+        ({"kind": "status", "status": 200}, YouCanUnexpectedResponseError, 4),
+        ({"kind": "status", "status": 401}, YouCanAuthenticationError, 1),
+        ({"kind": "status", "status": 402}, YouCanStoreSuspendedError, 1),
+        ({"kind": "status", "status": 403}, YouCanPermissionError, 1),
+        ({"kind": "status", "status": 404}, YouCanOrderNotFoundError, 1),
+        ({"kind": "status", "status": 405}, YouCanPermanentError, 1),
+        ({"kind": "status", "status": 422}, YouCanValidationError, 1),
+        ({"kind": "redirect"}, YouCanPermanentError, 1),
+    ],
+)
+def test_each_answer_is_what_airflow_should_make_of_it(
+    hook: YouCanHook,
+    sandbox: Sandbox,
+    order_id: str,
+    waits: list[float],
+    trouble: dict[str, Any],
+    error: type[YouCanError],
+    requests_sent: int,
+) -> None:
+    body = '{"status": 401, "detail": "Unauthenticated"}' if trouble.get("status") == 200 else None
+    sandbox.misbehave(**trouble, body=body)
+
+    with pytest.raises(YouCanError) as raised:
+        hook.update_order_status(order_id, "paid", "payment")
+
+    assert type(raised.value) is error
+    assert len(sandbox.shop.requests()) == requests_sent
+    assert len(waits) == requests_sent - 1
+    assert raised.value.url == f"/orders/{order_id}/status/payment"
+
+
+def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float], order_id: str) -> None:
+    with pytest.raises(YouCanConnectionError, match="what YouCan made of it is unknown"):
+        connect(host="http://127.0.0.1:9").get_order(order_id)
+
+    assert len(waits) == 3
+
+
+def test_a_slow_shop_is_a_transient_error(connect: Connect, sandbox: Sandbox, order_id: str) -> None:
+    sandbox.misbehave("latency", seconds=0.5)
+
+    with pytest.raises(YouCanConnectionError, match=r"no answer within 0\.05 s"):
+        connect(timeout=0.05, max_attempts=1).get_order(order_id)
+
+
+def test_a_shop_that_recovers_is_a_success_with_a_warning_for_each_wait(
+    hook: YouCanHook,
+    sandbox: Sandbox,
+    order_id: str,
+    waits: list[float],
+    log_lines: Callable[[], list[str]],
+) -> None:
+    sandbox.misbehave("status", status=503, times=2)
+
+    hook.update_order_status(order_id, "paid", "payment")
+
+    assert len([line for line in log_lines() if "Trying again in" in line]) == 2
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_a_short_rate_limit_is_waited_out(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, waits: list[float]
+) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "2"}, times=1)
+
+    hook.update_order_status(order_id, "paid", "payment")
+
+    assert waits == [2.0]
+
+
+def test_a_long_rate_limit_is_raised_at_once(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, waits: list[float]
+) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "3600"})
+
+    with pytest.raises(YouCanRateLimitError) as raised:
+        hook.update_order_status(order_id, "paid", "payment")
+
+    assert raised.value.retry_after == 3600.0
+    assert waits == []
+
+
+def test_a_lost_answer_is_sent_again_and_holds_once(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, waits: list[float]
+) -> None:
+    sandbox.misbehave("lose-answer", times=1)
+
+    hook.update_order_status(order_id, "paid", "payment")
+
+    assert [update["after"] for update in sandbox.shop.history(order_id)] == ["paid", "paid"]
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+@pytest.mark.parametrize("location", ["/login", "/orders/settings", "http://127.0.0.1:9/elsewhere"])
+def test_a_redirect_is_never_followed(hook: YouCanHook, sandbox: Sandbox, order_id: str, location: str) -> None:
+    sandbox.misbehave("redirect", location=location)
+
+    with pytest.raises(YouCanPermanentError, match="never followed"):
+        hook.update_order_status(order_id, "paid", "payment")
+
+    assert len(sandbox.shop.requests()) == 1
+    assert sandbox.shop.history() == []
+
+
+@pytest.mark.parametrize(
+    ("scopes", "call", "scope"),
+    [
+        (["read-orders"], lambda hook, order_id: hook.update_order_status(order_id, "paid"), "edit-orders"),
+        (["edit-orders"], lambda hook, order_id: hook.get_order(order_id), "read-orders"),
+        (["edit-orders"], lambda hook, order_id: list(hook.iter_orders()), "read-orders"),
+        (["edit-orders"], lambda hook, order_id: hook.get_store_statuses(), "read-orders-statuses"),
+    ],
+)
+def test_a_missing_scope_is_named(
+    connect: Connect, sandbox: Sandbox, order_id: str, scopes: list[str], call: Any, scope: str
+) -> None:
+    token = sandbox.shop.issue_token(scopes)["access_token"]
+
+    with pytest.raises(YouCanPermissionError, match=f"grant the scope '{scope}'"):
+        call(connect(token=token), order_id)
+
+
+def test_a_suspended_store_says_so(hook: YouCanHook, sandbox: Sandbox, order_id: str) -> None:
+    sandbox.shop.suspended = True
+
+    with pytest.raises(YouCanStoreSuspendedError, match="store is suspended"):
+        hook.get_order(order_id)
+
+
+# --- bad input ---
+
+
+@pytest.mark.parametrize("order_id", ["None", "", "../stores", "a/status/payment?x", 7, "a\n", None])
+def test_a_bad_order_id_is_refused_before_a_request(hook: YouCanHook, sandbox: Sandbox, order_id: Any) -> None:
+    for call in (
+        lambda: hook.update_order_status(order_id, "paid", "payment"),
+        lambda: hook.get_order(order_id),
+        lambda: hook.get_order_statuses(order_id),
+    ):
+        with pytest.raises(YouCanInvalidInputError):
+            call()
+
+    assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize(("status", "context"), [("", "payment"), (" ", "payment"), ("paid", "orders")])
+def test_a_bad_status_is_refused_before_a_request(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, status: str, context: str
+) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        hook.update_order_status(order_id, status, context)
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_documented_status_is_known_without_a_request(hook: YouCanHook, sandbox: Sandbox) -> None:
+    hook.check_status("paid", "payment")
+    hook.check_status("anything", "payment", allow_custom_label=True)
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_status_of_another_context_is_unknown(hook: YouCanHook) -> None:
+    with pytest.raises(YouCanUnknownStatusError):
+        hook.check_status("paid", "shipping")
+
+
+# --- the token ---
+
+
+@pytest.mark.parametrize("trouble", [{"kind": "drop"}, {"kind": "status", "status": 401}, {"kind": "html"}])
+def test_no_error_carries_the_token_or_the_search(
+    hook: YouCanHook, sandbox: Sandbox, waits: list[float], trouble: dict[str, Any]
+) -> None:
+    sandbox.misbehave(**trouble)
+
+    with pytest.raises(YouCanError) as raised:
+        list(hook.iter_orders(q="+212612345678"))
+
+    error: BaseException | None = raised.value
+    while error is not None:
+        told = f"{error!r} {vars(error)}"
+        assert TOKEN not in told
+        assert "212612345678" not in told
+        error = error.__cause__ or error.__context__
+
+
+def test_airflow_masks_the_token_in_logs(connect: Connect, sandbox: Sandbox) -> None:
+    token = sandbox.shop.issue_token()["access_token"]
+
+    connect(token=token).get_store()
+
+    assert redact(f"the token is {token}") == "the token is ***"
+
+
+def test_the_token_is_in_no_repr(hook: YouCanHook) -> None:
+    hook.get_store()
+
+    assert TOKEN not in f"{hook!r} {hook.get_conn()!r} {hook.get_conn().headers!r} {hook.get_conn().auth!r}"
+
+
+def test_a_login_in_netrc_does_not_replace_the_token(
+    sandbox: Sandbox, order_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    hook = YouCanHook()
+    hook.get_conn().trust_env = True
+
+    assert hook.get_order(order_id)["id"] == order_id
+
+
+# --- proxies ---
+
+
+@pytest.fixture
+def proxy() -> Iterator[tuple[str, list[str]]]:
+    """A proxy that refuses everything, and what was asked of it."""
+    asked: list[str] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def refuse(self) -> None:
+            asked.append(f"{self.command} {self.path} {self.headers.get('Authorization', '')}".strip())
+            self.send_error(403)
+
+        do_CONNECT = do_GET = do_PUT = refuse
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", asked
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_proxy_of_the_environment_is_used_and_sees_no_token(
+    connect: Connect, proxy: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, asked = proxy
+    monkeypatch.setenv("HTTPS_PROXY", url)
+
+    with pytest.raises(YouCanConnectionError, match="proxy"):
+        connect(host="https://api.youcan.shop", max_attempts=1).get_store()
+
+    assert asked == ["CONNECT api.youcan.shop:443"]
+
+
+def test_a_proxy_is_not_used_where_the_token_would_travel_in_clear(
+    hook: YouCanHook, proxy: tuple[str, list[str]], order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, asked = proxy
+    monkeypatch.setenv("HTTP_PROXY", url)
+    monkeypatch.setenv("http_proxy", url)
+    monkeypatch.delenv("NO_PROXY")
+
+    hook.get_order(order_id)
+
+    assert asked == []
+
+
+# --- TLS ---
+
+
+def test_a_named_ca_bundle_wins_over_the_environments(
+    connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.touch()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/other.pem")
+    verified: list[Any] = []
+
+    class Recorder(requests.adapters.HTTPAdapter):
+        def send(self, request: Any, **options: Any) -> requests.Response:  # type: ignore[override]
+            verified.append(options["verify"])
+            raise requests.ConnectionError
+
+    for extra in ({"verify": str(bundle)}, {}):
+        hook = connect(host="https://api.youcan.shop", max_attempts=1, **extra)
+        hook.get_conn().mount("https://", Recorder())
+        with pytest.raises(YouCanConnectionError):
+            hook.get_store()
+
+    assert verified == [str(bundle), "/etc/ssl/other.pem"]
+
+
+def test_a_certificate_that_no_one_vouches_for_is_refused(
+    connect: Connect, self_signed_server: str, waits: list[float]
+) -> None:
+    with pytest.raises(YouCanConnectionError, match="TLS certificate could not be verified"):
+        connect(host=self_signed_server).get_store()
+
+
+@pytest.fixture
+def self_signed_server(tmp_path: Path) -> Iterator[str]:
+    import datetime
+    import ssl
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    pem = tmp_path / "server.pem"
+    pem.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+
+    class Store(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = b'{"slug": "tls"}'
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    class QuietServer(ThreadingHTTPServer):
+        def handle_error(self, *_: Any) -> None:
+            pass
+
+    server = QuietServer(("127.0.0.1", 0), Store)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"https://localhost:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_certificate_that_the_named_bundle_vouches_for_is_trusted(
+    connect: Connect, self_signed_server: str, tmp_path: Path
+) -> None:
+    hook = connect(host=self_signed_server, verify=str(tmp_path / "server.pem"))
+
+    assert hook.get_store() == {"slug": "tls"}

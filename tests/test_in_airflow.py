@@ -1,0 +1,141 @@
+"""The operators inside real Airflow: DAG runs on a metadata database, against the sandbox."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import RunDag, Sandbox
+
+
+def updates(sandbox: Sandbox) -> int:
+    return len([request for request in sandbox.shop.requests() if request["method"] == "PUT"])
+
+
+def test_a_task_sets_the_status_and_leaves_plain_json(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
+    run = run_dag(
+        """
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="{{ dag_run.conf['order_id'] }}", status="{{ 'pa' ~ 'id' }}"
+        )
+        """,
+        conf={"order_id": order_id},
+    )
+
+    assert run.state == "success"
+    assert run.tasks["pay"].result == {
+        "order_id": order_id,
+        "context": "payment",
+        "status": "paid",
+        "previous_status": None,
+        "changed": True,
+    }
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+    assert f"Order {order_id}: the payment status is now 'paid'." in run.log
+    assert "sandbox-access-token" not in run.log
+
+
+def test_a_task_maps_over_many_orders_each_with_its_own_link(run_dag: RunDag, sandbox: Sandbox) -> None:
+    order_ids = sandbox.shop.order_ids()[:5]
+
+    run = run_dag(
+        f"""
+        @task
+        def wanted():
+            return [{{"order_id": order_id, "status": "shipped"}} for order_id in {order_ids}]
+        YouCanUpdateShippingStatusOperator.partial(task_id="ship").expand_kwargs(wanted())
+        YouCanUpdateOrderStatusOperator.partial(task_id="close", status="closed").expand(order_id={order_ids})
+        """
+    )
+
+    assert run.state == "success"
+    for index, order_id in enumerate(order_ids):
+        assert sandbox.shop.statuses(order_id)["shipping"] == "shipped"
+        assert sandbox.shop.statuses(order_id)["general"] == "closed"
+        for task in ("ship", "close"):
+            link = run.tasks[f"{task}[{index}]"].link
+            assert link == f"https://seller-area.youcan.shop/admin/orders/{order_id}"
+
+
+def test_a_permanent_error_fails_the_task_on_the_first_try(run_dag: RunDag, sandbox: Sandbox) -> None:
+    run = run_dag(
+        """
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="gone", status="paid", retries=3, retry_delay=timedelta(0)
+        )
+        """
+    )
+
+    assert run.state == "failed"
+    assert run.tasks["pay"].state == "failed"
+    assert updates(sandbox) == 1
+    assert "the shop has no such order" in run.log
+    assert run.tasks["pay"].link == "https://seller-area.youcan.shop/admin/orders/gone", "most wanted when it failed"
+
+
+def test_a_transient_error_uses_the_tasks_retries(
+    run_dag: RunDag, sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    sandbox.misbehave("status", status=503, times=2)
+
+    run = run_dag(
+        f"""
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="{order_id}", status="paid", retries=3, retry_delay=timedelta(0)
+        )
+        """
+    )
+
+    assert run.state == "success"
+    assert updates(sandbox) == 3
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_a_transient_error_that_stays_fails_in_the_end(
+    run_dag: RunDag, sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    sandbox.misbehave("html")
+
+    run = run_dag(
+        f"""
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="{order_id}", status="paid", retries=1, retry_delay=timedelta(0)
+        )
+        """
+    )
+
+    assert run.state == "failed"
+    assert updates(sandbox) == 2
+    assert sandbox.shop.statuses(order_id)["payment"] == "pending"
+
+
+def test_a_guard_skips_the_task_and_says_what_it_found(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
+    sandbox.shop.set_status(order_id, "payment", "refunded")
+
+    run = run_dag(
+        f"""
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="{order_id}", status="paid", only_from=["pending", "unpaid"]
+        )
+        """
+    )
+
+    assert run.tasks["pay"].state == "skipped"
+    assert updates(sandbox) == 0
+    assert "the payment status is 'refunded', not 'pending' or 'unpaid', so it was left alone" in run.log
+
+
+def test_an_empty_xcom_fails_before_a_request(run_dag: RunDag, sandbox: Sandbox) -> None:
+    run = run_dag(
+        """
+        @task
+        def nothing():
+            return None
+        YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=nothing(), status="paid", retries=3)
+        """
+    )
+
+    assert run.tasks["pay"].state == "failed"
+    assert "The order id is empty (None)" in run.log
+    assert sandbox.shop.requests() == []
