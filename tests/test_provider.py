@@ -1,0 +1,86 @@
+"""What Airflow is told of the provider, and what importing it costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from importlib.resources import files
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+
+import airflow_provider_youcan
+from airflow_provider_youcan import get_provider_info
+from tests.conftest import ROOT, Sandbox
+
+
+def test_the_provider_info_fits_airflows_schema() -> None:
+    schema = json.loads((Path(airflow.__file__).parent / "provider_info.schema.json").read_text())
+
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_all_that_the_provider_info_names_is_there() -> None:
+    info = get_provider_info()
+    modules = [module for kind in ("hooks", "operators") for part in info[kind] for module in part["python-modules"]]
+    classes = [connection["hook-class-name"] for connection in info["connection-types"]] + info["extra-links"]
+
+    for name in modules + [name.rpartition(".")[0] for name in classes]:
+        __import__(name)
+    for name in classes:
+        module, _, cls = name.rpartition(".")
+        assert hasattr(sys.modules[module], cls)
+
+
+def test_airflow_finds_it_by_its_entry_point() -> None:
+    (entry_point,) = [
+        entry_point
+        for entry_point in entry_points(group="apache_airflow_provider")
+        if entry_point.value.startswith("airflow_provider_youcan:")
+    ]
+
+    assert entry_point.load()()["package-name"] == "airflow-provider-youcan"
+
+
+def test_it_is_typed_and_its_changes_are_told() -> None:
+    assert files(airflow_provider_youcan).joinpath("py.typed").is_file()
+    assert f"## {airflow_provider_youcan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_importing_the_operators_loads_no_client_and_no_server() -> None:
+    """What it costs in time is for ``make bench``; what it loads must never be these."""
+    probe = (
+        "import sys; from airflow.providers.common.compat.sdk import DAG, task, BaseOperator; before = set(sys.modules);"
+        "import airflow_provider_youcan.operators.order_status, airflow_provider_youcan.links;"
+        "print(*sorted(set(sys.modules) - before))"
+    )
+    answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+
+    loaded = answer.stdout.splitlines()[-1].split()
+    assert "airflow_provider_youcan.operators.order_status" in loaded
+    unwanted = {"requests", "aiohttp", "starlette", "uvicorn", "tenacity"}
+    assert not unwanted & {name.partition(".")[0] for name in loaded}
+
+
+@pytest.mark.usefixtures("_airflow_database")
+def test_airflows_own_connection_test_asks_the_shop(sandbox: Sandbox) -> None:
+    def airflow_connections_test() -> str:
+        ended = subprocess.run(
+            [sys.executable, "-m", "airflow", "connections", "test", "youcan_default"],
+            env={**os.environ, "AIRFLOW__CORE__TEST_CONNECTION": "Enabled"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return ended.stdout
+
+    assert "Connection success!" in airflow_connections_test()
+    assert [request["path"] for request in sandbox.shop.requests()] == ["/me"]
+
+    sandbox.shop.revoke_token("sandbox-access-token")
+    assert "renew the token in the Airflow connection 'youcan_default'" in airflow_connections_test()
