@@ -55,7 +55,8 @@ def test_it_is_typed_and_its_changes_are_told() -> None:
 def test_importing_the_operators_loads_no_client_and_no_server() -> None:
     """What it costs in time is for ``make bench``; what it loads must never be these."""
     probe = (
-        "import sys; from airflow.providers.common.compat.sdk import DAG, task, BaseOperator; before = set(sys.modules);"
+        "import sys; from airflow.providers.common.compat.sdk import DAG, task, BaseOperator;"
+        "before = set(sys.modules);"
         "import airflow_provider_youcan.operators.order_status, airflow_provider_youcan.links;"
         "print(*sorted(set(sys.modules) - before))"
     )
