@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 import pendulum
 
@@ -31,7 +32,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnexpectedResponseError,
     YouCanValidationError,
 )
-from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status
+from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status, is_text
 
 __all__ = [
     "BASE_URL",
@@ -41,17 +42,18 @@ __all__ = [
     "get_store_statuses",
     "list_orders",
     "read_response",
+    "read_store_slugs",
     "update_order_status",
 ]
 
 BASE_URL = "https://api.youcan.shop"
 
+# Where ``GET /orders/settings`` keeps the statuses of each context.
 STORE_STATUS_LISTS = {
     StatusContext.GENERAL: "ordersStatus",
     StatusContext.SHIPPING: "shipping",
     StatusContext.PAYMENT: "payment",
 }
-"""Where ``GET /orders/settings`` keeps the statuses of each context."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def update_order_status(order_id: str, status: str, context: StatusContext | str
         path=f"/orders/{order_id}{context.path}",
         purpose=f"set the {context} status of order {order_id} to {status!r}",
         # The documented answer repeats the status code. A bare {} or an order is no word that it was done.
-        is_success=lambda payload: payload.get("status") == 200,
+        is_success=lambda payload: payload.get("status") == 200 and "error" not in payload,
         json={"status": status},
         scope="edit-orders",
         order_id=order_id,
@@ -118,7 +120,10 @@ def get_order(order_id: str, include: Iterable[str] = ("payment", "shipping")) -
 
 
 def list_orders(
-    page: int = 1, page_size: int = 50, include: Iterable[str] = ("payment", "shipping"), **query: Any
+    page: int = 1,
+    page_size: int = 50,
+    include: Iterable[str] = ("payment", "shipping"),
+    query: Mapping[str, Any] | None = None,
 ) -> Request:
     """
     Build the request that lists one page of the orders.
@@ -128,22 +133,31 @@ def list_orders(
     :param include: the sub-resources to send along.
     :param query: ``sort_field`` (``ref``, ``total``, ``created_at``), ``sort_order`` (``asc``, ``desc``),
         ``q`` (a text to search for) and ``filters`` (a list of mappings with ``field``, ``operator`` and
-        ``value``); ``None`` leaves one out. What is not named here is sent as it is.
+        ``value``); ``None`` leaves one out.
     :raises YouCanInvalidInputError: if the page, its size or a filter makes no sense.
     """
     for name, number in (("page", page), ("page_size", page_size)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise YouCanInvalidInputError(f"{name} is {number!r}: give a whole number from 1.")
-    if clash := {"page", "limit", "include"} & query.keys():
-        raise YouCanInvalidInputError(f"{', '.join(sorted(clash))} is set by the paging: use page_size and include.")
+    query = dict(query or {})
+    # YouCan passes over a name that it doesn't know, and so would list every order there is.
+    if unknown := query.keys() - {"sort_field", "sort_order", "q", "filters"}:
+        raise YouCanInvalidInputError(
+            f"Orders can't be listed by {', '.join(sorted(unknown))}: use sort_field, sort_order, q and filters."
+        )
     params = {"page": str(page), "limit": str(page_size), **_include(include), **_filters(query.pop("filters", None))}
     params.update({name: str(value) for name, value in query.items() if value is not None})
+    if not all(map(is_text, params.values())):
+        raise YouCanInvalidInputError("The query holds half of a character, which can't be sent: look at its source.")
 
     def is_success(payload: Mapping[str, Any]) -> bool:
         pagination = _mapping(_mapping(payload.get("meta")).get("pagination"))
         return (
             _is_list_of(payload.get("data"), lambda order: isinstance(order.get("id"), str) and bool(order["id"]))
-            and isinstance(pagination.get("total_pages"), int)
+            and type(pagination.get("total_pages")) is int
+            # Only the last page can be empty, and behind it there is nothing.
+            and (page >= pagination["total_pages"] or len(payload["data"]) > 0)
+            and (page <= pagination["total_pages"] or len(payload["data"]) == 0)
             and pagination.get("current_page", page) == page
         )
 
@@ -163,10 +177,7 @@ def get_store_statuses() -> Request:
         method="GET",
         path="/orders/settings",
         purpose="read the store's list of statuses",
-        is_success=lambda payload: all(
-            _is_list_of(payload.get(name), lambda status: isinstance(status.get("slug"), str))
-            for name in STORE_STATUS_LISTS.values()
-        ),
+        is_success=lambda payload: all(isinstance(payload.get(name), list) for name in STORE_STATUS_LISTS.values()),
         scope="read-orders-statuses",
     )
 
@@ -177,12 +188,25 @@ def get_store() -> Request:
         method="GET",
         path="/me",
         purpose="read the store",
-        is_success=lambda payload: any(isinstance(payload.get(name), str) for name in ("slug", "name")),
+        is_success=lambda payload: (
+            any(isinstance(payload.get(name), str) for name in ("slug", "name"))
+            and not {"detail", "error"} & payload.keys()
+        ),
     )
+
+
+def read_store_slugs(payload: Mapping[str, Any]) -> dict[StatusContext, list[str]]:
+    """Read the slugs of each context from the answer to :func:`get_store_statuses`, in the store's order."""
+    return {
+        context: [slug for status in payload[name] if isinstance(slug := _mapping(status).get("slug"), str)]
+        for context, name in STORE_STATUS_LISTS.items()
+    }
 
 
 def _include(include: Iterable[str]) -> dict[str, str]:
     names = [include] if isinstance(include, str) else list(include)
+    if not all(isinstance(name, str) and is_text(name) for name in names):
+        raise YouCanInvalidInputError("include names sub-resources, such as 'payment' and 'shipping'.")
     return {"include": ",".join(names)} if names else {}
 
 
@@ -220,7 +244,8 @@ def read_response(
     """
     Return the payload of a success, or raise what the answer means.
 
-    The HTTP status decides; the body's own ``status`` can only contradict a success, never make one.
+    The HTTP status decides, and 200 is the only success that YouCan documents; the body's own ``status`` can
+    only contradict one, never make one.
 
     :param request: what was asked.
     :param status_code: the HTTP status of the answer.
@@ -232,10 +257,11 @@ def read_response(
     :raises YouCanError: for everything that is not YouCan's success.
     """
     payload = _parse_json(body)
-    if 200 <= status_code < 300 and isinstance(payload, dict) and request.is_success(payload):
+    if status_code == 200 and isinstance(payload, dict) and request.is_success(payload):
         return payload
-    if secret:
-        payload = _parse_json(body.replace(secret.encode(), b"***"))
+    # What was asked for may be a customer's name or phone.
+    secrets = [secret, quote(secret, safe=""), secret.rpartition("|")[2], *request.params.values()]
+    payload = _redact(payload, [text for text in secrets if len(text) >= 4])
     raise _read_error(request, status_code, headers, payload, f"the Airflow connection {youcan_conn_id!r}")
 
 
@@ -261,10 +287,10 @@ def _read_error(
         return error(YouCanUnexpectedResponseError, what, f"check that the host of {connection} is YouCan's API")
     if status_code == 429:
         retry_after = _read_retry_after(headers)
-        wait = "later" if retry_after is None else f"in {retry_after:g} s"
-        return error(YouCanRateLimitError, f"too many requests: {said}", f"try again {wait}", retry_after=retry_after)
+        advice = "it may work later" if retry_after is None else f"it may work in {retry_after:g} s"
+        return error(YouCanRateLimitError, f"too many requests: {said}", advice, retry_after=retry_after)
     if status_code == 408 or 500 <= status_code < 600:
-        return error(YouCanServerError, said, "try again later", retry_after=_read_retry_after(headers))
+        return error(YouCanServerError, said, "it may work later", retry_after=_read_retry_after(headers))
     if status_code == 401:
         what = f"the access token is missing, wrong, revoked or expired: {said}"
         return error(YouCanAuthenticationError, what, f"renew the token in {connection}")
@@ -276,17 +302,22 @@ def _read_error(
         return error(YouCanPermissionError, what, f"grant {scope} to the token in {connection}")
     if status_code == 404 and request.order_id and _says_order_not_found(payload):
         what = f"the shop has no such order: {said}"
-        return error(YouCanOrderNotFoundError, what, f"check the order id, and that {connection} is the right shop's")
+        uuid_hint = "" if _is_uuid(request.order_id) else " (a UUID, not the order's ref)"
+        advice = f"check the order id{uuid_hint}, and that {connection} is the right shop's"
+        return error(YouCanOrderNotFoundError, what, advice)
     if status_code == 422:
         fields = _read_fields(payload)
-        what = f"{said}, refusing {', '.join(fields)}" if fields else said
+        refused = [f"{name}: {' '.join(complaints)}" for name, complaints in fields.items()]
+        what = f"{said}; {'; '.join(refused)[:_LONGEST_TEXT]}" if refused else said
         return error(YouCanValidationError, what, "mend what was sent", fields=fields)
     if 300 <= status_code < 400:
         what = f"{said}, a redirect, which is never followed because that would lose the update"
         return error(YouCanPermanentError, what, f"check the host of {connection}")
+    if status_code in (404, 405):
+        return error(YouCanPermanentError, f"{said}, which is not about an order", f"check the host of {connection}")
     if 400 <= status_code < 500:
-        return error(YouCanPermanentError, said, f"check the host of {connection}")
-    return error(YouCanUnexpectedResponseError, f"{said}, which is no HTTP status of an answer", "try again later")
+        return error(YouCanPermanentError, said, "trying again would not help")
+    return error(YouCanUnexpectedResponseError, f"{said}, which is no HTTP status of an answer", "it may work later")
 
 
 def _parse_json(body: bytes) -> object:
@@ -296,12 +327,35 @@ def _parse_json(body: bytes) -> object:
         return None
 
 
+# Past these an answer's words help no one, and a log still has to be read.
+_LONGEST_TEXT = 200
+_MOST_TEXTS = 20
+_PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
+"""An e-mail address, or a run of digits as long as a phone number."""
+
+
+def _redact(value: object, secrets: Iterable[str]) -> object:
+    """Return the payload of an error with nothing in its texts that must not be passed on."""
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        text = _PERSONAL.sub("***", " ".join(value[:1000].split()))[:_LONGEST_TEXT]
+        # Half a character, or a terminal's escape code, would break the log that it is written to.
+        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    if isinstance(value, list):
+        return [_redact(item, secrets) for item in value[:_MOST_TEXTS]]
+    if isinstance(value, dict):
+        items = list(value.items())[:_MOST_TEXTS]
+        return {str(_redact(name, secrets)): _redact(item, secrets) for name, item in items}
+    return value
+
+
 def _read_detail(payload: object) -> str | None:
     """YouCan's own reason on one line: ``detail``, ``error`` on a 402, Laravel's ``message``."""
     for name in ("detail", "error", "message"):
         text = _mapping(payload).get(name)
         if isinstance(text, str) and text.strip():
-            return " ".join(text.split())[:200]
+            return text
     return None
 
 
@@ -313,6 +367,10 @@ def _read_fields(payload: object) -> dict[str, list[str]]:
     }
 
 
+def _is_uuid(text: str) -> bool:
+    return re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text, re.IGNORECASE) is not None
+
+
 def _says_order_not_found(payload: object) -> bool:
     """
     Tell a missing order from a missing route.
@@ -320,10 +378,15 @@ def _says_order_not_found(payload: object) -> bool:
     A 404 page of a gateway or of a wrong base URL is no word about the order: taking it for one would let
     ``skip_not_found`` skip every order of a shop that was never asked.
     """
-    return isinstance(payload, dict) and "route" not in (_read_detail(payload) or "").casefold()
+    body = _mapping(payload)
+    about_an_order = re.search(r"\border\b", str(body.get("detail")), re.IGNORECASE) is not None
+    return body.get("status") == 0 or (about_an_order and not re.search(r"\broute\b", str(body.get("detail"))))
 
 
-_SECONDS = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?")
+_SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")
+_A_YEAR = 31_536_000.0
+# An HTTP date as it is written today, and in the two ways that a recipient still has to read (RFC 9110, 5.6.7).
+_HTTP_DATES = ("ddd, DD MMM YYYY HH:mm:ss", "dddd, DD-MMM-YY HH:mm:ss", "ddd MMM D HH:mm:ss YYYY")
 
 
 def _read_retry_after(headers: Mapping[str, str]) -> float | None:
@@ -331,16 +394,19 @@ def _read_retry_after(headers: Mapping[str, str]) -> float | None:
     by_name = {name.lower(): value.strip() for name, value in headers.items()}
     value = by_name.get("retry-after", "")
     if _SECONDS.fullmatch(value):
-        return float(value)
+        return min(float(value), _A_YEAR)  # a number of any length, so perhaps an infinite one
     if (until := _parse_http_date(value)) is None:
         return None
     # The shop's own clock, where it tells it: this machine's may be minutes off.
     now = _parse_http_date(by_name.get("date", "")) or pendulum.now("UTC")
-    return max(0.0, (until - now).total_seconds())
+    return min(max(0.0, (until - now).total_seconds()), _A_YEAR)
 
 
 def _parse_http_date(value: str) -> pendulum.DateTime | None:
-    try:
-        return pendulum.from_format(value.removesuffix(" GMT"), "ddd, DD MMM YYYY HH:mm:ss", tz="UTC")
-    except (ValueError, OverflowError):
-        return None
+    text = re.sub(r" +", " ", value.removesuffix(" GMT"))
+    for date_format in _HTTP_DATES:
+        try:
+            return pendulum.from_format(text, date_format, tz="UTC")
+        except (ValueError, OverflowError):  # noqa: PERF203  # three formats, tried after a rate limit
+            continue
+    return None

@@ -147,7 +147,7 @@ class YouCanValidationError(YouCanPermanentError):
         self.fields = {name: list(complaints) for name, complaints in (fields or {}).items()}
 
 
-class YouCanInvalidInputError(YouCanPermanentError):
+class YouCanInvalidInputError(YouCanPermanentError, ValueError):
     """Refused here, before any request: a bad order id, status, argument or connection."""
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_youcan.orders import order_page
+from airflow_provider_youcan.orders import is_order_id, order_page
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
@@ -30,8 +30,8 @@ class YouCanOrderLink(BaseOperatorLink):
         return XCom.get_value(key=self.xcom_key, ti_key=ti_key) or ""
 
     @classmethod
-    def persist(cls, context: Context, order_id: str) -> None:
-        """Keep the address for the task instance that ``context`` belongs to."""
+    def persist(cls, context: Context, order_id: object) -> None:
+        """Keep the address for the task instance that ``context`` belongs to, an empty one for no order id."""
         task_instance = context.get("ti")
         if task_instance is not None:
-            task_instance.xcom_push(key=cls.xcom_key, value=order_page(order_id))
+            task_instance.xcom_push(key=cls.xcom_key, value=order_page(order_id) if is_order_id(order_id) else "")

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 
@@ -23,6 +23,8 @@ __all__ = [
     "check_order_id",
     "check_status",
     "closest_statuses",
+    "is_order_id",
+    "is_text",
     "order_page",
 ]
 
@@ -101,16 +103,17 @@ class OrderStatuses:
 
 
 def _read_slug(part: Any, top_level: Any) -> str | None:
-    candidates = [top_level]
+    slug, texts = None, [top_level]
     if isinstance(part, Mapping):
         status_object = part.get("status_object")
         slug = status_object.get("slug") if isinstance(status_object, Mapping) else None
-        candidates = [slug, part.get("status_text"), top_level]
-    return next((value for value in candidates if isinstance(value, str) and value.strip()), None)
+        texts = [part.get("status_text"), top_level]
+    if isinstance(slug, str) and slug.strip():
+        return slug
+    # A number stays a number where it is written as text.
+    return next((text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()), None)
 
 
-# What Jinja, JSON and pandas make of a value that isn't there.
-_EMPTY_VALUES = frozenset({"none", "null", "nan", "undefined"})
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 
 
@@ -121,9 +124,7 @@ def check_order_id(order_id: object) -> str:
     :param order_id: a string of 1 to 100 ASCII letters, digits, ``-`` and ``_``.
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
-    if order_id is None or (
-        isinstance(order_id, str) and (not order_id.strip() or order_id.strip().casefold() in _EMPTY_VALUES)
-    ):
+    if _is_empty(order_id):
         raise YouCanInvalidInputError(
             f"The order id is empty ({order_id!r}); nothing was sent: look at where it came from, "
             "often an upstream task that returned nothing."
@@ -133,12 +134,17 @@ def check_order_id(order_id: object) -> str:
             f"The order id is of type {type(order_id).__name__}, not a string; nothing was sent: "
             "give the order's UUID as text."
         )
-    if not _ORDER_ID.fullmatch(order_id):
+    if not is_order_id(order_id):
         raise YouCanInvalidInputError(
             f"{_shorten(order_id)} is not an order id; nothing was sent: give the order's UUID "
             "(1 to 100 letters, digits, '-' and '_'), not its ref or an address."
         )
     return order_id
+
+
+def is_order_id(order_id: object) -> TypeGuard[str]:
+    """Tell whether ``order_id`` may stand in a path."""
+    return isinstance(order_id, str) and not _is_empty(order_id) and _ORDER_ID.fullmatch(order_id) is not None
 
 
 def check_status(status: object) -> str:
@@ -148,12 +154,26 @@ def check_status(status: object) -> str:
     :param status: a string in any script that is more than white space.
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
-    if isinstance(status, str) and status.strip() and status.strip().casefold() not in _EMPTY_VALUES:
+    if isinstance(status, str) and not _is_empty(status) and is_text(status):
         return status
     raise YouCanInvalidInputError(
         f"The status is {_shorten(status)}, which is no status; nothing was sent: give a slug such as 'paid', "
         "or look at the upstream task that it came from."
     )
+
+
+def is_text(value: str) -> bool:
+    """Tell whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_empty(value: object) -> bool:
+    # "None" is what a template makes of an XCom that isn't there.
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
 
 
 def check_known_status(status: str, context: StatusContext, store_slugs: Iterable[str]) -> None:
@@ -171,7 +191,7 @@ def check_known_status(status: str, context: StatusContext, store_slugs: Iterabl
     if status in known:
         return
     closest = closest_statuses(status, known)
-    hint = f"did you mean {' or '.join(map(repr, closest))}?" if closest else f"known are {_some(known)}."
+    hint = f"did you mean {' or '.join(map(_shorten, closest))}?" if closest else f"known are {_some(known)}."
     raise YouCanUnknownStatusError(
         f"{_shorten(status)} is not a {context} status of this store, so nothing was sent: {hint} "
         "Set allow_custom_label=True if the label is meant.",
@@ -182,7 +202,8 @@ def check_known_status(status: str, context: StatusContext, store_slugs: Iterabl
 def closest_statuses(status: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the ``known`` slugs that resemble ``status``, best first, letter case aside."""
     by_folded = {slug.casefold(): slug for slug in reversed(list(known))}
-    matches = get_close_matches(status.strip().casefold(), by_folded, n=3)
+    folded = status.strip().casefold()
+    matches = [folded] if folded in by_folded else get_close_matches(folded[:100], by_folded, n=3)
     return [by_folded[match] for match in matches]
 
 
@@ -197,5 +218,5 @@ def _shorten(value: object) -> str:
 
 
 def _some(slugs: list[str]) -> str:
-    shown = ", ".join(map(repr, slugs[:12]))
+    shown = ", ".join(map(_shorten, slugs[:12]))
     return f"{shown} and {len(slugs) - 12} more" if len(slugs) > 12 else shown

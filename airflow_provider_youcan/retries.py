@@ -57,9 +57,8 @@ def is_worth_waiting(error: BaseException) -> bool:
 
 
 def wait_seconds(state: RetryCallState) -> float:
-    """Seconds until the next attempt: what the shop asked for, or else exponential back-off with full jitter."""
-    retry_after = getattr(_error(state), "retry_after", None)
-    return _back_off(state) if retry_after is None else float(retry_after)
+    """Seconds until the next attempt: exponential back-off with full jitter, and no less than the shop asked for."""
+    return max(_back_off(state), getattr(_error(state), "retry_after", None) or 0.0)
 
 
 def _error(state: RetryCallState) -> BaseException | None:

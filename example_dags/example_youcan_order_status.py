@@ -29,7 +29,11 @@ with DAG(
     catchup=False,
     params={"order_ids": Param([], type="array", items={"type": "string"}, description="The orders to move")},
     # A transient error is tried again; a permanent one fails its task at once, whatever stands here.
-    default_args={"retries": 2, "retry_delay": timedelta(seconds=30)},
+    default_args={
+        "retries": 2,
+        "retry_delay": timedelta(seconds=30),
+        "map_index_template": "{{ task.order_id }}",  # names each mapped task by its order
+    },
     tags=["example", "youcan"],
 ):
 

@@ -54,6 +54,7 @@ def main() -> int:
                     return 1
         after = [sandbox.shop.statuses(order_id) for order_id in order_ids]
         _show(sandbox, order_ids, before, after)
+    CONSOLE.print("The last one had been canceled: the guard only_from kept it as it is.")
     CONSOLE.print(f"The log lies in {LOG.relative_to(ROOT)}")
     # What the DAG is to do, so that the demo can't end well without it.
     moved = [statuses for statuses in after if statuses == _GOAL]
@@ -88,15 +89,15 @@ def _environment(sandbox: Sandbox) -> dict[str, str]:
 
 def _show(sandbox: Sandbox, order_ids: list[str], before: list[dict[str, str]], after: list[dict[str, str]]) -> None:
     table = Table(title="The orders, before → after")
-    for column in ("Ref", "Order", *(context.value.capitalize() for context in StatusContext)):
+    for column in ("Ref", *(context.value.capitalize() for context in StatusContext)):
         table.add_column(column)
     for order_id, old, new in zip(order_ids, before, after, strict=True):
         order = sandbox.shop.order(order_id) or {}
         changes = [
-            f"{old[context]} → [green]{new[context]}[/]" if old[context] != new[context] else f"{old[context]} (kept)"
+            f"{old[context]} → [green]{new[context]}[/]" if old[context] != new[context] else f"{old[context]}"
             for context in StatusContext
         ]
-        table.add_row(order["ref"], f"{order_id[:8]}…", *changes)
+        table.add_row(order["ref"], *changes)
     CONSOLE.print(table)
 
 

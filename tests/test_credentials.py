@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
@@ -70,6 +72,8 @@ def test_a_uri_says_the_same(uri: str) -> None:
         ("http://127.0.0.1@example.com", "login"),
         ("https://:s3cret@example.com:abc", "login"),
         ("http://127.0.0.1\\.example.com", "no base URL"),
+        ("https://example..com", "no base URL"),
+        (f"https://{'x' * 64}.com", "no base URL"),
         ("http://127.0.0.1#.example.com", "no base URL"),
         ("https://example.com?x=1", "no base URL"),
         ("https://example.com:99999", "no base URL"),
@@ -81,6 +85,13 @@ def test_a_uri_says_the_same(uri: str) -> None:
 def test_a_host_that_is_not_safe_is_refused(host: str, told: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match=f"'my_shop' the host .*{told}") as raised:
         read(host=host)
+
+    assert "s3cret" not in str(raised.value)
+
+
+def test_a_token_in_the_host_is_not_repeated() -> None:
+    with pytest.raises(YouCanInvalidInputError) as raised:
+        read(host="https://api.youcan.shop?access_token=s3cret")
 
     assert "s3cret" not in str(raised.value)
 
@@ -108,6 +119,13 @@ def test_a_host_that_is_not_safe_is_refused(host: str, told: str) -> None:
         ({"extra": '{"verify": "false"}'}, "always verified"),
         ({"extra": '{"verify": ""}'}, "always verified"),
         ({"extra": '{"verify": "/no/such/bundle.pem"}'}, "always verified"),
+        ({"extra": json.dumps({"verify": __file__})}, "always verified"),
+        ({"extra": json.dumps({"verify": "-----BEGIN CERTIFICATE-----" * 1000})}, "always verified"),
+        ({"extra": '{"timeout": 5'}, "extra is no JSON object"),
+        ({"extra": '["timeout"]'}, "extra is no JSON object"),
+        ({"host": "example.com", "port": 70_000}, "port is 70000"),
+        ({"host": "example.com", "port": -1}, "port is -1"),
+        ({"host": "https://example.com:0"}, "port is 0"),
     ],
 )
 def test_nonsense_is_refused_with_the_field_that_holds_it(fields: dict[str, Any], told: str) -> None:
@@ -122,10 +140,8 @@ def test_a_field_left_empty_means_the_default() -> None:
 
 
 def test_a_ca_bundle_can_be_named(tmp_path: Path) -> None:
-    bundle = tmp_path / "bundle.pem"
-    bundle.touch()
-
-    assert read(extra=f'{{"verify": "{bundle}"}}').verify == str(bundle)
+    assert read(extra=json.dumps({"verify": certifi.where()})).verify == certifi.where()
+    assert read(extra=json.dumps({"verify": str(tmp_path)})).verify == str(tmp_path)
 
 
 def test_white_space_around_a_pasted_token_is_no_part_of_it() -> None:

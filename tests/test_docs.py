@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import AIRFLOW_3, DAGS_FOLDER, ROOT, Sandbox, load_dags
+from tests.conftest import DAGS_FOLDER, ROOT, Sandbox, load_dags
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -23,7 +23,6 @@ SNIPPETS = [
     for number, (language, text) in enumerate(SNIPPET.findall(page.read_text()), 1)
 ]
 MAKE_TARGETS = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-AIRFLOW_2_IMPORT = re.compile(r"from airflow\.sdk import DAG  # on Airflow 2\.11: (.*)")
 
 
 @pytest.fixture
@@ -43,14 +42,10 @@ def dag_files() -> Iterator[list[Path]]:
     for number, (language, text) in enumerate(SNIPPET.findall(PAGES[0].read_text())):
         if language == "python":
             paths.append(DAGS_FOLDER / f"readme_{number}.py")
-            paths[-1].write_text(_for_this_airflow(text))
+            paths[-1].write_text(text)
     yield paths
     for path in paths:
         path.unlink()
-
-
-def _for_this_airflow(text: str) -> str:
-    return text if AIRFLOW_3 else AIRFLOW_2_IMPORT.sub(r"\1", text)
 
 
 @pytest.mark.parametrize(("language", "text"), SNIPPETS)
@@ -59,7 +54,7 @@ def test_a_snippet_does_what_it_shows(
 ) -> None:
     if language == "python":
         path = tmp_path / "snippet.py"
-        path.write_text(_for_this_airflow(text))
+        path.write_text(text)
         subprocess.run([sys.executable, "-W", "error:::snippet", path], env=environment, check=True, timeout=120)
         if "DAG(" in text:
             assert load_dags(path).import_errors == {}

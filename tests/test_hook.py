@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
 import json
+import socketserver
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
 import requests
 from airflow.providers.common.compat.sdk import redact
@@ -204,16 +208,44 @@ def test_each_answer_is_what_airflow_should_make_of_it(
 
 
 def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float], order_id: str) -> None:
-    with pytest.raises(YouCanConnectionError, match="what YouCan made of it is unknown"):
+    with pytest.raises(YouCanConnectionError, match="no connection to http://127.0.0.1:9: it was refused"):
         connect(host="http://127.0.0.1:9").get_order(order_id)
 
     assert len(waits) == 3
 
 
+@pytest.mark.parametrize(
+    ("host", "told"),
+    [
+        (
+            "https://no-such-host.invalid",
+            "the host of https://no-such-host.invalid could not be found; nothing was changed",
+        ),
+        ("https://127.0.0.1:{port}", "speaks no TLS .*; nothing was changed"),
+    ],
+)
+def test_why_no_connection_came_about_is_told(
+    connect: Connect, sandbox: Sandbox, order_id: str, host: str, told: str
+) -> None:
+    with pytest.raises(YouCanConnectionError, match=told):
+        connect(host=host.format(port=sandbox.port), max_attempts=1).update_order_status(order_id, "paid", "payment")
+
+
+def test_a_lost_answer_to_an_update_leaves_open_whether_it_took(
+    connect: Connect, sandbox: Sandbox, order_id: str
+) -> None:
+    sandbox.misbehave("lose-answer")
+
+    with pytest.raises(YouCanConnectionError, match="whether YouCan took it is unknown"):
+        connect(max_attempts=1).update_order_status(order_id, "paid", "payment")
+    with pytest.raises(YouCanConnectionError, match="nothing was changed"):
+        connect(max_attempts=1).get_order(order_id)
+
+
 def test_a_slow_shop_is_a_transient_error(connect: Connect, sandbox: Sandbox, order_id: str) -> None:
     sandbox.misbehave("latency", seconds=0.5)
 
-    with pytest.raises(YouCanConnectionError, match=r"no answer within 0\.05 s"):
+    with pytest.raises(YouCanConnectionError, match=r"no whole answer within 0\.05 s"):
         connect(timeout=0.05, max_attempts=1).get_order(order_id)
 
 
@@ -265,7 +297,7 @@ def test_a_lost_answer_is_sent_again_and_holds_once(
     assert sandbox.shop.statuses(order_id)["payment"] == "paid"
 
 
-@pytest.mark.parametrize("location", ["/login", "/orders/settings", "http://127.0.0.1:9/elsewhere"])
+@pytest.mark.parametrize("location", ["/login", "/orders/settings", "http://127.0.0.1:9/elsewhere", "http://[", "//[x"])
 def test_a_redirect_is_never_followed(hook: YouCanHook, sandbox: Sandbox, order_id: str, location: str) -> None:
     sandbox.misbehave("redirect", location=location)
 
@@ -274,6 +306,41 @@ def test_a_redirect_is_never_followed(hook: YouCanHook, sandbox: Sandbox, order_
 
     assert len(sandbox.shop.requests()) == 1
     assert sandbox.shop.history() == []
+
+
+def test_nor_is_it_by_the_session_itself(hook: YouCanHook, sandbox: Sandbox) -> None:
+    sandbox.misbehave("redirect", times=1)
+
+    assert hook.get_conn().put(f"{sandbox.url}/orders/x/status").status_code == 302
+
+
+def test_a_hook_that_is_asked_for_an_order_moves_it_only_from_where_it_may(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str
+) -> None:
+    assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("pending", True)
+    assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("paid", False)
+    assert hook.move_order_status(order_id, "refunded", "payment", only_from=["pending"]) == ("paid", False)
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_no_retry_overruns_what_changed_in_the_meantime(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given an update that is refused once, when someone refunds the order during the wait, then it stays so."""
+    sandbox.misbehave("status", status=503, route="PUT *", times=1)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: sandbox.shop.set_status(order_id, "payment", "refunded"))
+
+    assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("refunded", False)
+    assert sandbox.shop.statuses(order_id)["payment"] == "refunded"
+
+
+def test_a_lost_answer_is_found_to_have_taken(
+    hook: YouCanHook, sandbox: Sandbox, order_id: str, waits: list[float]
+) -> None:
+    sandbox.misbehave("lose-answer", route="PUT *", times=1)
+
+    assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("pending", True)
+    assert len(sandbox.shop.history(order_id)) == 1
 
 
 @pytest.mark.parametrize(
@@ -339,7 +406,154 @@ def test_a_status_of_another_context_is_unknown(hook: YouCanHook) -> None:
         hook.check_status("paid", "shipping")
 
 
+@pytest.mark.parametrize("query", [{"status": "paid"}, {"page": 2}, {"limit": 5}])
+def test_orders_are_listed_by_nothing_that_youcan_passes_over(hook: YouCanHook, query: dict[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="can't be listed by"):
+        list(hook.iter_orders(**query))
+
+
+def test_a_list_without_end_is_given_up(hook: YouCanHook, sandbox: Sandbox) -> None:
+    body = '{"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": 1000000}}}'
+    sandbox.misbehave("status", status=200, body=body)
+    yielded = []
+
+    with pytest.raises(YouCanUnexpectedResponseError, match="nothing new"):
+        yielded.extend(hook.iter_orders())
+
+    assert [order["id"] for order in yielded] == ["a"]
+
+
+def test_a_status_that_resembles_a_documented_one_says_so_without_the_list(connect: Connect, sandbox: Sandbox) -> None:
+    token = sandbox.shop.issue_token(["edit-orders"])["access_token"]
+
+    with pytest.raises(YouCanPermissionError, match="did you mean 'shipped'"):
+        connect(token=token).check_status("shiped", "shipping")
+
+
+# --- hostile servers ---
+
+
+@pytest.fixture
+def answering() -> Iterator[Callable[[Callable[[int], list[bytes | float]]], str]]:
+    """Make a server that answers each request with the given bytes, waiting where a number stands among them."""
+    servers = []
+
+    def start(answer: Callable[[int], list[bytes | float]]) -> str:
+        counted = itertools.count()
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                buffer = b""
+                while data := self.request.recv(65536):
+                    buffer += data
+                    # All requests of these tests have no body, or one that comes with its head.
+                    if b"\r\n\r\n" in buffer:
+                        buffer = b""
+                        for part in answer(next(counted)):
+                            if isinstance(part, bytes):
+                                self.request.sendall(part)
+                            else:
+                                stopped.wait(part)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+            allow_reuse_address = True
+
+            def handle_error(self, *_: Any) -> None:
+                pass
+
+        stopped = threading.Event()
+        server = Server(("127.0.0.1", 0), Handler)
+        servers.append((server, stopped))
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{server.server_address[1]}"
+
+    yield start
+    for server, stopped in servers:
+        stopped.set()
+        server.shutdown()
+        server.server_close()
+
+
+def http(status: str, body: bytes, *headers: bytes) -> bytes:
+    head = b"".join(header + b"\r\n" for header in headers)
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode() + head + b"\r\n" + body
+
+
+def test_a_late_answer_is_never_taken_for_the_next_requests(connect: Connect, answering: Any) -> None:
+    """Given answers that come behind an early hint, then what confirms one order never counts for another."""
+    early = b"HTTP/1.1 103 Early Hints\r\n\r\n"
+    taken = http("200 OK", b'{"status": 200, "detail": "Status is successfully updated", "meta": []}')
+    gone = http("404 Not Found", b'{"status": 0, "detail": "order not found", "meta": []}')
+    hook = connect(host=answering(lambda number: [early, 0.1, taken if number == 0 else gone]), max_attempts=1)
+
+    for order_id in ("taken", "gone", "gone", "gone"):
+        with pytest.raises(YouCanError):
+            hook.update_order_status(order_id, "paid", "payment")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"garbage\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
+        http("200 OK", b"not gzip", b"Content-Encoding: gzip"),
+        http("302 Found", b"", b"Location: http://\xff\xfe/"),
+        http("302 Found", b"", b"Location: http://127.0.0.1:99999999/"),
+        http("200 OK", gzip.compress(b" " * 30_000_000), b"Content-Encoding: gzip"),
+    ],
+)
+def test_no_answer_ends_in_anything_but_a_youcan_error(connect: Connect, answering: Any, answer: bytes) -> None:
+    def answer_once(number: int) -> list[bytes | float]:
+        if number or not answer:
+            raise ConnectionAbortedError
+        return [answer]
+
+    with pytest.raises(YouCanError):
+        connect(host=answering(answer_once), max_attempts=1, timeout=2).get_order("abc")
+
+
+def test_a_body_that_drips_in_is_given_up(connect: Connect, answering: Any) -> None:
+    drip: list[bytes | float] = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *([b" " * 1, 0.05] * 100)]
+
+    with pytest.raises(YouCanConnectionError, match=r"no whole answer within 0\.3 s"):
+        connect(host=answering(lambda _: drip), max_attempts=1, timeout=0.3).get_order("abc")
+
+
+def test_a_compressed_body_may_come_in_pieces(connect: Connect, answering: Any) -> None:
+    answer = http("200 OK", gzip.compress(b'{"slug": "x"}'), b"Content-Encoding: gzip")
+    cut = len(answer) - 20
+    pieces: list[bytes | float] = [answer[:cut], 0.05, answer[cut : cut + 3], 0.05, answer[cut + 3 :]]
+
+    assert connect(host=answering(lambda _: pieces)).get_store() == {"slug": "x"}
+
+
+def test_no_cookie_is_kept(connect: Connect, answering: Any) -> None:
+    hook = connect(host=answering(lambda _: [http("200 OK", b'{"slug": "x"}', b"Set-Cookie: session=abc; path=/")]))
+
+    hook.get_store()
+
+    assert len(hook.get_conn().cookies) == 0
+
+
 # --- the token ---
+
+
+def test_the_token_goes_to_the_shop_and_nowhere_else(connect: Connect, answering: Any, sandbox: Sandbox) -> None:
+    elsewhere = answering(lambda _: [http("200 OK", b"{}")])
+
+    answer = connect().get_conn().get(f"{elsewhere}/me")
+
+    assert "Authorization" not in answer.request.headers
+
+
+def test_what_is_searched_for_is_in_no_log_of_urllib3(hook: YouCanHook, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("DEBUG"):
+        list(hook.iter_orders(q="+212612345678"))
+
+    assert "/orders?***" in caplog.text
+    assert "212612345678" not in caplog.text
 
 
 @pytest.mark.parametrize("trouble", [{"kind": "drop"}, {"kind": "status", "status": 401}, {"kind": "html"}])
@@ -442,7 +656,7 @@ def test_a_named_ca_bundle_wins_over_the_environments(
     connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bundle = tmp_path / "bundle.pem"
-    bundle.touch()
+    bundle.write_bytes(Path(certifi.where()).read_bytes())
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/etc/ssl/other.pem")
     verified: list[Any] = []
 
@@ -460,10 +674,21 @@ def test_a_named_ca_bundle_wins_over_the_environments(
     assert verified == [str(bundle), "/etc/ssl/other.pem"]
 
 
+def test_a_ca_bundle_of_the_environment_that_is_not_there_is_told(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")
+
+    with pytest.raises(YouCanInvalidInputError, match="REQUESTS_CA_BUNDLE"):
+        connect(host="https://api.youcan.shop").get_store()
+
+
 def test_a_certificate_that_no_one_vouches_for_is_refused(
     connect: Connect, self_signed_server: str, waits: list[float]
 ) -> None:
-    with pytest.raises(YouCanConnectionError, match="TLS certificate could not be verified"):
+    with pytest.raises(
+        YouCanConnectionError, match="the TLS certificate of https://localhost:.* could not be verified"
+    ):
         connect(host=self_signed_server).get_store()
 
 

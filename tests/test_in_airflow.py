@@ -110,6 +110,37 @@ def test_a_transient_error_that_stays_fails_in_the_end(
     assert sandbox.shop.statuses(order_id)["payment"] == "pending"
 
 
+def test_a_guard_can_be_templated_and_mapped(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
+    run = run_dag(
+        f"""
+        @task
+        def guard():
+            return ["pending", "unpaid"]
+        YouCanUpdatePaymentStatusOperator(
+            task_id="pay", order_id="{order_id}", status="paid", only_from=guard()
+        ) >> YouCanUpdateShippingStatusOperator.partial(
+            task_id="ship", order_id="{order_id}", status="shipped"
+        ).expand(only_from=["{{{{ 'unfulfilled' }}}}"])
+        """
+    )
+
+    assert run.state == "success"
+    assert sandbox.shop.statuses(order_id) == {"general": "open", "shipping": "shipped", "payment": "paid"}
+
+
+def test_a_flag_from_an_upstream_task_does_not_become_true(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
+    run = run_dag(
+        f"""
+        YouCanUpdatePaymentStatusOperator.partial(task_id="pay").expand_kwargs(
+            [{{"order_id": "{order_id}", "status": "payd", "allow_custom_label": "false"}}]
+        )
+        """
+    )
+
+    assert run.state == "failed"
+    assert updates(sandbox) == 0
+
+
 def test_a_guard_skips_the_task_and_says_what_it_found(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
     sandbox.shop.set_status(order_id, "payment", "refunded")
 

@@ -61,7 +61,7 @@ def test_each_operator_sets_its_own_status(sandbox: Sandbox, order_id: str, cont
 
 def test_the_arguments_that_are_templated() -> None:
     for operator in OPERATORS.values():
-        assert tuple(operator.template_fields) == ("order_id", "status", "youcan_conn_id")
+        assert tuple(operator.template_fields) == ("order_id", "status", "youcan_conn_id", "only_from")
 
 
 def test_every_operator_has_the_link() -> None:
@@ -150,9 +150,13 @@ def test_a_guard_skips_what_has_moved_on(sandbox: Sandbox, order_id: str) -> Non
     assert changes(sandbox) == []
 
 
-def test_a_guard_with_a_typo_does_not_skip_without_a_word(sandbox: Sandbox, order_id: str) -> None:
-    with pytest.raises(AirflowSkipException, match=r"'pendng' \(did you mean 'pending'\?\)"):
+def test_a_guard_with_a_typo_does_not_skip_without_a_warning(
+    sandbox: Sandbox, order_id: str, log_lines: Callable[[], list[str]]
+) -> None:
+    with pytest.raises(AirflowSkipException, match="is 'pending', not 'pendng'"):
         update("payment", order_id, "paid", only_from="pendng")
+
+    assert any("only_from names 'pendng': did you mean 'pending'?" in line for line in log_lines())
 
 
 def test_a_guard_can_name_a_junk_label_to_repair_it(sandbox: Sandbox, order_id: str) -> None:
@@ -170,10 +174,20 @@ def test_a_guard_fails_where_the_status_cannot_be_read(sandbox: Sandbox, order_i
     assert changes(sandbox) == []
 
 
-@pytest.mark.parametrize("only_from", [[], "", " ", [""], [None], ["pending", 3]])
-def test_a_guard_that_says_nothing_is_refused(only_from: Any) -> None:
-    with pytest.raises(YouCanInvalidInputError, match="only_from"):
+@pytest.mark.parametrize("only_from", [[], "", " ", [""], [None], ["pending", 3], 5, iter(["pending"])])
+def test_a_guard_that_says_nothing_is_refused(sandbox: Sandbox, only_from: Any) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="only_from .* nothing was sent"):
         update("payment", "abc", "paid", only_from=only_from)
+
+    assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize("flag", ["allow_custom_label", "skip_not_found"])
+@pytest.mark.parametrize("value", ["False", "true", 0, 1, None, []])
+def test_a_flag_that_is_not_plain_is_refused(flag: str, value: Any) -> None:
+    """Whatever is not false is true to Python: "False" would put a typo on a customer's order."""
+    with pytest.raises(YouCanInvalidInputError, match=f"{flag} is .* give True or False"):
+        update("payment", "abc", "payd", **{flag: value})
 
 
 # --- skip_not_found ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -124,6 +125,11 @@ def test_the_stores_statuses_can_be_read_and_replaced(ask: Client) -> None:
     lists["payment"] = [{"slug": "Is paid", "name": "paid"}]
     assert ask("PUT", "/orders/settings", json=lists).status_code == 200
 
+    assert [status["slug"] for status in ask("GET", "/orders/settings").json()["payment"]] == ["Is paid"]
+
+    lists["payment"] = [{"name": "a status without a slug"}]
+    assert ask("PUT", "/orders/settings", json=lists).status_code == 422
+    assert ask("PUT", "/orders/settings", data="no JSON").status_code == 422
     assert [status["slug"] for status in ask("GET", "/orders/settings").json()["payment"]] == ["Is paid"]
 
 
@@ -283,7 +289,22 @@ def test_a_rate_limit_answers_as_laravel_does(ask: Client, sandbox: Sandbox) -> 
     assert 0 < int(refused.headers["Retry-After"]) <= 60
 
 
-@pytest.mark.parametrize("rule", [{"kind": "nap"}, {"kind": "drop", "share": 0}, {"kind": "status", "status": 99}])
+@pytest.mark.parametrize(
+    "rule",
+    [
+        {"kind": "nap"},
+        {"kind": "drop", "share": 0},
+        {"kind": "drop", "share": "0.5"},
+        {"kind": "drop", "times": 0},
+        {"kind": "drop", "times": "2"},
+        {"kind": "drop", "route": "put /orders"},
+        {"kind": "drop", "route": "PUT orders"},
+        {"kind": "latency", "seconds": "1"},
+        {"kind": "status", "status": 99},
+        {"kind": "status", "headers": ["Retry-After"]},
+        {"kind": "status", "body": {"status": 200}},
+    ],
+)
 def test_a_rule_that_makes_no_sense_is_refused(ask: Client, rule: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="is"):
         Misbehaviour(**rule)
@@ -301,6 +322,7 @@ def test_it_is_steered_over_http(ask: Client, sandbox: Sandbox, order_id: str) -
     assert ask("DELETE", "/sandbox/misbehaviours").status_code == 204
     assert ask("PUT", f"/orders/{order_id}/status", json={"status": "closed"}).status_code == 200
 
+    assert {"id": order_id, "ref": "001"}.items() <= ask("GET", "/sandbox/orders").json()[0].items()
     asked = ask("GET", "/sandbox/requests").json()
     assert [(request["method"], request["status"]) for request in asked] == [("GET", 200), ("PUT", 200)]
     assert json.loads(asked[1]["body"]) == {"status": "closed"}
@@ -325,6 +347,17 @@ def test_a_file_survives_a_restart(tmp_path: Path) -> None:
         assert sandbox.shop.order_ids() == order_ids
         assert sandbox.shop.statuses(order_ids[0])["payment"] == "paid"
         assert sandbox.shop.scopes(ACCESS_TOKEN)
+
+
+def test_a_shop_in_a_file_is_made_once(tmp_path: Path) -> None:
+    shop = Shop(str(tmp_path / "shop.db"), orders=3)
+    shop.revoke_token(ACCESS_TOKEN)
+    shop.close()
+
+    shop = Shop(str(tmp_path / "shop.db"), orders=3)
+
+    assert len(shop.order_ids()) == 3
+    assert shop.scopes(ACCESS_TOKEN) is None
 
 
 def test_the_same_seed_makes_the_same_believable_shop() -> None:
@@ -358,8 +391,21 @@ def test_it_runs_from_the_command_line(command_line: subprocess.Popen[str]) -> N
 
     assert Client(url)("GET", "/orders").json()["meta"]["pagination"]["total"] == 7
 
-    command_line.terminate()
-    assert command_line.wait(10) is not None
+    command_line.send_signal(signal.SIGINT)
+    rest = command_line.stdout.read()
+    assert command_line.wait(10) == 0
+    assert "airflow connections add youcan_default" in rest
+    assert "Traceback" not in rest
+
+
+def test_a_database_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "airflow_provider_youcan.sandbox", "--database", str(tmp_path / "no" / "x.db")]
+
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("Can't keep a shop in ")
+    assert "Traceback" not in ended.stderr
 
 
 def test_a_port_that_is_taken_is_told_in_a_line(sandbox: Sandbox) -> None:

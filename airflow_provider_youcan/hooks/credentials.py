@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import math
 import re
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow.providers.common.compat.sdk import mask_secret
+try:
+    from airflow.sdk.log import mask_secret
+except ImportError:  # Airflow 2; common-compat knows this one only in its newest versions
+    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
 from airflow_provider_youcan import api
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
@@ -84,8 +89,9 @@ def _read_token(password: str | None) -> str:
 
 
 def _read_extra(connection: Connection) -> Mapping[str, Any]:
+    # Airflow's own extra_dejson makes {} of what is no JSON, and would so pass over every setting in it.
     try:
-        extra = connection.extra_dejson
+        extra = json.loads(connection.extra or "{}")
     except ValueError:
         extra = None
     if not isinstance(extra, Mapping):
@@ -110,12 +116,24 @@ def _read_max_attempts(extra: Mapping[str, Any]) -> int:
 
 def _read_verify(extra: Mapping[str, Any]) -> bool | str:
     verify = extra.get("verify", True)
-    if verify is not True and not (isinstance(verify, str) and verify and Path(verify).exists()):
-        raise ValueError(
-            f"extra 'verify' is {verify!r}: give the path of a CA bundle that exists, or leave it out; TLS "
-            "certificates are always verified."
-        )
-    return verify
+    if verify is True or (isinstance(verify, str) and _is_ca_bundle(verify)):
+        return verify
+    shown = verify if not isinstance(verify, str) or len(verify) < 200 else "no path"
+    raise ValueError(
+        f"extra 'verify' is {shown!r}: give the path of a CA bundle, or leave it out; TLS certificates are always "
+        "verified."
+    )
+
+
+def _is_ca_bundle(path: str) -> bool:
+    try:
+        if Path(path).is_dir():
+            ssl.create_default_context(capath=path)
+        else:
+            ssl.create_default_context(cafile=path)
+    except (OSError, ValueError):  # ssl's own errors are OSErrors; a path with a NUL in it is a ValueError
+        return False
+    return bool(path)
 
 
 def _number(value: object) -> float:
@@ -136,7 +154,7 @@ def _read_base_url(host: str | None, schema: str | None, port: int | None) -> st
         return api.BASE_URL
     if "@" in host:  # first, because no message may repeat a login
         raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
-    no_url = f"host is {host!r}, which is no base URL: give one such as {api.BASE_URL}."
+    no_url = f"host is no base URL: give one such as {api.BASE_URL}."
     try:
         url = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
         name, own_port = url.hostname or "", url.port
@@ -144,19 +162,23 @@ def _read_base_url(host: str | None, schema: str | None, port: int | None) -> st
         raise ValueError(no_url) from None
     if not _is_host(name) or url.query or url.fragment or not re.fullmatch(r"[A-Za-z0-9_./~-]*", url.path):
         raise ValueError(no_url)
-    if own_port and port and own_port != port:
+    if own_port is not None and port is not None and own_port != port:
         raise ValueError(f"host names the port {own_port}, but the port is {port}: keep one of them.")
+    port = port if own_port is None else own_port
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"port is {port}: give one from 1 to 65535, or leave it out.")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(name)):
         raise ValueError(
             f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
         )
-    port_suffix = f":{own_port or port}" if own_port or port else ""
+    port_suffix = "" if port is None else f":{port}"
     # Put together anew from the parts that were checked, so that no other parser can read it otherwise.
     return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
 
 
 def _is_host(name: str) -> bool:
-    return _is_address(name) or re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", name) is not None
+    label = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
+    return _is_address(name) or re.fullmatch(rf"{label}(\.{label})*\.?", name) is not None
 
 
 def _is_address(name: str) -> bool:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+import logging
+import re
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from http.cookiejar import DefaultCookiePolicy
+from typing import Any, TypeVar
 
 import requests
 import urllib3
@@ -14,13 +18,26 @@ from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanError,
     YouCanInvalidInputError,
+    YouCanPermanentError,
     YouCanPermissionError,
+    YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
-from airflow_provider_youcan.orders import OrderStatuses, StatusContext, check_known_status, check_status
+from airflow_provider_youcan.orders import (
+    OrderStatuses,
+    StatusContext,
+    check_known_status,
+    check_status,
+    closest_statuses,
+)
 from airflow_provider_youcan.retries import retry_policy
 
 __all__ = ["YouCanHook"]
+
+_Result = TypeVar("_Result")
+
+# As many newer orders may come in while a page is read that the next one repeats it; hardly ten times in a row.
+_MOST_STALE_PAGES = 10
 
 
 class YouCanHook(BaseHook):
@@ -56,21 +73,17 @@ class YouCanHook(BaseHook):
 
     def get_conn(self) -> requests.Session:
         """
-        Return the session that all requests of this hook share, with the access token in place.
+        Return the session that all requests of this hook share.
+
+        It sends the access token to the shop's API and nowhere else, and follows no redirect. What it answers
+        is not checked: whether a 200 is a success, the methods of this hook tell.
 
         :raises YouCanInvalidInputError: if the Airflow connection is missing or makes no sense.
         """
         if self._session is None:
             credentials = self._get_credentials()
-            session = requests.Session()
-            session.auth = _BearerToken(credentials.token)
-            session.verify = credentials.verify
-            session.headers.update(
-                {"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"}
-            )
-            # An http base is on this machine. A proxy from the environment would carry the token off it.
-            session.trust_env = credentials.base_url.startswith("https://")
-            self._session = session
+            self.log.info("The connection %r leads to %s.", self.youcan_conn_id, credentials.base_url)
+            self._session = _Session(credentials)
         return self._session
 
     def update_order_status(
@@ -88,6 +101,52 @@ class YouCanHook(BaseHook):
         :raises YouCanError: if the update did not happen, or no one can say that it did.
         """
         self._send(api.update_order_status(order_id, status, context))
+
+    def move_order_status(
+        self,
+        order_id: str,
+        status: str,
+        context: StatusContext | str = StatusContext.GENERAL,
+        *,
+        only_from: Collection[str],
+    ) -> tuple[str, bool]:
+        """
+        Set one status of one order, if it stands where it may be moved from.
+
+        The status is read before each attempt to set it, so that no repeated request overruns what someone
+        changed in the meantime.
+
+        :param order_id: the order's UUID.
+        :param status: the slug, sent as it is given.
+        :param context: ``general`` (default), ``shipping`` or ``payment``.
+        :param only_from: the slugs that the status may be moved from.
+        :return: the status that was found, and whether it was changed. It is not changed where it is the
+            target already, or none of ``only_from``.
+        :raises YouCanError: if the update did not happen, no one can say that it did, or the status can't be read.
+        """
+        read, update = api.get_order(order_id), api.update_order_status(order_id, status, context)
+        moved_from: str | None = None
+
+        def attempt() -> tuple[str, bool]:
+            nonlocal moved_from
+            found = OrderStatuses.from_order(self._send_once(read))[context]
+            if found is None:
+                raise YouCanPermanentError(
+                    f"The {StatusContext(context)} status of order {order_id} can't be read, so only_from can't be "
+                    "checked and nothing was sent: look at the order, or leave only_from out.",
+                    method=read.method,
+                    url=read.path,
+                )
+            if found == status:
+                # Perhaps by an attempt whose answer was lost.
+                return moved_from or found, moved_from is not None
+            if found not in only_from:
+                return found, False
+            moved_from = found
+            self._send_once(update)
+            return found, True
+
+        return self._retrying(attempt)
 
     def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
         """
@@ -129,15 +188,22 @@ class YouCanHook(BaseHook):
         """
         include = (include,) if isinstance(include, str) else tuple(include)
         seen: set[str] = set()
-        page, total_pages = 1, 1
+        page = total_pages = 1
+        stale_pages = 0
         while page <= total_pages:
-            payload = self._send(api.list_orders(page, page_size, include, **query))
-            if not payload["data"]:
-                return
-            for order in payload["data"]:
-                if order["id"] not in seen:
-                    seen.add(order["id"])
-                    yield order
+            request = api.list_orders(page, page_size, include, query)
+            payload = self._send(request)
+            new = {order["id"]: order for order in payload["data"] if order["id"] not in seen}
+            seen |= new.keys()
+            yield from new.values()
+            stale_pages = 0 if new else stale_pages + 1
+            if stale_pages == _MOST_STALE_PAGES:
+                raise YouCanUnexpectedResponseError(
+                    f"Could not {request.purpose}: {stale_pages} pages in a row held nothing new, so the list has no "
+                    "end; check that the connection's host is YouCan's API.",
+                    method=request.method,
+                    url=request.path,
+                )
             page, total_pages = page + 1, payload["meta"]["pagination"]["total_pages"]
 
     def get_store_statuses(self) -> dict[StatusContext, list[str]]:
@@ -148,11 +214,7 @@ class YouCanHook(BaseHook):
         :raises YouCanError: if they could not be read; it takes the scope ``read-orders-statuses``.
         """
         if self._store_statuses is None:
-            payload = self._send(api.get_store_statuses())
-            self._store_statuses = {
-                context: [status["slug"] for status in payload[name]]
-                for context, name in api.STORE_STATUS_LISTS.items()
-            }
+            self._store_statuses = api.read_store_slugs(self._send(api.get_store_statuses()))
         return {context: list(slugs) for context, slugs in self._store_statuses.items()}
 
     def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> None:
@@ -173,10 +235,12 @@ class YouCanHook(BaseHook):
         try:
             store_slugs = self.get_store_statuses()[context]
         except YouCanPermissionError as error:
+            closest = closest_statuses(status, context.documented_slugs)
+            hint = f" (did you mean {' or '.join(map(repr, closest))}?)" if closest else ""
             raise YouCanPermissionError(
-                f"{status!r} is not a documented {context} status, and whether it is one of the store's own can't "
-                f"be read: grant the scope 'read-orders-statuses' to the token in the Airflow connection "
-                f"{self.youcan_conn_id!r}, or set allow_custom_label=True.",
+                f"{status!r} is not a documented {context} status{hint}, and whether it is one of the store's own "
+                f"can't be read, so nothing was sent: grant the scope 'read-orders-statuses' to the token in the "
+                f"Airflow connection {self.youcan_conn_id!r}, or set allow_custom_label=True.",
                 method=error.method,
                 url=error.url,
                 status_code=error.status_code,
@@ -209,38 +273,46 @@ class YouCanHook(BaseHook):
         return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
 
     def _send(self, request: api.Request) -> dict[str, Any]:
-        credentials = self._get_credentials()
-        return retry_policy(credentials.max_attempts, self.log.warning)(self._send_once, request)
+        return self._retrying(self._send_once, request)
+
+    def _retrying(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        policy = retry_policy(self._get_credentials().max_attempts, self.log.warning)
+        return policy(function, *arguments)
 
     def _send_once(self, request: api.Request) -> dict[str, Any]:
         credentials = self._get_credentials()
-        self.log.debug("%s %s", request.method, request.path)
         try:
-            response = self.get_conn().request(
-                request.method,
-                credentials.base_url + request.path,
-                params=request.params,
-                json=request.json,
-                timeout=credentials.timeout,
-                allow_redirects=False,
-                # Given with each request, because a CA bundle named in the environment would override the
-                # session's.
-                verify=credentials.verify if isinstance(credentials.verify, str) else None,
-            )
-        except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-            failure = _connection_error(request, error, credentials.timeout)
+            answer = self._carry(request, credentials)
+        except YouCanError:
+            raise
+        except Exception as error:  # requests lets some errors of what is below it through
+            failure = _read_failure(request, error, credentials)
         else:
-            return api.read_response(
-                request,
-                response.status_code,
-                response.headers,
-                response.content,
-                youcan_conn_id=self.youcan_conn_id,
-                secret=credentials.token,
-            )
+            try:
+                return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+            except YouCanError:
+                # What else comes on this connection may be the late answer to this request, and must not be
+                # taken for the answer to the next one.
+                self.get_conn().close()
+                raise
         # Raised out here, so that it carries no trace of the library's error: that one's text holds the whole
         # address, and so what a search asked for.
         raise failure
+
+    def _carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
+        """Send the request, and return the status code, the headers and the body of the answer."""
+        self.log.debug("%s %s", request.method, request.path)
+        with self.get_conn().request(
+            request.method,
+            credentials.base_url + request.path,
+            params=request.params,
+            json=request.json,
+            timeout=credentials.timeout,
+            stream=True,
+            # Given with each request, because a CA bundle named in the environment would override the session's.
+            verify=credentials.verify if isinstance(credentials.verify, str) else None,
+        ) as response:
+            return response.status_code, response.headers, _read_body(response, credentials.timeout)
 
     def _get_credentials(self) -> Credentials:
         if self._credentials is None:
@@ -255,36 +327,102 @@ class YouCanHook(BaseHook):
         return self._credentials
 
 
+class _Session(requests.Session):
+    """
+    A session that sends the token to the shop's API alone.
+
+    It follows no redirect: a client that does turns a PUT into a GET, and reports an update that never happened.
+    It keeps no cookie, and takes no login from ``~/.netrc``, which would replace the token.
+    """
+
+    def __init__(self, credentials: Credentials) -> None:
+        super().__init__()
+        self.auth = _BearerToken(credentials)
+        self.verify = credentials.verify
+        self.headers.update({"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"})
+        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # An http base is on this machine. A proxy from the environment would carry the token off it.
+        self.trust_env = credentials.base_url.startswith("https://")
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
+        return None
+
+
 class _BearerToken(requests.auth.AuthBase):
-    """
-    Puts the token on each request.
-
-    As the session's ``auth`` it also keeps requests from taking a login for the host from ``~/.netrc``, which
-    would replace the header.
-    """
-
-    def __init__(self, token: str) -> None:
-        self._token = token
+    def __init__(self, credentials: Credentials) -> None:
+        self._credentials = credentials
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._token}"
+        if (request.url or "").startswith(f"{self._credentials.base_url}/"):
+            request.headers["Authorization"] = f"Bearer {self._credentials.token}"
         return request
 
 
-def _connection_error(request: api.Request, error: Exception, timeout: float) -> YouCanConnectionError:
-    if isinstance(error, requests.Timeout):
-        detail = f"no answer within {timeout:g} s"
-    elif isinstance(error, requests.exceptions.SSLError):
-        detail = "its TLS certificate could not be verified"
+class _WithoutQuery(logging.Filter):
+    """Keeps what a search for orders asked for, such as a customer's phone, out of urllib3's own log lines."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(
+                re.sub(r"(/orders)\?\S*", r"\1?***", argument) if isinstance(argument, str) else argument
+                for argument in record.args
+            )
+        return True
+
+
+for _name in ("urllib3.connection", "urllib3.connectionpool"):
+    logging.getLogger(_name).addFilter(_WithoutQuery())
+
+
+# A page of orders is a quarter of a megabyte.
+_LARGEST_BODY = 20_000_000
+
+
+def _read_body(response: requests.Response, timeout: float) -> bytes:
+    """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
+    deadline = time.monotonic() + timeout
+    body = bytearray()
+    # read1 returns what has come; before urllib3 2 there is only read, which waits until the chunk is full.
+    read = getattr(response.raw, "read1", response.raw.read)
+    while chunk := read(65_536, decode_content=True):
+        body += chunk
+        if len(body) > _LARGEST_BODY:
+            return b""
+        if time.monotonic() > deadline:
+            raise requests.ReadTimeout
+    return bytes(body)
+
+
+def _read_failure(request: api.Request, error: Exception, credentials: Credentials) -> YouCanError:
+    """Tell what kept an answer from coming, and whether the shop may have taken the request all the same."""
+    where = credentials.base_url
+    reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
+    sent = False
+    if isinstance(error, requests.ConnectTimeout):
+        what = f"no connection to {where} within {credentials.timeout:g} s"
     elif isinstance(error, requests.exceptions.ProxyError):
-        detail = "the proxy could not be reached or refused"
-    elif isinstance(error, requests.exceptions.ChunkedEncodingError):
-        detail = "the answer broke off"
+        what = f"the proxy to {where} could not be reached, or refused"
+    elif isinstance(error, requests.exceptions.SSLError):
+        what = f"the TLS certificate of {where} could not be verified"
+        if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error):
+            what = f"{where} speaks no TLS (is it http?)"
+    elif isinstance(reason, urllib3.exceptions.NameResolutionError):
+        what = f"the host of {where} could not be found"
+    elif isinstance(reason, urllib3.exceptions.NewConnectionError):
+        what = f"no connection to {where}: it was refused, or there is no way to it"
+    elif isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+        return YouCanInvalidInputError(
+            f"Could not {request.purpose}: the CA bundle that the environment names (REQUESTS_CA_BUNDLE, "
+            "CURL_CA_BUNDLE) can't be read, so nothing was sent; mend the variable."
+        )
     else:
-        detail = "the connection failed or was dropped"
+        sent = True
+        timed_out = isinstance(error, (requests.Timeout, urllib3.exceptions.ReadTimeoutError))
+        what = f"no whole answer within {credentials.timeout:g} s" if timed_out else "the answer was lost or broke off"
+    outcome = "whether YouCan took it is unknown" if sent and request.method == "PUT" else "nothing was changed"
     return YouCanConnectionError(
-        f"Could not {request.purpose}: {detail}; what YouCan made of it is unknown: try again.",
+        f"Could not {request.purpose}: {what}; {outcome}, and it may work later.",
         method=request.method,
         url=request.path,
-        detail=detail,
+        detail=what,
     )

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_youcan.exceptions import (
-    YouCanInvalidInputError,
-    YouCanOrderNotFoundError,
-    YouCanPermanentError,
-)
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status, closest_statuses
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_youcan.hooks.youcan import YouCanHook
 
 __all__ = [
     "YouCanUpdateOrderStatusOperator",
@@ -36,7 +30,7 @@ class _UpdateStatusOperator(BaseOperator):
 
     status_context: ClassVar[StatusContext]
 
-    template_fields: Sequence[str] = ("order_id", "status", "youcan_conn_id")
+    template_fields: Sequence[str] = ("order_id", "status", "youcan_conn_id", "only_from")
     operator_extra_links = (YouCanOrderLink(),)
     ui_color = "#fde2ec"
 
@@ -47,7 +41,7 @@ class _UpdateStatusOperator(BaseOperator):
         status: str,
         youcan_conn_id: str = "youcan_default",
         allow_custom_label: bool = False,
-        only_from: str | Iterable[str] | None = None,
+        only_from: str | Collection[str] | None = None,
         skip_not_found: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -55,9 +49,9 @@ class _UpdateStatusOperator(BaseOperator):
         self.order_id = order_id
         self.status = status
         self.youcan_conn_id = youcan_conn_id
-        self.allow_custom_label = allow_custom_label
-        self.only_from = _read_guard(only_from)
-        self.skip_not_found = skip_not_found
+        self.allow_custom_label = _check_flag("allow_custom_label", allow_custom_label)
+        self.only_from = only_from
+        self.skip_not_found = _check_flag("skip_not_found", skip_not_found)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -73,20 +67,24 @@ class _UpdateStatusOperator(BaseOperator):
         # import than all the rest of this module.
         from airflow_provider_youcan.hooks.youcan import YouCanHook
 
-        order_id = check_order_id(self.order_id)
-        status = check_status(self.status)
-        YouCanOrderLink.persist(context, order_id)
+        YouCanOrderLink.persist(context, self.order_id)
+        order_id, status, only_from = check_order_id(self.order_id), check_status(self.status), self._read_guard()
         hook = YouCanHook(self.youcan_conn_id)
         hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
+        previous_status, changed = None, True
         try:
-            previous_status = self._read_previous_status(hook) if self.only_from else None
-            changed = previous_status != status
-            if changed:
+            if only_from is None:
                 hook.update_order_status(order_id, status, self.status_context)
+            else:
+                previous_status, changed = hook.move_order_status(
+                    order_id, status, self.status_context, only_from=only_from
+                )
         except YouCanOrderNotFoundError as error:
             if not self.skip_not_found:
                 raise
             raise AirflowSkipException(f"Skipped because skip_not_found is set. {error}") from None
+        if previous_status is not None and not changed and previous_status != status:
+            self._skip(previous_status, only_from or ())
         self.log.info(
             "Order %s: the %s status %s %r%s.",
             order_id,
@@ -103,47 +101,44 @@ class _UpdateStatusOperator(BaseOperator):
             "changed": changed,
         }
 
-    def _read_previous_status(self, hook: YouCanHook) -> str:
-        """Read the status that the order holds; skip the task where the guard forbids to move it."""
-        found = hook.get_order_statuses(self.order_id)[self.status_context]
-        if found is None:
-            raise YouCanPermanentError(
-                f"The {self.status_context} status of order {self.order_id} can't be read, so only_from can't be "
-                "checked and nothing was sent: look at the order, or leave only_from out."
+    def _read_guard(self) -> tuple[str, ...] | None:
+        if self.only_from is None:
+            return None
+        slugs = (self.only_from,) if isinstance(self.only_from, str) else self.only_from
+        if (
+            not isinstance(slugs, Collection)
+            or not slugs
+            or not all(isinstance(slug, str) and slug.strip() for slug in slugs)
+        ):
+            raise YouCanInvalidInputError(
+                f"only_from is {self.only_from!r}; nothing was sent: give the slug, or the slugs, that the status may "
+                "be moved from, or leave it out."
             )
-        assert self.only_from is not None  # noqa: S101  # for the type checker: only called with a guard
-        if found != self.status and found not in self.only_from:
-            raise AirflowSkipException(
-                f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
-                f"{self._describe_guard()}, so it was left alone."
-            )
-        return found
+        return tuple(slugs)
 
-    def _describe_guard(self) -> str:
+    def _skip(self, found: str, only_from: Collection[str]) -> NoReturn:
         """
-        Name the slugs of ``only_from``, with a hint at each that may be a slip of the pen.
+        Skip the task, and warn of each slug in the guard that may be a slip of the pen.
 
         A guard may name junk labels, in order to repair them, so an unknown slug is no error; but a guard
-        with a typo in it would skip every order, and must not do so without a word.
+        with a typo in it skips every order, and must not do so without a word.
         """
-        described = []
-        for slug in self.only_from or ():
-            known = self.status_context.documented_slugs
+        known = self.status_context.documented_slugs
+        for slug in only_from:
             closest = [] if slug in known else closest_statuses(slug, known)
-            described.append(f"{slug!r} (did you mean {closest[0]!r}?)" if closest else repr(slug))
-        return " or ".join(described)
-
-
-def _read_guard(only_from: str | Iterable[str] | None) -> tuple[str, ...] | None:
-    if only_from is None:
-        return None
-    slugs = (only_from,) if isinstance(only_from, str) else tuple(only_from)
-    if not slugs or not all(isinstance(slug, str) and slug.strip() for slug in slugs):
-        raise YouCanInvalidInputError(
-            f"only_from is {only_from!r}: give the slug, or the slugs, that the status may be moved from, "
-            "or leave it out."
+            if closest:
+                self.log.warning("only_from names %r: did you mean %r?", slug, closest[0])
+        raise AirflowSkipException(
+            f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
+            f"{' or '.join(map(repr, only_from))}, so it was left alone."
         )
-    return slugs
+
+
+def _check_flag(name: str, value: object) -> bool:
+    # Any other value is as good as true to Python: the text "False", an XCom that says no.
+    if not isinstance(value, bool):
+        raise YouCanInvalidInputError(f"{name} is {value!r}: give True or False; it is not templated.")
+    return value
 
 
 class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
@@ -163,7 +158,7 @@ class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
     :param allow_custom_label: set any text, even one that is in no list (default ``False``).
     :param only_from: the slug, or the slugs, that the status may be moved from. The status is read first:
         where it is the target already, the task succeeds and sends nothing; where it is something else, the
-        task is skipped. Without it, an old task run again moves the order back (default ``None``).
+        task is skipped. Without it, an old task run again moves the order back (templated; default ``None``).
     :param skip_not_found: skip the task, rather than fail it, where the shop has no such order (default
         ``False``).
     """

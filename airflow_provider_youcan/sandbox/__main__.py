@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import sqlite3
 import sys
 
 from airflow_provider_youcan.sandbox.server import Sandbox
-from airflow_provider_youcan.sandbox.shop import Shop
+from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
 
 __all__ = ["main"]
 
@@ -23,21 +24,46 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--database", default=":memory:", help="an SQLite file that keeps the shop")
     parser.add_argument("--orders", type=int, default=200, help="how many orders a new shop is given")
     options = parser.parse_args(arguments)
-    shop = Shop(options.database, options.orders)
+    if options.orders < 0:
+        parser.error("--orders is a number from 0")
+    try:
+        shop = Shop(options.database, options.orders)
+    except sqlite3.Error as error:
+        print(f"Can't keep a shop in {options.database}: {error}.", file=sys.stderr)
+        return 1
     try:
         sandbox = Sandbox(options.host, options.port, shop)
-    except OSError as error:
-        print(f"Can't listen on {options.host}:{options.port}: {error.strerror}.", file=sys.stderr)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        print(f"Can't listen on {options.host}:{options.port}: {reason}.", file=sys.stderr)
         return 1
-    print(
-        f"A YouCan shop with {len(shop.order_ids())} orders listens on {sandbox.url}\n"
-        f"Airflow reaches it with\n  export AIRFLOW_CONN_YOUCAN_DEFAULT='{sandbox.connection()}'\n"
-        f"What was asked of it: {sandbox.url}/sandbox/requests",
-        flush=True,
-    )
-    sandbox.run()
-    shop.close()
+    print(_describe(sandbox), flush=True)
+    try:
+        sandbox.run()
+    except KeyboardInterrupt:
+        print("Closed.")
+    finally:
+        shop.close()
     return 0
+
+
+def _describe(sandbox: Sandbox) -> str:
+    orders = sandbox.shop.orders()
+    lines = [
+        f"A YouCan shop with {len(orders)} orders listens on {sandbox.url}",
+        "Airflow reaches it with",
+        f"  export AIRFLOW_CONN_YOUCAN_DEFAULT='{sandbox.connection()}'",
+        "or, where it runs already, with",
+        f"  airflow connections add youcan_default --conn-type youcan --conn-host {sandbox.url}"
+        f" --conn-password {ACCESS_TOKEN}",
+        f"Its orders: {sandbox.url}/sandbox/orders" + (f" (the first is {orders[0]['id']})" if orders else ""),
+        f"What was asked of it: {sandbox.url}/sandbox/requests",
+    ]
+    if sandbox.shop.scopes(ACCESS_TOKEN) is None:
+        lines.append(f"The token {ACCESS_TOKEN} was revoked: make another with POST {sandbox.url}/sandbox/tokens")
+    if sandbox.shop.suspended:
+        lines.append("The store is suspended: every request is answered with 402.")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

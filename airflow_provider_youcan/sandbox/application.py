@@ -42,6 +42,7 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
             Route("/me", pages.get_store, methods=["GET"]),
             Route("/oauth/token", pages.issue_token, methods=["POST"]),
             Route("/login", pages.login_page, methods=["GET", "PUT"]),
+            Route("/sandbox/orders", pages.show_orders, methods=["GET"]),
             Route("/sandbox/requests", pages.show_requests, methods=["GET"]),
             Route("/sandbox/history", pages.show_history, methods=["GET"]),
             Route("/sandbox/misbehaviours", pages.show_misbehaviours, methods=["GET"]),
@@ -132,11 +133,14 @@ class _Pages:
     async def put_settings(self, request: Request) -> Response:
         # YouCan documents no scope of its own for writing the lists.
         self._authorise(request, "edit-orders")
-        body = await request.json()
         try:
-            self._shop.replace_statuses({context: body[name] for name, context in STATUS_LISTS.items()})
-        except (KeyError, TypeError):
+            body = await request.json()
+            lists = {context: body[name] for name, context in STATUS_LISTS.items()}
+            if not all(isinstance(status["slug"], str) for statuses in lists.values() for status in statuses):
+                raise TypeError("slug")
+        except (KeyError, TypeError, ValueError):
             raise _invalid("ordersStatus", "All three lists are required, each status with a slug.") from None
+        self._shop.replace_statuses(lists)
         return await self.get_settings(request)
 
     async def get_store(self, request: Request) -> Response:
@@ -182,6 +186,9 @@ class _Pages:
         }
 
     # --- the sandbox's own ---
+
+    async def show_orders(self, _: Request) -> Response:
+        return _readable(self._shop.orders())
 
     async def show_requests(self, _: Request) -> Response:
         return _readable(self._shop.requests())

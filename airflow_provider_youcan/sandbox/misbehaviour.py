@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -55,16 +56,33 @@ class Misbehaviour:
     headers_shown: bool = True
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(f"{self.kind!r} is no kind of misbehaviour: use one of {', '.join(KINDS)}.")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share is {self.share!r}: give a number above 0 and up to 1.")
-        if not 200 <= self.status <= 599:
-            raise ValueError(f"status is {self.status!r}: give an HTTP status from 200 to 599.")
+        def check(name: str, fits: bool, wanted: str) -> None:
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)!r}: give {wanted}.")
+
+        check("kind", self.kind in KINDS, f"one of {', '.join(KINDS)}")
+        check(
+            "route", isinstance(self.route, str) and bool(_ROUTE.fullmatch(self.route)), "'PUT /orders/*' or the like"
+        )
+        check("times", self.times is None or (_is_number(self.times, int) and self.times >= 1), "a number from 1")
+        check("share", _is_number(self.share) and 0 < self.share <= 1, "a number above 0 and up to 1")
+        check("seconds", _is_number(self.seconds) and self.seconds >= 0, "a number from 0")
+        check("status", _is_number(self.status, int) and 200 <= self.status <= 599, "an HTTP status from 200 to 599")
+        check("headers", isinstance(self.headers, dict), "names and values")
+        check("body", self.body is None or isinstance(self.body, str), "a text")
+        check("location", isinstance(self.location, str), "a text")
+        check("limit", _is_number(self.limit, int) and self.limit >= 0, "a number from 0")
 
     def as_dict(self) -> dict[str, Any]:
         """Return the rule as plain JSON."""
         return dataclasses.asdict(self)
+
+
+_ROUTE = re.compile(r"\*|([A-Z]+|\*) [/*]\S*")
+
+
+def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 class Misbehaviours:
@@ -74,7 +92,9 @@ class Misbehaviours:
         self._rules: list[Misbehaviour] = []
         self._random = random.Random(seed)
         self._clock = clock
-        self._windows: dict[int, tuple[float, int]] = {}
+        # The start of each rule's window, and how many requests came in it. It holds the rule itself, because
+        # an id alone comes back once its object is gone.
+        self._windows: dict[int, tuple[Misbehaviour, float, int]] = {}
 
     def __iter__(self) -> Iterator[Misbehaviour]:
         return iter(list(self._rules))
@@ -99,10 +119,10 @@ class Misbehaviours:
         refused = False
         for rule in self._matching(request, {"rate-limit"}):
             now = self._clock()
-            start, count = self._windows.get(id(rule), (now, 0))
+            _, start, count = self._windows.get(id(rule), (rule, now, 0))
             if now >= start + rule.seconds:
                 start, count = now, 0
-            self._windows[id(rule)] = (start, count + 1)
+            self._windows[id(rule)] = (rule, start, count + 1)
             if rule.headers_shown:
                 headers |= {
                     "X-RateLimit-Limit": str(rule.limit),

@@ -64,12 +64,15 @@ class Sandbox:
 
     @property
     def url(self) -> str:
-        """The base URL of the sandbox's API."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        """The base URL of the sandbox's API, as it is reached from this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # none is bound here
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     def connection(self, token: str = ACCESS_TOKEN, **extra: Any) -> str:
         """Return an Airflow connection to the sandbox, as JSON for an ``AIRFLOW_CONN_…`` variable."""
-        return json.dumps({"conn_type": "youcan", "host": self.url, "password": token, "extra": extra})
+        return json.dumps(
+            {"conn_type": "youcan", "host": self.url, "password": token, **({"extra": extra} if extra else {})}
+        )
 
     def misbehave(self, kind: str, **options: Any) -> Misbehaviour:
         """Put a :class:`Misbehaviour` in force."""
@@ -161,7 +164,7 @@ class _Gate:
     async def _send(self, answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:
         if answer.sent_share > 0:
             headers = {"content-type": "application/json", "content-length": str(len(answer.body))}
-            headers |= {name.lower(): value for name, value in answer.headers.items()}
+            headers |= {name.lower(): str(value) for name, value in answer.headers.items()}
             await send(
                 {
                     "type": "http.response.start",

@@ -124,10 +124,11 @@ class Shop:
         self._connection.row_factory = sqlite3.Row
         # A sandbox may lose its last second when the machine dies, but not when it is killed.
         self._connection.executescript("pragma journal_mode = wal; pragma synchronous = off;" + _SCHEMA)
-        if not self._read("select 1 from tokens"):
-            self.issue_token(access_token=ACCESS_TOKEN)
+        if not self._read("select 1 from settings where name = 'seeded'"):
+            self.issue_token(access_token=ACCESS_TOKEN, expires_in=float("inf"))
             self.replace_statuses(_default_statuses())
             self.add_orders(orders, seed)
+            self._write("insert into settings values ('seeded', 'yes')")
 
     def close(self) -> None:
         """Close the database."""
@@ -153,6 +154,11 @@ class Shop:
     def order_ids(self) -> list[str]:
         """Return the ids of all orders, the oldest first."""
         return [row["id"] for row in self._read("select id from orders order by created_at, id")]
+
+    def orders(self) -> list[dict[str, str]]:
+        """Return id, ref and the three statuses of all orders, the oldest first."""
+        columns = "id, ref, general_status, shipping_status, payment_status"
+        return [dict(row) for row in self._read(f"select {columns} from orders order by created_at, id")]
 
     def order(self, order_id: str) -> dict[str, Any] | None:
         """Return one order's row, or ``None``."""
@@ -225,18 +231,22 @@ class Shop:
 
     def replace_statuses(self, lists: Mapping[StatusContext, Iterable[Mapping[str, str]]]) -> None:
         """Put other lists in the place of the store's own."""
+        rows = [
+            (
+                context.value,
+                position,
+                status["slug"],
+                status.get("name") or status["slug"],
+                status.get("color") or "#8A9CA0FF",
+            )
+            for context, statuses in lists.items()
+            for position, status in enumerate(statuses)
+        ]
         with self._lock:
+            self._write("begin")
             self._write("delete from statuses")
-            for context, statuses in lists.items():
-                for position, status in enumerate(statuses):
-                    self._write(
-                        "insert or replace into statuses values (?, ?, ?, ?, ?)",
-                        context.value,
-                        position,
-                        status["slug"],
-                        status.get("name") or status["slug"],
-                        status.get("color") or "#8A9CA0FF",
-                    )
+            self._connection.executemany("insert or replace into statuses values (?, ?, ?, ?, ?)", rows)
+            self._write("commit")
 
     # --- tokens ---
 
