@@ -32,7 +32,6 @@ with DAG(
     default_args={
         "retries": 2,
         "retry_delay": timedelta(seconds=30),
-        "map_index_template": "{{ task.order_id }}",  # names each mapped task by its order
     },
     tags=["example", "youcan"],
 ):

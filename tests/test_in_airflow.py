@@ -42,7 +42,9 @@ def test_a_task_maps_over_many_orders_each_with_its_own_link(run_dag: RunDag, sa
         @task
         def wanted():
             return [{{"order_id": order_id, "status": "shipped"}} for order_id in {order_ids}]
-        YouCanUpdateShippingStatusOperator.partial(task_id="ship").expand_kwargs(wanted())
+        YouCanUpdateShippingStatusOperator.partial(
+            task_id="ship", map_index_template="{{{{ task.order_id }}}}"
+        ).expand_kwargs(wanted())
         YouCanUpdateOrderStatusOperator.partial(task_id="close", status="closed").expand(order_id={order_ids})
         """
     )
