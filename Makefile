@@ -70,4 +70,6 @@ $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)
 	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV_2)
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python --constraint constraints/airflow-$(AIRFLOW_2).txt \
 	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_2)
+	@# The oldest that pyproject.toml allows: what it lacks must not be missed on a user's Airflow.
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python apache-airflow-providers-common-compat==1.13.0
 	@touch $@
