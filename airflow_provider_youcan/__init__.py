@@ -11,7 +11,7 @@ __all__ = ["__version__", "get_provider_info"]
 
 def get_provider_info() -> dict[str, Any]:
     """
-    Tell Airflow what this provider brings: its connection type, hook, operators and link.
+    Tell Airflow what this provider brings: its connection type, hooks, operators, sensor, trigger and link.
 
     Airflow calls this through the ``apache_airflow_provider`` entry point.
 
@@ -37,6 +37,12 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "YouCan",
                 "python-modules": ["airflow_provider_youcan.operators.order_status"],
             },
+        ],
+        "sensors": [
+            {"integration-name": "YouCan", "python-modules": ["airflow_provider_youcan.sensors.order_status"]},
+        ],
+        "triggers": [
+            {"integration-name": "YouCan", "python-modules": ["airflow_provider_youcan.triggers.order_status"]},
         ],
         "connection-types": [
             {

@@ -21,6 +21,7 @@ import pendulum
 
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
+    YouCanConnectionError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
@@ -36,7 +37,9 @@ from airflow_provider_youcan.orders import StatusContext, check_order_id, check_
 
 __all__ = [
     "BASE_URL",
+    "LARGEST_BODY",
     "Request",
+    "connection_error",
     "get_order",
     "get_store",
     "get_store_statuses",
@@ -47,6 +50,9 @@ __all__ = [
 ]
 
 BASE_URL = "https://api.youcan.shop"
+
+LARGEST_BODY = 20_000_000
+"""How many bytes of an answer are read; a page of fifty orders has a quarter of a million."""
 
 # Where ``GET /orders/settings`` keeps the statuses of each context.
 STORE_STATUS_LISTS = {
@@ -227,6 +233,27 @@ def _is_list_of(value: object, is_item: Callable[[Mapping[str, Any]], bool]) -> 
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, dict) else {}
+
+
+# --- no answer ----------------------------------------------------------------------------------------------
+
+
+def connection_error(request: Request, what: str, *, sent: bool = False) -> YouCanConnectionError:
+    """
+    Build the error for a request that got no whole answer.
+
+    :param request: what was asked.
+    :param what: what kept the answer from coming, without a word of what was asked.
+    :param sent: whether the shop may have taken the request all the same (default ``False``).
+    """
+    unknown = sent and request.method == "PUT"
+    outcome = "whether YouCan took it is unknown" if unknown else "nothing was changed"
+    return YouCanConnectionError(
+        f"Could not {request.purpose}: {what}; {outcome}, and it may work later.",
+        method=request.method,
+        url=request.path,
+        detail=what,
+    )
 
 
 # --- answers ----------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ No error carries the access token or anything of a customer's: neither in its me
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException
 
@@ -34,6 +34,8 @@ __all__ = [
     "YouCanUnexpectedResponseError",
     "YouCanUnknownStatusError",
     "YouCanValidationError",
+    "as_json",
+    "from_json",
 ]
 
 
@@ -160,4 +162,17 @@ class YouCanUnknownStatusError(YouCanInvalidInputError):
 
     def __init__(self, message: str = "", *, closest: Sequence[str] = ()) -> None:
         super().__init__(message)
-        self.closest = tuple(closest)
+        self.closest = list(closest)
+
+
+def as_json(error: YouCanError) -> dict[str, Any]:
+    """Return an error as plain JSON, for the way from the triggerer to the task."""
+    return {"error": type(error).__name__, "message": str(error), "attributes": vars(error)}
+
+
+def from_json(data: Mapping[str, Any]) -> YouCanError:
+    """Make the error anew that :func:`as_json` was given: the same class, message and attributes."""
+    kind: type[YouCanError] = globals()[data["error"]]
+    error = kind(data["message"])
+    vars(error).update(data["attributes"])
+    return error

@@ -19,6 +19,7 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUn
 __all__ = [
     "OrderStatuses",
     "StatusContext",
+    "check_flag",
     "check_known_status",
     "check_order_id",
     "check_status",
@@ -174,6 +175,18 @@ def is_text(value: str) -> bool:
 def _is_empty(value: object) -> bool:
     # "None" is what a template makes of an XCom that isn't there.
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def check_flag(name: str, value: object) -> bool:
+    """
+    Return a plain ``True`` or ``False``, or refuse what only passes for one.
+
+    :raises YouCanInvalidInputError: for anything else: the text "False" is as good as true to Python, and so is
+        an XCom that will say no.
+    """
+    if not isinstance(value, bool):
+        raise YouCanInvalidInputError(f"{name} is {value!r}: give True or False; it is not templated.")
+    return value
 
 
 def check_known_status(status: str, context: StatusContext, store_slugs: Iterable[str]) -> None:

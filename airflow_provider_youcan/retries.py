@@ -1,5 +1,5 @@
 """
-When to try a request again, and how long to wait: one policy for everything that talks to YouCan.
+When to try again, and how long to wait: one policy for both hooks, and the same reasons for Airflow's retries.
 
 A request only ever sets a value or reads one, so sending it twice leaves the shop in the same state and any
 transient error may be tried again, a lost answer included.
@@ -8,16 +8,30 @@ transient error may be tried again, a lost answer included.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from airflow_provider_youcan.exceptions import YouCanTransientError
+from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanTransientError
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context, RetryDecision, RetryPolicy
     from tenacity import RetryCallState
+else:
+    try:
+        from airflow.providers.common.compat.sdk import RetryDecision, RetryPolicy
+    except (ImportError, AttributeError):  # older than Airflow 3.3, which has no retry policies
+        RetryPolicy = None
 
-__all__ = ["LONGEST_RETRY_AFTER", "is_worth_waiting", "retry_policy", "wait_seconds"]
+__all__ = [
+    "LONGEST_RETRY_AFTER",
+    "YouCanRetryPolicy",
+    "async_request_policy",
+    "is_worth_waiting",
+    "request_policy",
+    "wait_seconds",
+]
 
 LONGEST_RETRY_AFTER = 60.0
 """The longest ``Retry-After``, in seconds, that is waited for inside a task. A longer one frees its slot."""
@@ -27,28 +41,96 @@ LONGEST_RETRY_AFTER = 60.0
 _back_off = tenacity.wait_random_exponential(multiplier=1, max=30)
 
 
-def retry_policy(max_attempts: int, warn: Callable[..., None]) -> tenacity.Retrying:
+class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
+    """
+    Makes Airflow's retries wait as long as the shop asked for. It takes Airflow 3.3 or later.
+
+    To use it, give a task, or the ``default_args`` of a DAG, one line: ``retry_policy=YouCanRetryPolicy()``.
+
+    After a rate limit that says for how long, the retry comes then, rather than after the task's
+    ``retry_delay``. Other transient errors keep the task's own delay, and permanent ones fail the task. Errors
+    that are not YouCan's are left to Airflow. The number of ``retries`` stays the task's own.
+
+    :raises RuntimeError: on an Airflow that has no retry policies.
+    """
+
+    def __init__(self) -> None:
+        if RetryPolicy is None:
+            raise RuntimeError(
+                "YouCanRetryPolicy takes Airflow 3.3 or later, which has retry policies: leave retry_policy out on "
+                "this one, and set retry_delay to what a rate limit may take."
+            )
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,  # noqa: ARG002  # Airflow's signature
+        max_tries: int,  # noqa: ARG002
+        context: Context | None = None,  # noqa: ARG002
+    ) -> RetryDecision:
+        """
+        Decide whether and when Airflow tries the task again.
+
+        :param exception: what the task ended in.
+        :param try_number: not looked at; Airflow counts.
+        :param max_tries: not looked at; Airflow counts.
+        :param context: not looked at.
+        """
+        if isinstance(exception, YouCanPermanentError):
+            return RetryDecision.fail(reason=str(exception))
+        if isinstance(exception, YouCanTransientError) and exception.retry_after is not None:
+            # A day is longer than any window of a rate limit; what is more is a mistake of the shop's.
+            seconds = min(exception.retry_after, 86_400.0)
+            return RetryDecision.retry(
+                delay=timedelta(seconds=seconds), reason=f"The shop asked to be left alone for {seconds:g} s."
+            )
+        return RetryDecision.default()
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the policy as plain JSON; it has no settings."""
+        return {"__type": "YouCanRetryPolicy"}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> YouCanRetryPolicy:  # noqa: ARG003  # Airflow's signature
+        """Make the policy anew from what :meth:`serialize` returned."""
+        return cls()
+
+
+def request_policy(max_attempts: int, warn: Callable[..., None], max_seconds: float | None = None) -> tenacity.Retrying:
     """
     Build the caller that sends a request again while that may help.
 
     :param max_attempts: how often a request is sent at most, from 1.
     :param warn: a logger's ``warning``, which is told of each wait in one line.
+    :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
     :return: ``policy(function, *args)`` calls the function and returns what it returns; the last error is
         raised as it is.
     """
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_worth_waiting),
-        wait=wait_seconds,
-        stop=tenacity.stop_after_attempt(max_attempts),
-        before_sleep=lambda state: warn(
+    return tenacity.Retrying(**_rules(max_attempts, warn, max_seconds))
+
+
+def async_request_policy(
+    max_attempts: int, warn: Callable[..., None], max_seconds: float | None = None
+) -> tenacity.AsyncRetrying:
+    """Build what :func:`request_policy` builds, for coroutines: ``await policy(function, *args)``."""
+    return tenacity.AsyncRetrying(**_rules(max_attempts, warn, max_seconds))
+
+
+def _rules(max_attempts: int, warn: Callable[..., None], max_seconds: float | None) -> dict[str, Any]:
+    stop = tenacity.stop_after_attempt(max_attempts)
+    return {
+        "retry": tenacity.retry_if_exception(is_worth_waiting),
+        "wait": wait_seconds,
+        "stop": stop if max_seconds is None else stop | tenacity.stop_before_delay(max_seconds),
+        "before_sleep": lambda state: warn(
             "%s Trying again in %.1f s (attempt %d of %d).",
             _error(state),
             state.next_action.sleep if state.next_action else 0.0,
             state.attempt_number + 1,
             max_attempts,
         ),
-        reraise=True,
-    )
+        "reraise": True,
+    }
 
 
 def is_worth_waiting(error: BaseException) -> bool:

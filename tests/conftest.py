@@ -41,12 +41,16 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 from airflow_provider_youcan.hooks.youcan import YouCanHook  # noqa: E402
 from airflow_provider_youcan.sandbox import Sandbox  # noqa: E402
 
+__all__ = ["AirflowRescheduleException"]
+
 ROOT = Path(__file__).parent.parent
 AIRFLOW_3 = not airflow.__version__.startswith("2.")
 
 if AIRFLOW_3:
     from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.exceptions import AirflowRescheduleException
 else:
+    from airflow.exceptions import AirflowRescheduleException
     from airflow.models.dagbag import DagBag
 
 # A noisy machine is no failing test.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 
 import pytest
@@ -16,9 +17,11 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
     YouCanUnknownStatusError,
     YouCanValidationError,
+    as_json,
+    from_json,
 )
 
-ERRORS = [getattr(exceptions, name) for name in exceptions.__all__]
+ERRORS = [getattr(exceptions, name) for name in exceptions.__all__ if name.startswith("YouCan")]
 
 
 def test_every_error_is_either_permanent_or_transient() -> None:
@@ -42,7 +45,14 @@ def test_airflow_fails_a_task_at_once_on_a_permanent_error_only() -> None:
         YouCanUnknownStatusError("what", closest=["paid"]),
     ],
 )
-@pytest.mark.parametrize("duplicate", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize(
+    "duplicate",
+    [
+        copy.copy,
+        lambda error: pickle.loads(pickle.dumps(error)),
+        lambda error: from_json(json.loads(json.dumps(as_json(error)))),
+    ],
+)
 def test_an_error_survives_the_way_between_processes(error: YouCanError, duplicate: object) -> None:
     received = duplicate(error)  # type: ignore[operator]
 

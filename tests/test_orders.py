@@ -180,4 +180,4 @@ def test_an_unknown_status_that_resembles_none_lists_them() -> None:
     with pytest.raises(YouCanUnknownStatusError, match=r"known are 'pending', 'paid'.*allow_custom_label") as raised:
         check_known_status("xyzzy", StatusContext.PAYMENT, [])
 
-    assert raised.value.closest == ()
+    assert raised.value.closest == []

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import requests
 import urllib3
+from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_youcan import __version__, api
 from airflow_provider_youcan.exceptions import (
-    YouCanConnectionError,
+    YouCanAuthenticationError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanPermanentError,
@@ -30,9 +32,12 @@ from airflow_provider_youcan.orders import (
     check_status,
     closest_statuses,
 )
-from airflow_provider_youcan.retries import retry_policy
+from airflow_provider_youcan.retries import async_request_policy, request_policy
 
-__all__ = ["YouCanHook"]
+if TYPE_CHECKING:
+    from airflow_provider_youcan.hooks.shared_client import SharedClient
+
+__all__ = ["YouCanAsyncHook", "YouCanHook"]
 
 _Result = TypeVar("_Result")
 
@@ -40,7 +45,30 @@ _Result = TypeVar("_Result")
 _MOST_STALE_PAGES = 10
 
 
-class YouCanHook(BaseHook):
+class _Hook(BaseHook):
+    """What both hooks share: whose connection they use, and how they name it."""
+
+    conn_name_attr = "youcan_conn_id"
+    default_conn_name = "youcan_default"
+    conn_type = "youcan"
+    hook_name = "YouCan"
+
+    def __init__(self, youcan_conn_id: str = default_conn_name, *, max_retry_seconds: float | None = None) -> None:
+        super().__init__()
+        self.youcan_conn_id = youcan_conn_id
+        self.max_retry_seconds = max_retry_seconds
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
+
+    def _no_connection(self) -> YouCanInvalidInputError:
+        return YouCanInvalidInputError(
+            f"There is no Airflow connection {self.youcan_conn_id!r}: add one of type 'youcan' with the access token "
+            "as its password, or name another with youcan_conn_id."
+        )
+
+
+class YouCanHook(_Hook):
     """
     Talk to one YouCan shop.
 
@@ -56,17 +84,15 @@ class YouCanHook(BaseHook):
 
     A hook keeps one session, so its requests share their connections. It is not to be shared by threads.
 
-    :param youcan_conn_id: the id of the Airflow connection.
+    :param youcan_conn_id: the id of the Airflow connection (default ``youcan_default``).
+    :param max_retry_seconds: no attempt at a request begins later than this after its first; ``None`` leaves it
+        to the connection's ``max_attempts`` alone (default).
     """
 
-    conn_name_attr = "youcan_conn_id"
-    default_conn_name = "youcan_default"
-    conn_type = "youcan"
-    hook_name = "YouCan"
-
-    def __init__(self, youcan_conn_id: str = default_conn_name) -> None:
-        super().__init__()
-        self.youcan_conn_id = youcan_conn_id
+    def __init__(
+        self, youcan_conn_id: str = _Hook.default_conn_name, *, max_retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
         self._credentials: Credentials | None = None
         self._session: requests.Session | None = None
         self._store_statuses: dict[StatusContext, list[str]] | None = None
@@ -269,14 +295,11 @@ class YouCanHook(BaseHook):
             return False, str(error)
         return True, f"Connected to the YouCan store {store.get('name') or store.get('slug')!r}."
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
-
     def _send(self, request: api.Request) -> dict[str, Any]:
         return self._retrying(self._send_once, request)
 
     def _retrying(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
-        policy = retry_policy(self._get_credentials().max_attempts, self.log.warning)
+        policy = request_policy(self._get_credentials().max_attempts, self.log.warning, self.max_retry_seconds)
         return policy(function, *arguments)
 
     def _send_once(self, request: api.Request) -> dict[str, Any]:
@@ -319,12 +342,94 @@ class YouCanHook(BaseHook):
             try:
                 connection = self.get_connection(self.youcan_conn_id)
             except AirflowNotFoundException:
-                raise YouCanInvalidInputError(
-                    f"There is no Airflow connection {self.youcan_conn_id!r}: add one of type 'youcan' with the "
-                    "access token as its password, or name another with youcan_conn_id."
-                ) from None
+                raise self._no_connection() from None
             self._credentials = read_credentials(connection, self.youcan_conn_id)
         return self._credentials
+
+
+class YouCanAsyncHook(_Hook):
+    """
+    Talk to one YouCan shop from an event loop: the awaitable face of :class:`YouCanHook`.
+
+    It has the same connection, the same wire and the same retries, and never blocks the loop. All hooks of one
+    loop that use the same Airflow connection share its look-up and a handful of sockets, which are closed with
+    the last of them::
+
+        async with YouCanAsyncHook() as hook:
+            statuses = await hook.get_order_statuses(order_id)
+
+    A token that was renewed in the Airflow connection is taken up when the old one is refused.
+
+    :param youcan_conn_id: the id of the Airflow connection (default ``youcan_default``).
+    :param max_retry_seconds: no attempt at a request begins later than this after its first; ``None`` leaves it
+        to the connection's ``max_attempts`` alone (default).
+    """
+
+    def __init__(
+        self, youcan_conn_id: str = _Hook.default_conn_name, *, max_retry_seconds: float | None = None
+    ) -> None:
+        super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
+        self._client: SharedClient | None = None
+
+    async def update_order_status(
+        self, order_id: str, status: str, context: StatusContext | str = StatusContext.GENERAL
+    ) -> None:
+        """Set one status of one order, as :meth:`YouCanHook.update_order_status` does."""
+        await self._send(api.update_order_status(order_id, status, context))
+
+    async def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
+        """Read one order, as :meth:`YouCanHook.get_order` does."""
+        return await self._send(api.get_order(order_id, include))
+
+    async def get_order_statuses(self, order_id: str) -> OrderStatuses:
+        """Read the three statuses of one order, as :meth:`YouCanHook.get_order_statuses` does."""
+        return OrderStatuses.from_order(await self.get_order(order_id))
+
+    async def close(self) -> None:
+        """Let go of the connections; the last hook that shares them closes them."""
+        client, self._client = self._client, None
+        if client is not None:
+            await client.release()
+
+    async def __aenter__(self) -> YouCanAsyncHook:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _send(self, request: api.Request) -> dict[str, Any]:
+        if self._client is None:
+            # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
+            from airflow_provider_youcan.hooks.shared_client import SharedClient
+
+            self._client = SharedClient.acquire(self.youcan_conn_id)
+        credentials = await self._client.get_credentials(self._look_up)
+        policy = async_request_policy(credentials.max_attempts, self.log.warning, self.max_retry_seconds)
+        return await policy(self._send_once, self._client, request)
+
+    async def _send_once(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
+        credentials = await client.get_credentials(self._look_up)
+        try:
+            return await self._ask(client, request, credentials)
+        except YouCanAuthenticationError:
+            # A wait may last for weeks: the token may have been renewed since it was looked up.
+            renewed = await client.get_credentials(self._look_up, stale=credentials)
+            if renewed.token == credentials.token:
+                raise
+        return await self._ask(client, request, renewed)
+
+    async def _ask(self, client: SharedClient, request: api.Request, credentials: Credentials) -> dict[str, Any]:
+        self.log.debug("%s %s", request.method, request.path)
+        answer = await client.carry(request, credentials)
+        return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+
+    async def _look_up(self) -> Credentials:
+        try:
+            connection = await get_async_connection(self.youcan_conn_id)
+        except AirflowNotFoundException:
+            raise self._no_connection() from None
+        # Reading them masks the token, which on Airflow 3 is a call to the supervisor, and may read a CA bundle.
+        return await asyncio.to_thread(read_credentials, connection, self.youcan_conn_id)
 
 
 class _Session(requests.Session):
@@ -374,10 +479,6 @@ for _name in ("urllib3.connection", "urllib3.connectionpool"):
     logging.getLogger(_name).addFilter(_WithoutQuery())
 
 
-# A page of orders is a quarter of a megabyte.
-_LARGEST_BODY = 20_000_000
-
-
 def _read_body(response: requests.Response, timeout: float) -> bytes:
     """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
     deadline = time.monotonic() + timeout
@@ -386,7 +487,7 @@ def _read_body(response: requests.Response, timeout: float) -> bytes:
     read = getattr(response.raw, "read1", response.raw.read)
     while chunk := read(65_536, decode_content=True):
         body += chunk
-        if len(body) > _LARGEST_BODY:
+        if len(body) > api.LARGEST_BODY:
             return b""
         if time.monotonic() > deadline:
             raise requests.ReadTimeout
@@ -395,34 +496,29 @@ def _read_body(response: requests.Response, timeout: float) -> bytes:
 
 def _read_failure(request: api.Request, error: Exception, credentials: Credentials) -> YouCanError:
     """Tell what kept an answer from coming, and whether the shop may have taken the request all the same."""
-    where = credentials.base_url
+    where, timeout = credentials.base_url, credentials.timeout
     reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
-    sent = False
     if isinstance(error, requests.ConnectTimeout):
-        what = f"no connection to {where} within {credentials.timeout:g} s"
-    elif isinstance(error, requests.exceptions.ProxyError):
-        what = f"the proxy to {where} could not be reached, or refused"
-    elif isinstance(error, requests.exceptions.SSLError):
-        what = f"the TLS certificate of {where} could not be verified"
-        if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error):
-            what = f"{where} speaks no TLS (is it http?)"
-    elif isinstance(reason, urllib3.exceptions.NameResolutionError):
-        what = f"the host of {where} could not be found"
-    elif isinstance(reason, urllib3.exceptions.NewConnectionError):
-        what = f"no connection to {where}: it was refused, or there is no way to it"
-    elif isinstance(error, OSError) and not isinstance(error, requests.RequestException):
+        return api.connection_error(request, f"no connection to {where} within {timeout:g} s")
+    if isinstance(error, requests.exceptions.ProxyError):
+        return api.connection_error(request, f"the proxy to {where} could not be reached, or refused")
+    if isinstance(error, requests.exceptions.SSLError):
+        return api.connection_error(request, _describe_tls_failure(where, error))
+    if isinstance(reason, urllib3.exceptions.NameResolutionError):
+        return api.connection_error(request, f"the host of {where} could not be found")
+    if isinstance(reason, urllib3.exceptions.NewConnectionError):
+        return api.connection_error(request, f"no connection to {where}: it was refused, or there is no way to it")
+    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         return YouCanInvalidInputError(
             f"Could not {request.purpose}: the CA bundle that the environment names (REQUESTS_CA_BUNDLE, "
             "CURL_CA_BUNDLE) can't be read, so nothing was sent; mend the variable."
         )
-    else:
-        sent = True
-        timed_out = isinstance(error, (requests.Timeout, urllib3.exceptions.ReadTimeoutError))
-        what = f"no whole answer within {credentials.timeout:g} s" if timed_out else "the answer was lost or broke off"
-    outcome = "whether YouCan took it is unknown" if sent and request.method == "PUT" else "nothing was changed"
-    return YouCanConnectionError(
-        f"Could not {request.purpose}: {what}; {outcome}, and it may work later.",
-        method=request.method,
-        url=request.path,
-        detail=what,
-    )
+    if isinstance(error, (requests.Timeout, urllib3.exceptions.ReadTimeoutError)):
+        return api.connection_error(request, f"no whole answer within {timeout:g} s", sent=True)
+    return api.connection_error(request, "the answer was lost or broke off", sent=True)
+
+
+def _describe_tls_failure(where: str, error: Exception) -> str:
+    if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error):
+        return f"{where} speaks no TLS (is it http?)"
+    return f"the TLS certificate of {where} could not be verified"

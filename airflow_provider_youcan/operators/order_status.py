@@ -9,7 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperat
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
-from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status, closest_statuses
+from airflow_provider_youcan.orders import StatusContext, check_flag, check_order_id, check_status, closest_statuses
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -49,9 +49,9 @@ class _UpdateStatusOperator(BaseOperator):
         self.order_id = order_id
         self.status = status
         self.youcan_conn_id = youcan_conn_id
-        self.allow_custom_label = _check_flag("allow_custom_label", allow_custom_label)
+        self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
         self.only_from = only_from
-        self.skip_not_found = _check_flag("skip_not_found", skip_not_found)
+        self.skip_not_found = check_flag("skip_not_found", skip_not_found)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -132,13 +132,6 @@ class _UpdateStatusOperator(BaseOperator):
             f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
             f"{' or '.join(map(repr, only_from))}, so it was left alone."
         )
-
-
-def _check_flag(name: str, value: object) -> bool:
-    # Any other value is as good as true to Python: the text "False", an XCom that says no.
-    if not isinstance(value, bool):
-        raise YouCanInvalidInputError(f"{name} is {value!r}: give True or False; it is not templated.")
-    return value
 
 
 class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):

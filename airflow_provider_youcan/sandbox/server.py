@@ -50,6 +50,7 @@ class Sandbox:
         self._socket.listen(2048)
         self.host, self.port = self._socket.getsockname()[:2]
         connections: dict[Any, asyncio.Transport] = {}
+        self._connections = connections
         self._server = uvicorn.Server(
             uvicorn.Config(
                 _Gate(build_application(self.shop, self.misbehaviours), self.shop, self.misbehaviours, connections),
@@ -67,6 +68,11 @@ class Sandbox:
         """The base URL of the sandbox's API, as it is reached from this machine."""
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  # none is bound here
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections clients hold open."""
+        return len(self._connections)
 
     def connection(self, token: str = ACCESS_TOKEN, **extra: Any) -> str:
         """Return an Airflow connection to the sandbox, as JSON for an ``AIRFLOW_CONN_…`` variable."""

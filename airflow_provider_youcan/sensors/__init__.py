@@ -1,0 +1,1 @@
+"""Sensors: waiting for what happens to a shop's orders."""

@@ -1,0 +1,215 @@
+"""Wait for an order's status."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    BaseSensorOperator,
+    PokeReturnValue,
+    conf,
+)
+
+from airflow_provider_youcan.exceptions import YouCanTransientError, from_json
+from airflow_provider_youcan.links import YouCanOrderLink
+from airflow_provider_youcan.orders import StatusContext, check_flag
+from airflow_provider_youcan.waiting import OrderStatusWait, as_slugs
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+__all__ = ["YouCanOrderStatusSensor"]
+
+# The trigger itself ends the wait at its deadline, and can say what was last seen. This much later Airflow ends
+# it in its place, should no triggerer be there to do so.
+_GRACE = timedelta(minutes=5)
+
+
+class YouCanOrderStatusSensor(BaseSensorOperator):
+    """
+    Wait until one status of an order is the one that is wanted.
+
+    It waits on a worker slot (``mode="poke"``), comes back to one for each look (``mode="reschedule"``), or
+    waits on the triggerer (``deferrable=True``), and does the same in each.
+
+    What may pass does not end the wait: no connection, an error of the shop's, a rate limit, which is waited out.
+    What can't get better does, at once: a revoked token, an order that is gone. When ``timeout`` comes, the
+    error says what was last seen.
+
+    :param order_id: the order's UUID (templated).
+    :param target_status: the slug, or the slugs, to wait for (templated).
+    :param context: which status, ``general`` (default), ``shipping`` or ``payment``.
+    :param failure_status: the slug, or the slugs, that mean the target will never come: the sensor fails at once
+        (templated; default none).
+    :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
+    :param allow_custom_label: wait for any text. By default a status that neither YouCan nor the store's own
+        list knows is refused at the first look, because it would never come (default ``False``).
+    :param deferrable: wait on the triggerer (default Airflow's setting ``operators.default_deferrable``).
+
+    And all that Airflow's own sensors take: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``,
+    ``exponential_backoff`` and so on.
+    """
+
+    template_fields: Sequence[str] = ("order_id", "target_status", "failure_status", "youcan_conn_id")
+    operator_extra_links = (YouCanOrderLink(),)
+    ui_color = "#fde2ec"
+
+    def __init__(
+        self,
+        *,
+        order_id: str,
+        target_status: str | Collection[str],
+        context: StatusContext | str = "general",
+        failure_status: str | Collection[str] = (),
+        youcan_conn_id: str = "youcan_default",
+        allow_custom_label: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.order_id = order_id
+        self.target_status = target_status
+        self.context = StatusContext(context).value
+        self.failure_status = failure_status
+        self.youcan_conn_id = youcan_conn_id
+        self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
+        self.deferrable = check_flag("deferrable", deferrable)
+        self._wait: OrderStatusWait | None = None
+        self._is_checked = False
+
+    def execute(self, context: Context) -> Any:
+        """
+        Wait.
+
+        :return: ``order_id``, ``context`` and the ``status`` that was reached.
+        :raises YouCanError: if the status will never be reached.
+        :raises AirflowSensorTimeout: if it was not within ``timeout``.
+        :raises AirflowSkipException: in place of both, under ``soft_fail``.
+        """
+        YouCanOrderLink.persist(context, self.order_id)
+        if self.deferrable:
+            return self._or_skip(lambda: self._look_and_defer(context))
+        try:
+            return super().execute(context)
+        except AirflowSensorTimeout:
+            raise AirflowSensorTimeout(self._start().describe_timeout(self.timeout)) from None
+        except AirflowSkipException as skip:
+            # Airflow says only that it skips. Why, a user wants to know, too.
+            reason = skip.__cause__ or self._start().describe_timeout(self.timeout)
+            raise AirflowSkipException(f"{skip} {reason}") from None
+
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002  # Airflow's signature
+        """Look once, and tell whether the status is reached."""
+        # Imported when a task runs: Airflow parses DAG files again and again.
+        from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+        wait = self._start()
+        if time.time() < wait.resume_at:
+            return PokeReturnValue(is_done=False)
+        # Trying again within one look must not hold the worker until the next.
+        hook = YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval)
+        try:
+            self._check_statuses(hook, wait)
+            status = hook.get_order_statuses(wait.order_id)[wait.context]
+        except YouCanTransientError as error:
+            wait.see_error(error, time.time())
+            return PokeReturnValue(is_done=False)
+        return PokeReturnValue(is_done=wait.see_status(status), xcom_value=self._result(status))
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
+        """
+        End the wait as the trigger's event says; Airflow calls this.
+
+        :param context: Airflow's.
+        :param event: what the trigger ended with.
+        """
+        return self._or_skip(lambda: self._complete(event))
+
+    def _complete(self, event: dict[str, Any]) -> dict[str, Any]:
+        if event["outcome"] == "timeout":
+            raise AirflowSensorTimeout(event["message"])
+        if event["outcome"] == "failed":
+            raise from_json(event)
+        return self._result(event["status"])
+
+    def _start(self) -> OrderStatusWait:
+        # Made at the first look rather than with the sensor: its arguments are templated.
+        if self._wait is None:
+            self._wait = OrderStatusWait(
+                self.order_id,
+                self.context,
+                as_slugs("target_status", self.target_status),
+                as_slugs("failure_status", self.failure_status, may_be_empty=True),
+                info=self.log.info,
+                warn=self.log.warning,
+            )
+        return self._wait
+
+    def _check_statuses(self, hook: YouCanHook, wait: OrderStatusWait) -> None:
+        if not self._is_checked:
+            for slug in (*wait.target_status, *wait.failure_status):
+                hook.check_status(slug, wait.context, allow_custom_label=self.allow_custom_label)
+            self._is_checked = True
+
+    def _result(self, status: str | None) -> dict[str, Any]:
+        return {"order_id": self.order_id, "context": self.context, "status": status}
+
+    def _look_and_defer(self, context: Context) -> Any:
+        deadline = time.time() + self.timeout
+        look = self.poke(context)
+        return look.xcom_value if look else self._defer(deadline)
+
+    def _defer(self, deadline: float) -> NoReturn:
+        from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
+
+        wait = self._start()
+        self.defer(
+            trigger=YouCanOrderStatusTrigger(
+                order_id=wait.order_id,
+                context=wait.context,
+                target_status=wait.target_status,
+                failure_status=wait.failure_status,
+                youcan_conn_id=self.youcan_conn_id,
+                poke_interval=self.poke_interval,
+                timeout=self.timeout,
+                deadline=deadline,
+                exponential_backoff=self.exponential_backoff,
+                max_wait=self.max_wait.total_seconds() if self.max_wait else None,
+                seen=wait.seen,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=self.timeout) + _GRACE,
+        )
+        raise AssertionError("defer() does not return")
+
+    def _or_skip(self, look: Callable[[], Any]) -> Any:
+        """Do as Airflow's own loop does with an error of a look, for the mode that has no such loop."""
+        try:
+            return look()
+        except AirflowSkipException:
+            raise
+        except AirflowException as error:
+            if self.soft_fail or self.never_fail:
+                # Told here, because Airflow puts a text of its own in the place of the skip's reason.
+                self.log.warning("%s", error)
+                option = "soft_fail" if self.soft_fail else "never_fail"
+                raise AirflowSkipException(f"Skipping due to {option} is set to True. {error}") from None
+            raise
+
+    def _get_next_poke_interval(
+        self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
+    ) -> float:
+        interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
+        left_alone = self._start().resume_at - time.time()
+        if left_alone <= interval:
+            return interval
+        # A worker slot is not held beyond the timeout; a wait that holds none may be as long as it has to be.
+        return left_alone if self.reschedule else min(left_alone, max(0.0, self.timeout - run_duration()) + 0.1)

@@ -1,0 +1,1 @@
+"""Triggers: waiting on the triggerer, without a worker slot."""

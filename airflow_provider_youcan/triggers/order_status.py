@@ -1,0 +1,138 @@
+"""Wait for an order's status on the triggerer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError, as_json
+from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
+
+__all__ = ["YouCanOrderStatusTrigger"]
+
+
+class YouCanOrderStatusTrigger(BaseTrigger):
+    """
+    Polls one status of one order until it is one that was waited for, or the deadline comes.
+
+    A triggerer that is started again goes on where the last one was: the deadline is a point in time. The first
+    poll comes at a random moment of the first interval, so that triggers which start together do not poll
+    together.
+
+    It ends with one event, plain JSON, whose ``outcome`` is
+
+    * ``reached``, with the ``status``;
+    * ``failed``, with the error that waiting on a worker would have raised;
+    * ``timeout``, with a ``message`` that says what was last seen.
+
+    :param order_id: the order's UUID.
+    :param context: ``general``, ``shipping`` or ``payment``.
+    :param target_status: the slugs that end the wait well.
+    :param failure_status: the slugs that mean the target will never come.
+    :param youcan_conn_id: the Airflow connection of the shop.
+    :param poke_interval: seconds from one poll to the next (default 60).
+    :param timeout: for how many seconds the wait goes on in all, for the message (default a week, as Airflow's).
+    :param deadline: when the wait ends, in seconds since 1970; by default ``timeout`` from now.
+    :param exponential_backoff: let the intervals grow (default ``False``).
+    :param max_wait: the longest interval in seconds, or ``None`` (default).
+    :param seen: what the wait saw before, as :attr:`OrderStatusWait.seen` tells it (default nothing).
+    """
+
+    def __init__(
+        self,
+        *,
+        order_id: str,
+        context: str,
+        target_status: Sequence[str],
+        failure_status: Sequence[str] = (),
+        youcan_conn_id: str = "youcan_default",
+        poke_interval: float = 60.0,
+        timeout: float = 604_800.0,
+        deadline: float | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        seen: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.order_id = order_id
+        self.context = StatusContext(context)
+        self.target_status = [target_status] if isinstance(target_status, str) else list(target_status)
+        self.failure_status = [failure_status] if isinstance(failure_status, str) else list(failure_status)
+        self.youcan_conn_id = youcan_conn_id
+        self.poke_interval = poke_interval
+        self.timeout = timeout
+        self.deadline = time.time() + timeout if deadline is None else deadline
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.seen = dict(seen or {})
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return where this class is, and the plain JSON to make the trigger anew."""
+        return (
+            "airflow_provider_youcan.triggers.order_status.YouCanOrderStatusTrigger",
+            {
+                "order_id": self.order_id,
+                "context": self.context.value,
+                "target_status": self.target_status,
+                "failure_status": self.failure_status,
+                "youcan_conn_id": self.youcan_conn_id,
+                "poke_interval": self.poke_interval,
+                "timeout": self.timeout,
+                "deadline": self.deadline,
+                "exponential_backoff": self.exponential_backoff,
+                "max_wait": self.max_wait,
+                "seen": self.seen,
+            },
+        )
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Poll until the wait ends, and yield the one event."""
+        try:
+            event = await self._wait()
+        except YouCanError as error:
+            event = {"outcome": "failed", **as_json(error)}
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _wait(self) -> dict[str, Any]:
+        wait = OrderStatusWait(
+            self.order_id,
+            self.context,
+            self.target_status,
+            self.failure_status,
+            seen=self.seen,
+            info=self.log.info,
+            warn=self.log.warning,
+        )
+        draw = random.Random()  # noqa: S311  # jitter
+        poll = 0
+        due = max(time.time(), wait.resume_at) + draw.uniform(0, self.poke_interval)
+        async with YouCanAsyncHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
+            while True:
+                await asyncio.sleep(max(0.0, min(due, self.deadline) - time.time()))
+                if time.time() >= wait.resume_at:
+                    try:
+                        status = (await hook.get_order_statuses(self.order_id))[self.context]
+                    except YouCanTransientError as error:
+                        wait.see_error(error, time.time())
+                    else:
+                        if wait.see_status(status):
+                            return {"outcome": "reached", "status": status}
+                now = time.time()
+                if now >= self.deadline:
+                    return {"outcome": "timeout", "message": wait.describe_timeout(self.timeout)}
+                poll += 1
+                interval = poll_interval(
+                    self.poke_interval, poll, exponential=self.exponential_backoff, longest=self.max_wait, draw=draw
+                )
+                # From when the poll was due, not from when it was over, so that a slow shop does not slow the
+                # polls; and after a rate limit not all at once.
+                due = max(due + interval, now)
+                if wait.resume_at > now:
+                    due = max(due, wait.resume_at + draw.uniform(0, interval))

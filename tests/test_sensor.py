@@ -1,0 +1,420 @@
+"""The sensor in its three modes, and the trigger that it waits with, against the sandbox."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException, TaskDeferred
+
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanServerError,
+    YouCanUnknownStatusError,
+    as_json,
+)
+from airflow_provider_youcan.sandbox import ACCESS_TOKEN
+from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
+from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
+from tests.conftest import AirflowRescheduleException, RunDag, Sandbox
+
+# On Airflow 2, a rescheduled sensor asks the metadata database since when it waits.
+pytestmark = pytest.mark.usefixtures("_airflow_database")
+
+MODES = ["poke", "reschedule", "deferrable"]
+
+
+def make_sensor(mode: str, **arguments: Any) -> YouCanOrderStatusSensor:
+    options = {"deferrable": True} if mode == "deferrable" else {"mode": mode, "deferrable": False}
+    return YouCanOrderStatusSensor(task_id="wait", context="shipping", **options, **arguments)
+
+
+class TaskInstance:
+    """As much of a task instance as a sensor asks of one."""
+
+    dag_id = task_id = run_id = "x"
+    map_index = -1
+    try_number = max_tries = 1
+
+    def get_first_reschedule_date(self, _: Any) -> None:
+        return None
+
+    def xcom_push(self, **_: Any) -> None:
+        pass
+
+
+def wait_in(mode: str, **arguments: Any) -> Any:
+    """
+    Wait to the end as Airflow would in this mode, with as many comings and goings as it takes.
+
+    The sensor's own sleeps are short, so that this is a matter of a moment.
+    """
+    arguments = {"poke_interval": 0.05, "timeout": 20, **arguments}
+    context: Any = {"ti": TaskInstance()}
+    sensor = make_sensor(mode, **arguments)
+    if mode == "poke":
+        return sensor.execute(context)
+    if mode == "reschedule":
+        # Each look is another process to Airflow, so nothing that a sensor remembers may be needed.
+        deadline = time.monotonic() + arguments["timeout"]
+        while True:
+            look = make_sensor(mode, **arguments)
+            look.timeout = deadline - time.monotonic()
+            try:
+                return look.execute(context)
+            except AirflowRescheduleException:
+                time.sleep(0.05)
+    try:
+        return sensor.execute(context)
+    except TaskDeferred as deferred:
+        event = fire(deferred.trigger)
+        return make_sensor(mode, **arguments).resume_execution(deferred.method_name, {"event": event}, context)
+
+
+def fire(trigger: Any) -> Any:
+    """Let a trigger run as the triggerer would: made anew from JSON, in an event loop."""
+    path, kwargs = trigger.serialize()
+    assert path == f"{YouCanOrderStatusTrigger.__module__}.{YouCanOrderStatusTrigger.__qualname__}"
+    again = YouCanOrderStatusTrigger(**json.loads(json.dumps(kwargs)))
+
+    async def first_event() -> Any:
+        async for event in again.run():
+            return event.payload
+        raise AssertionError("a trigger ends with an event")
+
+    return json.loads(json.dumps(asyncio.run(first_event())))
+
+
+@pytest.fixture
+def later(sandbox: Sandbox) -> Callable[[Callable[[], Any], int], None]:
+    """Do something once the shop has been asked for an order so many times."""
+    keep_request = sandbox.shop.keep_request
+
+    def later(do: Callable[[], Any], reads: int = 2) -> None:
+        asked = 0
+
+        def keep(method: str, *rest: Any) -> None:
+            nonlocal asked
+            keep_request(method, *rest)
+            asked += method == "GET"
+            if asked == reads:
+                do()
+
+        sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+
+    return later
+
+
+# --- the three modes ---
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_status_that_is_there_is_found_at_once(sandbox: Sandbox, order_id: str, mode: str) -> None:
+    result = wait_in(mode, order_id=order_id, target_status="unfulfilled")
+
+    assert result == {"order_id": order_id, "context": "shipping", "status": "unfulfilled"}
+    assert len(sandbox.shop.requests()) == 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_status_that_comes_later_is_waited_for(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
+    later(lambda: sandbox.shop.set_status(order_id, "shipping", "fulfilled"), reads=3)
+
+    result = wait_in(mode, order_id=order_id, target_status=["fulfilled", "shipped"])
+
+    assert result["status"] == "fulfilled"
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("reads", [1, 3])
+def test_a_failure_status_ends_the_wait_at_once(
+    sandbox: Sandbox, order_id: str, later: Any, mode: str, reads: int
+) -> None:
+    later(lambda: sandbox.shop.set_status(order_id, "shipping", "canceled"), reads)
+
+    with pytest.raises(YouCanPermanentError, match="is 'canceled', which failure_status names"):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", failure_status="canceled")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_timeout_says_what_was_last_seen(sandbox: Sandbox, order_id: str, mode: str) -> None:
+    with pytest.raises(
+        AirflowSensorTimeout, match="not become 'fulfilled' within .*; it was last seen as 'unfulfilled'"
+    ):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_timeout_of_a_lost_shop_says_since_when_and_why(
+    sandbox: Sandbox, order_id: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_LOST", json.dumps(json.loads(sandbox.connection()) | {"host": "http://127.0.0.1:9"})
+    )
+
+    with pytest.raises(AirflowSensorTimeout, match="nothing could be read since 20.* UTC: .*it was refused"):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3, youcan_conn_id="lost")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_soft_fail_skips_in_place_of_a_timeout(sandbox: Sandbox, order_id: str, mode: str) -> None:
+    with pytest.raises(AirflowSkipException):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3, soft_fail=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("reads", [1, 3])
+def test_soft_fail_skips_in_place_of_a_permanent_error(
+    sandbox: Sandbox, order_id: str, later: Any, mode: str, reads: int
+) -> None:
+    later(lambda: sandbox.shop.revoke_token(ACCESS_TOKEN), reads)
+
+    with pytest.raises(AirflowSkipException):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", soft_fail=True)
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_skip_says_why(sandbox: Sandbox, order_id: str, mode: str, log_lines: Callable[[], list[str]]) -> None:
+    sandbox.shop.revoke_token(ACCESS_TOKEN)
+
+    with pytest.raises(AirflowSkipException, match="renew the token"):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", soft_fail=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_storm_is_waited_out(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
+    sandbox.misbehave("status", status=503, times=6)
+    later(lambda: sandbox.shop.set_status(order_id, "shipping", "fulfilled"), reads=8)
+
+    assert wait_in(mode, order_id=order_id, target_status="fulfilled")["status"] == "fulfilled"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_rate_limit_is_left_alone_for_as_long_as_it_asks(sandbox: Sandbox, order_id: str, mode: str) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "1"}, times=1)
+    start = time.monotonic()
+
+    if mode == "reschedule":
+        # What a rescheduled sensor waits, Airflow waits for it.
+        with pytest.raises(AirflowRescheduleException) as raised:
+            make_sensor(mode, order_id=order_id, target_status="unfulfilled", poke_interval=0.05).execute(
+                {"ti": TaskInstance()}  # type: ignore[typeddict-item]
+            )
+        assert raised.value.reschedule_date.timestamp() - time.time() > 0.8
+    else:
+        wait_in(mode, order_id=order_id, target_status="unfulfilled")
+        assert time.monotonic() - start >= 1
+        assert len(sandbox.shop.requests()) == 2
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_rate_limit_beyond_the_timeout_is_not_waited_out(sandbox: Sandbox, order_id: str, mode: str) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "3600"})
+
+    with pytest.raises(AirflowSensorTimeout, match="too many requests"):
+        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3)
+
+    assert len(sandbox.shop.requests()) <= 2
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_token_revoked_in_the_middle_fails(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
+    later(lambda: sandbox.shop.revoke_token(ACCESS_TOKEN))
+
+    with pytest.raises(YouCanAuthenticationError, match="renew the token in the Airflow connection 'youcan_default'"):
+        wait_in(mode, order_id=order_id, target_status="fulfilled")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_an_order_deleted_in_the_middle_fails(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
+    later(lambda: sandbox.shop.delete_order(order_id))
+
+    with pytest.raises(YouCanOrderNotFoundError, match=order_id):
+        wait_in(mode, order_id=order_id, target_status="fulfilled")
+
+
+# --- what is refused at the first look ---
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["target_status", "failure_status"])
+def test_a_status_that_would_never_come_is_refused(sandbox: Sandbox, order_id: str, mode: str, name: str) -> None:
+    arguments = {"target_status": "fulfilled", name: ["unfulfilled", "fulfiled"]}
+
+    with pytest.raises(YouCanUnknownStatusError, match="did you mean 'fulfilled'"):
+        wait_in(mode, order_id=order_id, **arguments)
+
+
+def test_a_label_can_be_waited_for(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.shop.set_status(order_id, "shipping", "chez le voisin")
+
+    assert wait_in("poke", order_id=order_id, target_status="chez le voisin", allow_custom_label=True)
+    assert not [request for request in sandbox.shop.requests() if request["path"] == "/orders/settings"]
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"order_id": None},
+        {"order_id": "../me"},
+        {"target_status": []},
+        {"target_status": ""},
+        {"target_status": "shipped", "failure_status": "shipped"},
+    ],
+)
+def test_bad_input_fails_before_a_request(sandbox: Sandbox, order_id: str, mode: str, arguments: Any) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        wait_in(mode, **{"order_id": order_id, "target_status": "shipped", **arguments})
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_status_that_cannot_be_read_is_not_the_target(
+    sandbox: Sandbox, order_id: str, log_lines: Callable[[], list[str]]
+) -> None:
+    sandbox.misbehave("status", status=200, body=f'{{"id": "{order_id}", "shipping_status": 2}}', times=4)
+
+    assert wait_in("poke", order_id=order_id, target_status="unfulfilled")
+
+    assert len([line for line in log_lines() if "can't be read" in line]) == 1
+
+
+def test_one_look_does_not_hold_the_worker_longer_than_an_interval(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "30"})
+    start = time.monotonic()
+
+    assert not make_sensor("poke", order_id=order_id, target_status="fulfilled", poke_interval=10).poke({})  # type: ignore[typeddict-item]
+
+    assert time.monotonic() - start < 10
+
+
+# --- the trigger ---
+
+
+def trigger(order_id: str, **arguments: Any) -> YouCanOrderStatusTrigger:
+    options = {"context": "shipping", "target_status": ["fulfilled"], "poke_interval": 0.05, "timeout": 20}
+    return YouCanOrderStatusTrigger(order_id=order_id, **{**options, **arguments})
+
+
+def test_a_trigger_that_is_started_again_keeps_its_deadline(sandbox: Sandbox, order_id: str) -> None:
+    first = trigger(order_id, timeout=0.5)
+    kwargs = first.serialize()[1]
+
+    time.sleep(0.3)
+    start = time.monotonic()
+    event = fire(YouCanOrderStatusTrigger(**kwargs))
+
+    assert event["outcome"] == "timeout"
+    assert time.monotonic() - start < 0.45
+
+
+def test_a_trigger_whose_deadline_is_past_looks_once_more(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.shop.set_status(order_id, "shipping", "fulfilled")
+
+    assert fire(trigger(order_id, deadline=time.time() - 60)) == {"outcome": "reached", "status": "fulfilled"}
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        (lambda sandbox, order_id: sandbox.shop.revoke_token(ACCESS_TOKEN), YouCanAuthenticationError),
+        (lambda sandbox, order_id: sandbox.shop.delete_order(order_id), YouCanOrderNotFoundError),
+    ],
+)
+def test_the_event_carries_the_error_that_a_worker_would_have_raised(
+    sandbox: Sandbox, order_id: str, break_it: Any, error: type[YouCanError]
+) -> None:
+    break_it(sandbox, order_id)
+    with pytest.raises(error) as on_a_worker:
+        make_sensor("poke", order_id=order_id, target_status="fulfilled").poke({})  # type: ignore[typeddict-item]
+
+    event = fire(trigger(order_id))
+
+    assert event == {"outcome": "failed", **as_json(on_a_worker.value)}
+    with pytest.raises(error) as on_the_triggerer:
+        make_sensor("deferrable", order_id=order_id, target_status="x").execute_complete({}, event)  # type: ignore[typeddict-item]
+    assert str(on_the_triggerer.value) == str(on_a_worker.value)
+    assert vars(on_the_triggerer.value) == vars(on_a_worker.value)
+
+
+def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, order_id: str) -> None:
+    async def main() -> list[float]:
+        started = time.monotonic()
+        polled: list[float] = []
+        keep_request = sandbox.shop.keep_request
+
+        def keep(*request: Any) -> None:
+            polled.append(time.monotonic() - started)
+            keep_request(*request)
+
+        sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+        waits = [asyncio.ensure_future(anext_event(trigger(order_id, poke_interval=1, timeout=0.9))) for _ in range(50)]
+        await asyncio.gather(*waits)
+        return polled
+
+    async def anext_event(one: YouCanOrderStatusTrigger) -> Any:
+        return [event async for event in one.run()]
+
+    polled = [moment for moment in asyncio.run(main()) if moment < 0.85]
+    quarters = [sum(quarter / 4 <= moment < (quarter + 1) / 4 for moment in polled) for quarter in range(3)]
+    assert min(quarters) >= 2
+
+
+def test_a_trigger_is_plain_json(order_id: str) -> None:
+    kwargs = trigger(order_id, failure_status=("canceled",), max_wait=30.0).serialize()[1]
+
+    assert json.loads(json.dumps(kwargs)) == kwargs
+    assert isinstance(kwargs["context"], str)
+
+
+def test_an_error_that_is_no_youcan_error_is_not_hidden(
+    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.YouCanAsyncHook.get_order_statuses", broken)
+
+    with pytest.raises(ZeroDivisionError):
+        fire(trigger(order_id))
+
+
+def test_a_transient_error_comes_back_from_json_with_its_attributes() -> None:
+    event = {"outcome": "failed", **json.loads(json.dumps(as_json(YouCanServerError("503", retry_after=3.0))))}
+
+    with pytest.raises(YouCanServerError) as raised:
+        make_sensor("deferrable", order_id="x", target_status="x").execute_complete({}, event)  # type: ignore[typeddict-item]
+
+    assert raised.value.retry_after == 3.0
+
+
+# --- in real Airflow ---
+
+
+@pytest.mark.parametrize("options", ["mode='poke'", "mode='reschedule'", "deferrable=True"])
+def test_it_waits_inside_airflow(run_dag: RunDag, sandbox: Sandbox, order_id: str, later: Any, options: str) -> None:
+    later(lambda: sandbox.shop.set_status(order_id, "shipping", "fulfilled"), reads=2)
+
+    run = run_dag(
+        f"""
+        from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
+        YouCanOrderStatusSensor(
+            task_id="wait", order_id="{{{{ dag_run.conf['order_id'] }}}}", target_status="fulfilled",
+            context="shipping", poke_interval=0.2, timeout=60, {options}
+        )
+        """,
+        conf={"order_id": order_id},
+    )
+
+    assert run.state == "success"
+    assert run.tasks["wait"].result == {"order_id": order_id, "context": "shipping", "status": "fulfilled"}
+    assert run.tasks["wait"].link == f"https://seller-area.youcan.shop/admin/orders/{order_id}"
