@@ -21,7 +21,7 @@ help:
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make check           ruff, mypy, import-linter"
-	@echo "make bench           what importing the operators adds to parsing a DAG"
+	@echo "make bench           what importing the operators and waiting for orders costs, beside rivals"
 	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
 	@echo "make constraints     renews the pinned versions of everything"
 	@echo "make clean           removes what the other targets made"
@@ -43,6 +43,7 @@ check: $(VENV)/installed
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/import_time.py
+	$(VENV)/bin/python benchmarks/waiting.py
 
 package: $(VENV)/installed
 	$(VENV)/bin/python scripts/try_package.py

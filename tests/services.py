@@ -1,0 +1,137 @@
+"""A real Airflow for the system tests: its services as processes of their own, in a home of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from tests.conftest import AIRFLOW_3
+
+__all__ = ["Airflow"]
+
+
+class Airflow:
+    """
+    A scheduler, a triggerer and what else this Airflow needs, from :meth:`start` to :meth:`stop`.
+
+    :param home: an empty folder.
+    :param connections: Airflow connections as JSON, by id.
+    """
+
+    def __init__(self, home: Path, connections: dict[str, str]) -> None:
+        self.home = home
+        self.dags = home / "dags"
+        self.dags.mkdir()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        port = _free_port()
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
+            # Airflow 2's executor starts its tasks by this name.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "AIRFLOW_HOME": str(home),
+            "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+            "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if AIRFLOW_3 else "SequentialExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "2",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "AIRFLOW__API__HOST": "127.0.0.1",
+            "AIRFLOW__API__PORT": str(port),
+            "AIRFLOW__API__WORKERS": "1",
+            "AIRFLOW__API_AUTH__JWT_SECRET": "0123456789abcdef" * 4,
+            "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+            # So that a killed triggerer is found dead in seconds rather than in half a minute.
+            "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
+            "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "4",
+            "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
+            **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},
+        }
+
+    def start(self) -> None:
+        """Make the database, and start all services."""
+        subprocess.run(self._command("db", "migrate"), env=self._environment, check=True, capture_output=True)
+        if AIRFLOW_3:
+            self.start_service("api-server")
+            self.start_service("dag-processor")
+        self.start_service("scheduler")
+        self.start_service("triggerer")
+
+    def start_service(self, name: str) -> None:
+        """Start one service; its output goes to a file in the home."""
+        with (self.home / f"{name}.out").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                self._command(name), env=self._environment, stdout=output, stderr=output, start_new_session=True
+            )
+
+    def kill_service(self, name: str) -> None:
+        """Kill one service, and all that it started, without a chance to clean up."""
+        process = self._processes.pop(name)
+        os.killpg(process.pid, 9)
+        process.wait()
+
+    def stop(self) -> None:
+        """Kill all services."""
+        for name in list(self._processes):
+            self.kill_service(name)
+
+    def trigger(self, dag_id: str, run_id: str, **conf: Any) -> None:
+        """Start a run of a DAG, once Airflow has found the DAG."""
+        self.wait_for(lambda: self._query("select 1 from dag where dag_id = ?", dag_id), f"{dag_id} to be found")
+        self.wait_for(
+            lambda: self._query("select 1 from serialized_dag where dag_id = ?", dag_id), f"{dag_id} to be stored"
+        )
+        command = self._command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
+        subprocess.run(command, env=self._environment, check=True, capture_output=True)
+
+    def wait_for_run(self, run_id: str) -> str:
+        """Wait until a run is over, and return its state."""
+        self.wait_for(lambda: self._run_state(run_id) in ("success", "failed"), f"{run_id} to end")
+        return self._run_state(run_id) or ""
+
+    def task_states(self, run_id: str) -> dict[str, str]:
+        """Return the states of a run's tasks."""
+        return dict(self._query("select task_id, state from task_instance where run_id = ?", run_id))
+
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> None:
+        """Wait until something is so, and tell what did not come about in time."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"waited {seconds:g} s for {what}\n{self._read_output()}")
+            time.sleep(0.2)
+
+    def task_logs(self) -> str:
+        """Return the logs of all tasks."""
+        return "\n".join(path.read_text() for path in sorted((self.home / "logs").rglob("attempt=*.log*")))
+
+    def _run_state(self, run_id: str) -> str | None:
+        rows = self._query("select state from dag_run where run_id = ?", run_id)
+        return rows[0][0] if rows else None
+
+    def _query(self, statement: str, *values: str) -> list[Any]:
+        with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
+            return database.execute(statement, values).fetchall()
+
+    def _command(self, *words: str) -> list[str]:
+        return [sys.executable, "-m", "airflow", *words]
+
+    def _read_output(self) -> str:
+        return "\n".join(
+            f"--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in self.home.glob("*.out")
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
