@@ -1,9 +1,10 @@
 """
 A thousand triggers that wait in one event loop, beside a loop that makes a client for each poll.
 
-The rival does what the triggers of public providers do: it looks the connection up, opens a session, asks, and
-closes the session again, for each poll. Both run in turn, each in a process of its own, against the same sandbox
-in another process, with 50 ms of latency, a poll every 10 s for each order, their starts spread over an interval.
+The rival is the http provider's ``HttpAsyncHook``, used as its own trigger uses it: for each poll it looks the
+connection up, opens a session, asks, and closes the session again. Both run in turn, each in a process of its
+own, against the same sandbox in another process, with 50 ms of latency, a poll every 10 s for each order, their
+starts spread over an interval.
 """
 
 from __future__ import annotations
@@ -42,9 +43,16 @@ def main() -> int:
         [sys.executable, "-c", serve], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as shop:
         assert shop.stdout is not None
-        environment = {**os.environ, "AIRFLOW_CONN_YOUCAN_DEFAULT": shop.stdout.readline().strip()}
+        connection = json.loads(shop.stdout.readline())
+        rivals = {"conn_type": "http", "host": connection["host"]}
+        rivals["extra"] = {"Authorization": f"Bearer {connection['password']}"}
+        environment = {
+            **os.environ,
+            "AIRFLOW_CONN_YOUCAN_DEFAULT": json.dumps(connection),
+            "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps(rivals),
+        }
         figures = {}
-        for name in ("YouCan's trigger", "a client per poll"):
+        for name in ("YouCan's trigger", "HttpAsyncHook"):
             answer = subprocess.run(
                 [sys.executable, __file__, name], env=environment, check=True, capture_output=True, text=True
             )
@@ -69,21 +77,21 @@ async def measure(contender: str) -> dict[str, float]:
 
     order_ids = Shop(orders=ORDERS).order_ids()
     logging.disable(logging.WARNING)
-    started: list[tuple[str, float]] = []
-    wait = wait_with_trigger if contender == "YouCan's trigger" else wait_with_client_per_poll
-    tasks = [asyncio.ensure_future(wait(order_id, started)) for order_id in order_ids]
+    answered: list[tuple[str, float]] = []
+    wait = wait_with_trigger if contender == "YouCan's trigger" else wait_with_http_provider
+    tasks = [asyncio.ensure_future(wait(order_id, answered)) for order_id in order_ids]
     await asyncio.sleep(INTERVAL + 1)  # until all have polled once, and the imports are behind
-    cpu, since, counted = time.process_time(), time.monotonic(), len(started)
+    cpu, since, counted = time.process_time(), time.monotonic(), len(answered)
     most_sockets = 0
     while time.monotonic() < since + SECONDS:
         await asyncio.sleep(0.5)
         most_sockets = max(most_sockets, count_sockets())
     cpu = time.process_time() - cpu
-    polls = len(started) - counted
+    polls = len(answered) - counted
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
-    late = lateness(started)
+    late = lateness(answered)
     return {
         "median": statistics.median(late),
         "late": statistics.quantiles(late, n=100)[98],
@@ -93,17 +101,15 @@ async def measure(contender: str) -> dict[str, float]:
     }
 
 
-def lateness(started: list[tuple[str, float]]) -> list[float]:
-    """How much later than an interval after its first poll, and after each further interval, each poll began."""
-    first: dict[str, float] = {}
-    count: dict[str, int] = {}
+def lateness(answered: list[tuple[str, float]]) -> list[float]:
+    """How much later than its punctual moment each poll had its answer: the order's earliest, by whole intervals."""
+    moments: dict[str, list[float]] = {}
+    for order_id, moment in answered:
+        moments.setdefault(order_id, []).append(moment)
     late = []
-    for order_id, moment in started:
-        if order_id in first:
-            count[order_id] += 1
-            late.append(max(0.0, moment - first[order_id] - count[order_id] * INTERVAL))
-        else:
-            first[order_id], count[order_id] = moment, 0
+    for polls in moments.values():
+        phases = [moment - number * INTERVAL for number, moment in enumerate(polls)]
+        late += [phase - min(phases) for phase in phases]
     return late
 
 
@@ -115,20 +121,20 @@ def count_sockets() -> int:
     )
 
 
-async def wait_with_trigger(order_id: str, started: list[tuple[str, float]]) -> None:
-    from airflow_provider_youcan.hooks.shared_client import SharedClient
+async def wait_with_trigger(order_id: str, answered: list[tuple[str, float]]) -> None:
+    from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
     from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 
-    if not hasattr(SharedClient, "measured"):
-        # A poll has begun when its request leaves, so that waiting for a free connection counts as late.
-        send = SharedClient._carry
+    if not hasattr(YouCanAsyncHook, "measured"):
+        get_order_statuses = YouCanAsyncHook.get_order_statuses
 
-        async def note(self: SharedClient, request: Any, credentials: Any) -> Any:
-            started.append((request.order_id, time.monotonic()))
-            return await send(self, request, credentials)
+        async def note(self: YouCanAsyncHook, order_id: str) -> Any:
+            statuses = await get_order_statuses(self, order_id)
+            answered.append((order_id, time.monotonic()))
+            return statuses
 
-        SharedClient._carry = note  # type: ignore[method-assign]
-        SharedClient.measured = True  # type: ignore[attr-defined]
+        YouCanAsyncHook.get_order_statuses = note  # type: ignore[method-assign]
+        YouCanAsyncHook.measured = True  # type: ignore[attr-defined]
     trigger = YouCanOrderStatusTrigger(
         order_id=order_id, context="shipping", target_status=["never"], poke_interval=INTERVAL
     )
@@ -136,24 +142,23 @@ async def wait_with_trigger(order_id: str, started: list[tuple[str, float]]) -> 
         pass
 
 
-async def wait_with_client_per_poll(order_id: str, started: list[tuple[str, float]]) -> None:
+async def wait_with_http_provider(order_id: str, answered: list[tuple[str, float]]) -> None:
     import aiohttp
-    from airflow.providers.common.compat.connection import get_async_connection
+    from airflow.providers.http.hooks.http import HttpAsyncHook
 
     due = time.monotonic() + random.uniform(0, INTERVAL)
     while True:
         await asyncio.sleep(max(0.0, due - time.monotonic()))
-        started.append((order_id, time.monotonic()))
-        connection = await get_async_connection("youcan_default")
-        headers = {"Authorization": f"Bearer {connection.password}"}
-        async with (
-            aiohttp.ClientSession(headers=headers) as session,
-            session.get(f"{connection.host}/orders/{order_id}", params={"include": "payment,shipping"}) as response,
-        ):
-            response.raise_for_status()
+        # As HttpTrigger does it.
+        hook = HttpAsyncHook(method="GET", http_conn_id="http_default")
+        async with aiohttp.ClientSession() as session:
+            response = await hook.run(
+                session=session, endpoint=f"orders/{order_id}", data={"include": "payment,shipping"}
+            )
             order = await response.json()
-            if order["shipping"]["status_object"]["slug"] == "never":
-                return
+        answered.append((order_id, time.monotonic()))
+        if order["shipping"]["status_object"]["slug"] == "never":
+            return
         due += INTERVAL
 
 

@@ -49,6 +49,24 @@ def test_the_order_status_example_moves_orders_along(run_dag: RunDag, sandbox: S
     assert [run.tasks[f"move_along.{task}[1]"].state for task in ("process", "ship", "collect")] == ["skipped"] * 3
 
 
+@pytest.mark.parametrize(
+    ("courier", "expected"),
+    [
+        ("fulfilled", {"general": "closed", "shipping": "fulfilled", "payment": "paid"}),
+        ("canceled", {"general": "canceled-by-seller", "shipping": "canceled", "payment": "pending"}),
+    ],
+)
+def test_the_cash_on_delivery_example_settles_an_order(
+    run_dag: RunDag, sandbox: Sandbox, order_id: str, courier: str, expected: dict[str, str]
+) -> None:
+    sandbox.shop.set_status(order_id, "shipping", courier)
+
+    run = run_dag(ROOT / "example_dags" / "example_youcan_cash_on_delivery.py", conf={"order_id": order_id})
+
+    assert run.state == "success"
+    assert sandbox.shop.statuses(order_id) == expected
+
+
 def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunDag, sandbox: Sandbox) -> None:
     run_dag(ROOT / "example_dags" / "example_youcan_order_status.py")
 

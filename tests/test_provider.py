@@ -27,7 +27,8 @@ def test_the_provider_info_fits_airflows_schema() -> None:
 
 def test_all_that_the_provider_info_names_is_there() -> None:
     info = get_provider_info()
-    modules = [module for kind in ("hooks", "operators") for part in info[kind] for module in part["python-modules"]]
+    kinds = ("hooks", "operators", "sensors", "triggers")
+    modules = [module for kind in kinds for part in info[kind] for module in part["python-modules"]]
     classes = [connection["hook-class-name"] for connection in info["connection-types"]] + info["extra-links"]
 
     for name in modules + [name.rpartition(".")[0] for name in classes]:
@@ -57,7 +58,7 @@ def test_importing_the_operators_loads_no_client_and_no_server() -> None:
     probe = (
         "import sys; from airflow.providers.common.compat.sdk import DAG, task, BaseOperator;"
         "before = set(sys.modules);"
-        "import airflow_provider_youcan.operators.order_status, airflow_provider_youcan.links;"
+        "import airflow_provider_youcan.operators.order_status, airflow_provider_youcan.sensors.order_status;"
         "print(*sorted(set(sys.modules) - before))"
     )
     answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)

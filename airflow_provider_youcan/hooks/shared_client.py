@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -100,8 +101,7 @@ class SharedClient:
             ssl=tls,
             proxy=proxy,
         ) as response:
-            body = await asyncio.wait_for(_read_body(response), credentials.timeout)
-            return response.status, response.headers, body
+            return response.status, response.headers, await _read_body(response, credentials.timeout)
 
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -118,12 +118,16 @@ class SharedClient:
         return self._session
 
 
-async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+async def _read_body(response: aiohttp.ClientResponse, timeout: float) -> bytes:
+    """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
+    deadline = time.monotonic() + timeout
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
         if len(body) > api.LARGEST_BODY:
             return b""
+        if time.monotonic() > deadline:
+            raise TimeoutError
     return bytes(body)
 
 

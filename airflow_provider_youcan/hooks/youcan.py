@@ -22,6 +22,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanPermanentError,
     YouCanPermissionError,
+    YouCanTransientError,
     YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
@@ -403,9 +404,21 @@ class YouCanAsyncHook(_Hook):
             from airflow_provider_youcan.hooks.shared_client import SharedClient
 
             self._client = SharedClient.acquire(self.youcan_conn_id)
-        credentials = await self._client.get_credentials(self._look_up)
-        policy = async_request_policy(credentials.max_attempts, self.log.warning, self.max_retry_seconds)
-        return await policy(self._send_once, self._client, request)
+        client = self._client
+        try:
+            return await self._send_once(client, request)
+        except YouCanTransientError as error:
+            failed: list[YouCanError] = [error]
+
+        async def attempt() -> dict[str, Any]:
+            if failed:
+                raise failed.pop()
+            return await self._send_once(client, request)
+
+        # The policy is asked only once something failed, and is told of that as of the first attempt: tenacity
+        # takes as much time as the request itself, and a thousand waits poll for weeks.
+        credentials = await client.get_credentials(self._look_up)
+        return await async_request_policy(credentials.max_attempts, self.log.warning, self.max_retry_seconds)(attempt)
 
     async def _send_once(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
         credentials = await client.get_credentials(self._look_up)

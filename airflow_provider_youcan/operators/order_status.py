@@ -143,7 +143,8 @@ class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
     and put it on the order as a label.
 
     A permanent error (a revoked token, an unknown order) fails the task on the first try; a transient one is
-    tried again inside the task, and then left to ``retries``.
+    tried again inside the task, and then left to ``retries``. From Airflow 3.3 on, one line makes these come when
+    a rate limit is over: ``retry_policy=YouCanRetryPolicy()``, from ``airflow_provider_youcan.retries``.
 
     :param order_id: the order's UUID (templated).
     :param status: the slug to set (templated).

@@ -54,6 +54,9 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         list knows is refused at the first look, because it would never come (default ``False``).
     :param deferrable: wait on the triggerer (default Airflow's setting ``operators.default_deferrable``).
 
+    It waits a rate limit out by itself. A task that comes after it may not: from Airflow 3.3 on,
+    ``retry_policy=YouCanRetryPolicy()`` from ``airflow_provider_youcan.retries`` makes its retries come in time.
+
     And all that Airflow's own sensors take: ``poke_interval``, ``timeout``, ``mode``, ``soft_fail``,
     ``exponential_backoff`` and so on.
     """
