@@ -45,9 +45,10 @@ class SharedClient:
     def acquire(cls, conn_id: str) -> SharedClient:
         """Return the running loop's client for a connection; each user has to :meth:`release` it."""
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
-        client = clients.setdefault(conn_id, cls(conn_id))
-        client._users += 1
-        return client
+        if conn_id not in clients:
+            clients[conn_id] = cls(conn_id)
+        clients[conn_id]._users += 1
+        return clients[conn_id]
 
     async def release(self) -> None:
         """Give the client back; the last user closes its connections."""
