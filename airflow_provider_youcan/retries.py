@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanTransientError
+from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanRateLimitError, YouCanTransientError
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context, RetryDecision, RetryPolicy
+    from airflow.providers.common.compat.sdk import Context
+    from airflow.sdk import RetryDecision, RetryPolicy
     from tenacity import RetryCallState
 else:
     try:
-        from airflow.providers.common.compat.sdk import RetryDecision, RetryPolicy
-    except (ImportError, AttributeError):  # older than Airflow 3.3, which has no retry policies
+        from airflow.sdk import RetryDecision, RetryPolicy  # common-compat has them in its newest versions only
+    except ImportError:  # older than Airflow 3.3, which has no retry policies
         RetryPolicy = None
 
 __all__ = [
@@ -78,7 +79,7 @@ class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
         """
         if isinstance(exception, YouCanPermanentError):
             return RetryDecision.fail(reason=str(exception))
-        if isinstance(exception, YouCanTransientError) and exception.retry_after is not None:
+        if isinstance(exception, YouCanRateLimitError) and exception.retry_after is not None:
             # A day is longer than any window of a rate limit; what is more is a mistake of the shop's.
             seconds = min(exception.retry_after, 86_400.0)
             return RetryDecision.retry(

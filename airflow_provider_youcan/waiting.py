@@ -8,7 +8,7 @@ here once, so that waiting in one mode can't come to differ from waiting in anot
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from datetime import datetime, timezone
 from typing import Any
 
@@ -134,7 +134,10 @@ def as_slugs(name: str, slugs: object, *, may_be_empty: bool = False) -> tuple[s
     :raises YouCanInvalidInputError: if there is none, or one of them is no status.
     """
     found = (slugs,) if isinstance(slugs, str) else slugs
-    if not isinstance(found, (list, tuple, set, frozenset)) or not (found or may_be_empty):
+    if found is None and may_be_empty:
+        found = ()
+    # Airflow's own lazy sequence of a mapped task's results is one, too.
+    if not isinstance(found, (Sequence, Set)) or not (len(found) or may_be_empty):
         raise YouCanInvalidInputError(f"{name} is {slugs!r}; nothing was sent: give a slug, or a list of slugs.")
     return tuple(check_status(slug) for slug in found)
 

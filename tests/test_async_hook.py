@@ -214,3 +214,57 @@ def test_a_token_that_was_renewed_in_the_connection_is_taken_up(
         await hook.get_order(order_id)
 
     run(call)
+
+
+def test_a_host_that_was_mended_in_the_connection_is_taken_up(
+    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_client, "_OLD", -1.0)
+    lost = json.loads(sandbox.connection(max_attempts=1)) | {"host": "http://127.0.0.1:9"}
+
+    async def call(hook: YouCanAsyncHook) -> None:
+        monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", json.dumps(lost))
+        with pytest.raises(YouCanConnectionError):
+            await hook.get_order(order_id)
+        monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection())
+        await hook.get_order(order_id)
+
+    run(call)
+
+
+def test_a_request_under_way_outlives_the_close_of_its_hook(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.misbehave("latency", seconds=0.2)
+
+    async def main() -> None:
+        hook = YouCanAsyncHook()
+        request = asyncio.ensure_future(hook.get_order(order_id))
+        while not sandbox.open_connections:
+            await asyncio.sleep(0.01)
+        await hook.close()
+        assert (await request)["id"] == order_id
+        while sandbox.open_connections:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_hook_goes_from_one_event_loop_to_another(sandbox: Sandbox, order_id: str) -> None:
+    hook = YouCanAsyncHook()
+
+    for _ in range(2):
+        assert asyncio.run(hook.get_order(order_id))["id"] == order_id
+    asyncio.run(hook.close())
+
+    assert [loop for loop in shared_client._clients if not loop.is_closed()] == []
+
+
+def test_one_hook_serves_many_coroutines(sandbox: Sandbox) -> None:
+    sandbox.misbehave("status", status=503, share=0.3)
+
+    async def call(hook: YouCanAsyncHook) -> None:
+        order_ids = sandbox.shop.order_ids()
+        orders = await asyncio.gather(*(hook.get_order(order_id) for order_id in order_ids), return_exceptions=True)
+        for order_id, order in zip(order_ids, orders, strict=True):
+            assert isinstance(order, YouCanServerError) or order["id"] == order_id
+
+    run(call)

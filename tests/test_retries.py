@@ -125,7 +125,7 @@ def test_no_attempt_begins_after_its_time(waits: list[float]) -> None:
         (YouCanRateLimitError("slow", retry_after=0.0), "retry", 0),
         (YouCanRateLimitError("slow", retry_after=1e9), "retry", 86_400),
         (YouCanRateLimitError("slow"), "default", None),
-        (YouCanServerError("503", retry_after=30.0), "retry", 30),
+        (YouCanServerError("503", retry_after=30.0), "default", None),
         (YouCanServerError("503"), "default", None),
         (YouCanConnectionError("lost"), "default", None),
         (YouCanOrderNotFoundError("gone"), "fail", None),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
     as_json,
 )
+from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
@@ -165,9 +168,10 @@ def test_a_timeout_of_a_lost_shop_says_since_when_and_why(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_soft_fail_skips_in_place_of_a_timeout(sandbox: Sandbox, order_id: str, mode: str) -> None:
+@pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+def test_a_timeout_can_be_a_skip(sandbox: Sandbox, order_id: str, mode: str, option: str) -> None:
     with pytest.raises(AirflowSkipException):
-        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3, soft_fail=True)
+        wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3, **{option: True})
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -215,7 +219,7 @@ def test_a_rate_limit_is_left_alone_for_as_long_as_it_asks(sandbox: Sandbox, ord
         assert len(sandbox.shop.requests()) == 2
 
 
-@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+@pytest.mark.parametrize("mode", MODES)
 def test_a_rate_limit_beyond_the_timeout_is_not_waited_out(sandbox: Sandbox, order_id: str, mode: str) -> None:
     sandbox.misbehave("status", status=429, headers={"Retry-After": "3600"})
 
@@ -223,6 +227,32 @@ def test_a_rate_limit_beyond_the_timeout_is_not_waited_out(sandbox: Sandbox, ord
         wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3)
 
     assert len(sandbox.shop.requests()) <= 2
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferrable"])
+def test_a_secrets_backend_that_is_out_of_reach_is_waited_for(
+    sandbox: Sandbox, order_id: str, mode: str, monkeypatch: pytest.MonkeyPatch, log_lines: Callable[[], list[str]]
+) -> None:
+    looked_up = 0
+    read = YouCanHook.get_connection
+
+    def hiccup(conn_id: str) -> Any:
+        nonlocal looked_up
+        looked_up += 1
+        if looked_up in (1, 3):
+            raise PermissionError("the vault's s3cret words")
+        return read(conn_id)
+
+    async def async_hiccup(conn_id: str) -> Any:
+        return hiccup(conn_id)
+
+    monkeypatch.setattr(YouCanHook, "get_connection", staticmethod(hiccup))
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.get_async_connection", async_hiccup)
+
+    assert wait_in(mode, order_id=order_id, target_status="unfulfilled")
+    lines = log_lines()
+    assert any("could not be looked up (PermissionError)" in line for line in lines)
+    assert not any("s3cret" in line for line in lines)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -367,6 +397,35 @@ def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, ord
     polled = [moment for moment in asyncio.run(main()) if moment < 0.85]
     quarters = [sum(quarter / 4 <= moment < (quarter + 1) / 4 for moment in polled) for quarter in range(3)]
     assert min(quarters) >= 2
+
+
+def test_a_shop_that_hangs_does_not_hold_a_wait_beyond_its_deadline(
+    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_youcan.triggers.order_status._LAST_LOOK", 0.5)
+    sandbox.misbehave("latency", seconds=30)
+
+    async def main() -> list[float]:
+        return list(await asyncio.gather(*(late() for _ in range(30))))
+
+    async def late() -> float:
+        one = trigger(order_id, poke_interval=0.2, timeout=1)
+        events = [event.payload async for event in one.run()]
+        assert "no answer before the wait's deadline" in events[0]["message"]
+        return time.time() - one.deadline
+
+    assert max(asyncio.run(main())) < 5
+
+
+def test_importing_the_trigger_loads_no_client() -> None:
+    probe = (
+        "import sys; import airflow.triggers.base; before = set(sys.modules);"
+        "import airflow_provider_youcan.triggers.order_status;"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before})"
+    )
+    answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
+
+    assert not {"requests", "aiohttp", "tenacity"} & set(answer.stdout.splitlines()[-1].split())
 
 
 def test_a_trigger_is_plain_json(order_id: str) -> None:

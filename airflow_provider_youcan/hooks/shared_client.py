@@ -9,7 +9,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import aiohttp
 import requests.certs
@@ -24,7 +23,10 @@ __all__ = ["MOST_SOCKETS", "SharedClient"]
 MOST_SOCKETS = 10
 """How many connections to a shop an event loop holds at most; further requests wait for one."""
 
-_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, SharedClient]] = WeakKeyDictionary()
+_OLD = 60.0
+"""After how many seconds credentials are looked up anew, should the shop be out of reach."""
+
+_clients: dict[asyncio.AbstractEventLoop, dict[str, SharedClient]] = {}
 
 
 class SharedClient:
@@ -36,14 +38,18 @@ class SharedClient:
 
     def __init__(self, conn_id: str) -> None:
         self._conn_id = conn_id
+        self._loop = asyncio.get_running_loop()
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
         self._credentials: Credentials | None = None
+        self._looked_up_at = 0.0
         self._look_up_lock = asyncio.Lock()
 
     @classmethod
     def acquire(cls, conn_id: str) -> SharedClient:
         """Return the running loop's client for a connection; each user has to :meth:`release` it."""
+        for loop in [loop for loop in _clients if loop.is_closed()]:
+            del _clients[loop]
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
         if conn_id not in clients:
             clients[conn_id] = cls(conn_id)
@@ -54,10 +60,14 @@ class SharedClient:
         """Give the client back; the last user closes its connections."""
         self._users -= 1
         if self._users == 0:
-            _clients[asyncio.get_running_loop()].pop(self._conn_id, None)
+            _clients.get(self._loop, {}).pop(self._conn_id, None)
             session, self._session = self._session, None
-            if session is not None:
+            if session is not None and self.is_of_running_loop():
                 await session.close()
+
+    def is_of_running_loop(self) -> bool:
+        """Tell whether it can be used here: what an event loop began, another can't go on with."""
+        return self._loop is asyncio.get_running_loop()
 
     async def get_credentials(
         self, look_up: Callable[[], Awaitable[Credentials]], stale: Credentials | None = None
@@ -72,6 +82,7 @@ class SharedClient:
             async with self._look_up_lock:
                 if self._credentials is None or self._credentials is stale:
                     self._credentials = await look_up()
+                    self._looked_up_at = time.monotonic()
         return self._credentials
 
     async def carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
@@ -86,6 +97,9 @@ class SharedClient:
             raise
         except Exception as error:  # aiohttp lets some errors of what is below it through
             failure = _read_failure(request, error, credentials)
+        if time.monotonic() > self._looked_up_at + _OLD:
+            # Someone may have mended the connection's host meanwhile.
+            self._credentials = None
         # Raised out here, so that it carries no trace of the library's error: that one's text holds the address.
         raise failure
 

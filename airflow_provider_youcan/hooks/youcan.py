@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow_provider_youcan import __version__, api
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
+    YouCanConnectionError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanPermanentError,
@@ -62,10 +63,19 @@ class _Hook(BaseHook):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
 
-    def _no_connection(self) -> YouCanInvalidInputError:
-        return YouCanInvalidInputError(
-            f"There is no Airflow connection {self.youcan_conn_id!r}: add one of type 'youcan' with the access token "
-            "as its password, or name another with youcan_conn_id."
+    def _look_up_error(self, error: Exception) -> YouCanError:
+        """Tell what it means that Airflow did not hand out the connection."""
+        if isinstance(error, YouCanError):
+            return error
+        if isinstance(error, AirflowNotFoundException):
+            return YouCanInvalidInputError(
+                f"There is no Airflow connection {self.youcan_conn_id!r}: add one of type 'youcan' with the access "
+                "token as its password, or name another with youcan_conn_id."
+            )
+        # A secrets backend that is out of reach may come back. Its own words may hold what is secret.
+        return YouCanConnectionError(
+            f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__}), so "
+            "nothing was sent; it may work later."
         )
 
 
@@ -342,9 +352,12 @@ class YouCanHook(_Hook):
         if self._credentials is None:
             try:
                 connection = self.get_connection(self.youcan_conn_id)
-            except AirflowNotFoundException:
-                raise self._no_connection() from None
-            self._credentials = read_credentials(connection, self.youcan_conn_id)
+                self._credentials = read_credentials(connection, self.youcan_conn_id)
+            except Exception as error:  # whatever a secrets backend raises
+                failure = self._look_up_error(error)
+            else:
+                return self._credentials
+            raise failure
         return self._credentials
 
 
@@ -399,12 +412,21 @@ class YouCanAsyncHook(_Hook):
         await self.close()
 
     async def _send(self, request: api.Request) -> dict[str, Any]:
-        if self._client is None:
-            # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
-            from airflow_provider_youcan.hooks.shared_client import SharedClient
+        # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
+        from airflow_provider_youcan.hooks.shared_client import SharedClient
 
+        if self._client is None or not self._client.is_of_running_loop():
+            # Kept from one request to the next, until close().
             self._client = SharedClient.acquire(self.youcan_conn_id)
-        client = self._client
+        # And held for this request, which another coroutine's close() must not cut off.
+        client = SharedClient.acquire(self.youcan_conn_id)
+        try:
+            return await self._send_with_retries(client, request)
+        finally:
+            await client.release()
+
+    async def _send_with_retries(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
+        start = time.monotonic()
         try:
             return await self._send_once(client, request)
         except YouCanTransientError as error:
@@ -418,7 +440,10 @@ class YouCanAsyncHook(_Hook):
         # The policy is asked only once something failed, and is told of that as of the first attempt: tenacity
         # takes as much time as the request itself, and a thousand waits poll for weeks.
         credentials = await client.get_credentials(self._look_up)
-        return await async_request_policy(credentials.max_attempts, self.log.warning, self.max_retry_seconds)(attempt)
+        seconds = self.max_retry_seconds
+        if seconds is not None:
+            seconds -= time.monotonic() - start
+        return await async_request_policy(credentials.max_attempts, self.log.warning, seconds)(attempt)
 
     async def _send_once(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
         credentials = await client.get_credentials(self._look_up)
@@ -427,7 +452,7 @@ class YouCanAsyncHook(_Hook):
         except YouCanAuthenticationError:
             # A wait may last for weeks: the token may have been renewed since it was looked up.
             renewed = await client.get_credentials(self._look_up, stale=credentials)
-            if renewed.token == credentials.token:
+            if renewed == credentials:
                 raise
         return await self._ask(client, request, renewed)
 
@@ -439,10 +464,11 @@ class YouCanAsyncHook(_Hook):
     async def _look_up(self) -> Credentials:
         try:
             connection = await get_async_connection(self.youcan_conn_id)
-        except AirflowNotFoundException:
-            raise self._no_connection() from None
-        # Reading them masks the token, which on Airflow 3 is a call to the supervisor, and may read a CA bundle.
-        return await asyncio.to_thread(read_credentials, connection, self.youcan_conn_id)
+            # Reading them masks the token, which on Airflow 3 is a call to the supervisor, and may read a CA bundle.
+            return await asyncio.to_thread(read_credentials, connection, self.youcan_conn_id)
+        except Exception as error:  # whatever a secrets backend raises
+            failure = self._look_up_error(error)
+        raise failure
 
 
 class _Session(requests.Session):

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
+    AirflowFailException,
     AirflowSensorTimeout,
     AirflowSkipException,
     BaseSensorOperator,
@@ -103,20 +103,23 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         try:
             return super().execute(context)
         except AirflowSensorTimeout:
-            raise AirflowSensorTimeout(self._start().describe_timeout(self.timeout)) from None
+            message = self._start().describe_timeout(self.timeout)
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(message) from None
+            raise AirflowSensorTimeout(message) from None
         except AirflowSkipException as skip:
             # Airflow says only that it skips. Why, a user wants to know, too.
             reason = skip.__cause__ or self._start().describe_timeout(self.timeout)
             raise AirflowSkipException(f"{skip} {reason}") from None
 
-    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002  # Airflow's signature
+    def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002  # Airflow's signature
         """Look once, and tell whether the status is reached."""
         # Imported when a task runs: Airflow parses DAG files again and again.
         from airflow_provider_youcan.hooks.youcan import YouCanHook
 
         wait = self._start()
         if time.time() < wait.resume_at:
-            return PokeReturnValue(is_done=False)
+            return False
         # Trying again within one look must not hold the worker until the next.
         hook = YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval)
         try:
@@ -124,8 +127,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
             status = hook.get_order_statuses(wait.order_id)[wait.context]
         except YouCanTransientError as error:
             wait.see_error(error, time.time())
-            return PokeReturnValue(is_done=False)
-        return PokeReturnValue(is_done=wait.see_status(status), xcom_value=self._result(status))
+            return False
+        return wait.see_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
         """
@@ -168,7 +171,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _look_and_defer(self, context: Context) -> Any:
         deadline = time.time() + self.timeout
         look = self.poke(context)
-        return look.xcom_value if look else self._defer(deadline)
+        return look.xcom_value if isinstance(look, PokeReturnValue) else self._defer(deadline)
 
     def _defer(self, deadline: float) -> NoReturn:
         from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
@@ -197,9 +200,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """Do as Airflow's own loop does with an error of a look, for the mode that has no such loop."""
         try:
             return look()
-        except AirflowSkipException:
-            raise
-        except AirflowException as error:
+        except (AirflowFailException, AirflowSensorTimeout) as error:
             if self.soft_fail or self.never_fail:
                 # Told here, because Airflow puts a text of its own in the place of the skip's reason.
                 self.log.warning("%s", error)
@@ -214,5 +215,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         left_alone = self._start().resume_at - time.time()
         if left_alone <= interval:
             return interval
-        # A worker slot is not held beyond the timeout; a wait that holds none may be as long as it has to be.
-        return left_alone if self.reschedule else min(left_alone, max(0.0, self.timeout - run_duration()) + 0.1)
+        time_left = max(0.0, self.timeout - run_duration())
+        if self.reschedule and left_alone > time_left:
+            # The next process would not know that the shop is to be left alone, and ask it once more.
+            raise AirflowSensorTimeout
+        return min(left_alone, time_left + 0.1)

@@ -7,16 +7,21 @@ import math
 import random
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError, as_json
-from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, as_json
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
 
+if TYPE_CHECKING:
+    from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+
 __all__ = ["YouCanOrderStatusTrigger"]
+
+_LAST_LOOK = 5.0
+"""For how many seconds a look that begins near the deadline may last beyond it."""
 
 
 class YouCanOrderStatusTrigger(BaseTrigger):
@@ -114,14 +119,17 @@ class YouCanOrderStatusTrigger(BaseTrigger):
         draw = random.Random()  # noqa: S311  # jitter
         poll = 0
         due = max(time.time(), wait.resume_at) + draw.uniform(0, self.poke_interval)
-        async with YouCanAsyncHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
+        hook_class = await asyncio.to_thread(_load_hook)
+        async with hook_class(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
             while True:
                 await asyncio.sleep(max(0.0, min(_tick(due), self.deadline) - time.time()))
                 if time.time() >= wait.resume_at:
                     try:
-                        status = (await hook.get_order_statuses(self.order_id))[self.context]
+                        status = await self._look(hook)
                     except YouCanTransientError as error:
                         wait.see_error(error, time.time())
+                        # A shop in trouble is given a rest, however long its answer took.
+                        due = max(due, time.time() - draw.uniform(0, self.poke_interval / 2))
                     else:
                         if wait.see_status(status):
                             return {"outcome": "reached", "status": status}
@@ -132,11 +140,29 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                 interval = poll_interval(
                     self.poke_interval, poll, exponential=self.exponential_backoff, longest=self.max_wait, draw=draw
                 )
-                # From when the poll was due, not from when it was over, so that a slow shop does not slow the
-                # polls; and after a rate limit not all at once.
+                # From when the poll was due, not from when it was over, so that polls keep their pace; and after a
+                # rate limit not all at once.
                 due = max(due + interval, now)
                 if wait.resume_at > now:
                     due = max(due, wait.resume_at + draw.uniform(0, interval))
+
+    async def _look(self, hook: YouCanAsyncHook) -> str | None:
+        """Read the status, but no longer than until the deadline, or for the moment of a last look."""
+        seconds = max(self.deadline - time.time(), _LAST_LOOK)
+        try:
+            return (await asyncio.wait_for(hook.get_order_statuses(self.order_id), seconds))[self.context]
+        except asyncio.TimeoutError:
+            raise YouCanConnectionError(
+                f"Could not read order {self.order_id}: no answer before the wait's deadline; nothing was changed, and "
+                "it may work later."
+            ) from None
+
+
+def _load_hook() -> type[YouCanAsyncHook]:
+    # In a thread, because it imports requests and aiohttp, and the event loop is not to wait for that.
+    from airflow_provider_youcan.hooks import shared_client, youcan  # noqa: F401
+
+    return youcan.YouCanAsyncHook
 
 
 def _tick(moment: float) -> float:
