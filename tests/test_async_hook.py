@@ -171,10 +171,15 @@ def test_the_last_hook_closes_the_connections(sandbox: Sandbox, order_id: str) -
     async def main() -> None:
         first, second = YouCanAsyncHook(), YouCanAsyncHook()
         await asyncio.gather(first.get_order(order_id), second.get_order(order_id))
+        assert first._client is not None
+        session = first._client._session
         await first.close()
         assert sandbox.open_connections > 0
         await second.close()
         await second.close()
+        # Closed, not left to the garbage collector, which would close the sockets too.
+        assert session is not None
+        assert session.closed
         while sandbox.open_connections:
             await asyncio.sleep(0.01)
 
