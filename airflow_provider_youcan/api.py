@@ -44,6 +44,7 @@ __all__ = [
     "get_store",
     "get_store_statuses",
     "list_orders",
+    "read_rate_limit",
     "read_response",
     "read_store_slugs",
     "update_order_status",
@@ -408,6 +409,20 @@ def _says_order_not_found(payload: object) -> bool:
     body = _mapping(payload)
     about_an_order = re.search(r"\border\b", str(body.get("detail")), re.IGNORECASE) is not None
     return body.get("status") == 0 or (about_an_order and not re.search(r"\broute\b", str(body.get("detail"))))
+
+
+def read_rate_limit(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """
+    Read how many requests a window takes, and how many of them are left, ``None`` where the shop doesn't say.
+
+    :param headers: the headers of the answer, their names in any letter case.
+    """
+    told = {name.lower(): value for name, value in headers.items()}
+    limit, remaining = (told.get(f"x-ratelimit-{name}", "") for name in ("limit", "remaining"))
+    if not (limit.isdecimal() and remaining.isdecimal()):
+        return None, None
+    # A number of thousands of digits is no limit, and would take its time.
+    return (int(limit), int(remaining)) if len(limit) < 10 and len(remaining) < 10 else (None, None)
 
 
 _SECONDS = re.compile(r"[0-9]+(\.[0-9]+)?")

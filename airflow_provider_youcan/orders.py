@@ -67,7 +67,7 @@ _DOCUMENTED_SLUGS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class OrderStatuses:
     """
     The three statuses that an order holds, each as its slug.

@@ -97,6 +97,11 @@ class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
         return cls()
 
 
+def is_worth_waiting(error: BaseException) -> bool:
+    """Tell whether a request that ended in ``error`` should be sent again by the task that holds it."""
+    return isinstance(error, YouCanTransientError) and (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
+
+
 def request_policy(max_attempts: int, warn: Callable[..., None], max_seconds: float | None = None) -> tenacity.Retrying:
     """
     Build the caller that sends a request again while that may help.
@@ -111,10 +116,14 @@ def request_policy(max_attempts: int, warn: Callable[..., None], max_seconds: fl
 
 
 def async_request_policy(
-    max_attempts: int, warn: Callable[..., None], max_seconds: float | None = None
+    max_attempts: int,
+    warn: Callable[..., None],
+    max_seconds: float | None = None,
+    is_worth_waiting: Callable[[BaseException], bool] = is_worth_waiting,
 ) -> tenacity.AsyncRetrying:
     """Build what :func:`request_policy` builds, for coroutines: ``await policy(function, *args)``."""
-    return tenacity.AsyncRetrying(**_rules(max_attempts, warn, max_seconds))
+    rules = _rules(max_attempts, warn, max_seconds)
+    return tenacity.AsyncRetrying(**rules | {"retry": tenacity.retry_if_exception(is_worth_waiting)})
 
 
 def _rules(max_attempts: int, warn: Callable[..., None], max_seconds: float | None) -> dict[str, Any]:
@@ -132,11 +141,6 @@ def _rules(max_attempts: int, warn: Callable[..., None], max_seconds: float | No
         ),
         "reraise": True,
     }
-
-
-def is_worth_waiting(error: BaseException) -> bool:
-    """Tell whether a request that ended in ``error`` should be sent again by the task that holds it."""
-    return isinstance(error, YouCanTransientError) and (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
 
 
 def wait_seconds(state: RetryCallState) -> float:

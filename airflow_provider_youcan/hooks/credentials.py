@@ -37,6 +37,7 @@ class Credentials:
     :param timeout: seconds to wait for a connection, and for each part of an answer.
     :param max_attempts: how often a request is sent at most.
     :param verify: the path of a CA bundle, or ``True`` for the usual one.
+    :param requests_per_second: how many requests a second a task that sends many may send at most, or ``None``.
     """
 
     base_url: str
@@ -44,6 +45,7 @@ class Credentials:
     timeout: float = 30.0
     max_attempts: int = 4
     verify: bool | str = True
+    requests_per_second: float | None = None
 
 
 def read_credentials(connection: Connection, conn_id: str) -> Credentials:
@@ -66,6 +68,7 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
             timeout=_read_timeout(extra),
             max_attempts=_read_max_attempts(extra),
             verify=_read_verify(extra),
+            requests_per_second=_read_requests_per_second(extra),
         )
     except ValueError as error:
         problem = str(error)
@@ -123,6 +126,18 @@ def _read_verify(extra: Mapping[str, Any]) -> bool | str:
         f"extra 'verify' is {shown!r}: give the path of a CA bundle, or leave it out; TLS certificates are always "
         "verified."
     )
+
+
+def _read_requests_per_second(extra: Mapping[str, Any]) -> float | None:
+    if "requests_per_second" not in extra:
+        return None
+    rate = _number(extra["requests_per_second"])
+    if not 0 < rate <= 10_000:
+        raise ValueError(
+            f"extra 'requests_per_second' is {extra['requests_per_second']!r}: give a number above 0 and up to 10000, "
+            "or leave it out."
+        )
+    return rate
 
 
 def _is_ca_bundle(path: str) -> bool:

@@ -21,7 +21,7 @@ from airflow_provider_youcan.hooks.credentials import Credentials
 __all__ = ["MOST_SOCKETS", "SharedClient"]
 
 MOST_SOCKETS = 10
-"""How many connections to a shop an event loop holds at most; further requests wait for one."""
+"""How many connections to a shop an event loop holds at most by default; further requests wait for one."""
 
 _OLD = 60.0
 """After how many seconds credentials are looked up anew, should the shop be out of reach."""
@@ -36,8 +36,9 @@ class SharedClient:
     It carries bytes and nothing else: what a request looks like and what an answer means, ``api`` decides.
     """
 
-    def __init__(self, conn_id: str) -> None:
+    def __init__(self, conn_id: str, most_sockets: int) -> None:
         self._conn_id = conn_id
+        self._most_sockets = most_sockets
         self._loop = asyncio.get_running_loop()
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
@@ -46,15 +47,24 @@ class SharedClient:
         self._look_up_lock = asyncio.Lock()
 
     @classmethod
-    def acquire(cls, conn_id: str) -> SharedClient:
-        """Return the running loop's client for a connection; each user has to :meth:`release` it."""
+    def acquire(cls, conn_id: str, most_sockets: int = MOST_SOCKETS) -> SharedClient:
+        """
+        Return the running loop's client for a connection; each user has to :meth:`release` it.
+
+        :param conn_id: the id of the Airflow connection.
+        :param most_sockets: how many connections to the shop the client may hold, if this is its first user.
+        """
         for loop in [loop for loop in _clients if loop.is_closed()]:
             del _clients[loop]
         clients = _clients.setdefault(asyncio.get_running_loop(), {})
         if conn_id not in clients:
-            clients[conn_id] = cls(conn_id)
-        clients[conn_id]._users += 1
+            clients[conn_id] = cls(conn_id, most_sockets)
+        clients[conn_id].hold()
         return clients[conn_id]
+
+    def hold(self) -> None:
+        """Count one more user, who has to :meth:`release` it."""
+        self._users += 1
 
     async def release(self) -> None:
         """Give the client back; the last user closes its connections."""
@@ -121,7 +131,7 @@ class SharedClient:
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=MOST_SOCKETS),
+                connector=aiohttp.TCPConnector(limit=self._most_sockets),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 headers={"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"},
                 # aiohttp would take a login from ~/.netrc, too; proxies are read as requests reads them.

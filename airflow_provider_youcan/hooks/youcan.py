@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +23,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanPermanentError,
     YouCanPermissionError,
+    YouCanRateLimitError,
     YouCanTransientError,
     YouCanUnexpectedResponseError,
 )
@@ -34,10 +35,11 @@ from airflow_provider_youcan.orders import (
     check_status,
     closest_statuses,
 )
-from airflow_provider_youcan.retries import async_request_policy, request_policy
+from airflow_provider_youcan.retries import async_request_policy, is_worth_waiting, request_policy
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.shared_client import SharedClient
+    from airflow_provider_youcan.rate_limit import RateLimiter
 
 __all__ = ["YouCanAsyncHook", "YouCanHook"]
 
@@ -62,6 +64,22 @@ class _Hook(BaseHook):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
+
+    def _unreadable_list_error(
+        self, status: str, context: StatusContext, error: YouCanPermissionError
+    ) -> YouCanPermissionError:
+        """Tell what it means that the store's own statuses may not be read."""
+        closest = closest_statuses(status, context.documented_slugs)
+        hint = f" (did you mean {' or '.join(map(repr, closest))}?)" if closest else ""
+        return YouCanPermissionError(
+            f"{status!r} is not a documented {context} status{hint}, and whether it is one of the store's own "
+            f"can't be read, so nothing was sent: grant the scope 'read-orders-statuses' to the token in the "
+            f"Airflow connection {self.youcan_conn_id!r}, or set allow_custom_label=True.",
+            method=error.method,
+            url=error.url,
+            status_code=error.status_code,
+            detail=error.detail,
+        )
 
     def _look_up_error(self, error: Exception) -> YouCanError:
         """Tell what it means that Airflow did not hand out the connection."""
@@ -161,27 +179,13 @@ class YouCanHook(_Hook):
             target already, or none of ``only_from``.
         :raises YouCanError: if the update did not happen, no one can say that it did, or the status can't be read.
         """
-        read, update = api.get_order(order_id), api.update_order_status(order_id, status, context)
-        moved_from: str | None = None
+        move = _Move(order_id, status, context, only_from)
 
         def attempt() -> tuple[str, bool]:
-            nonlocal moved_from
-            found = OrderStatuses.from_order(self._send_once(read))[context]
-            if found is None:
-                raise YouCanPermanentError(
-                    f"The {StatusContext(context)} status of order {order_id} can't be read, so only_from can't be "
-                    "checked and nothing was sent: look at the order, or leave only_from out.",
-                    method=read.method,
-                    url=read.path,
-                )
-            if found == status:
-                # Perhaps by an attempt whose answer was lost.
-                return moved_from or found, moved_from is not None
-            if found not in only_from:
-                return found, False
-            moved_from = found
-            self._send_once(update)
-            return found, True
+            if move.is_due(OrderStatuses.from_order(self._send_once(move.read))):
+                self._send_once(move.update)
+            assert move.before is not None  # noqa: S101  # for the type checker: a guard refuses what can't be read
+            return move.before, move.changed
 
         return self._retrying(attempt)
 
@@ -272,17 +276,7 @@ class YouCanHook(_Hook):
         try:
             store_slugs = self.get_store_statuses()[context]
         except YouCanPermissionError as error:
-            closest = closest_statuses(status, context.documented_slugs)
-            hint = f" (did you mean {' or '.join(map(repr, closest))}?)" if closest else ""
-            raise YouCanPermissionError(
-                f"{status!r} is not a documented {context} status{hint}, and whether it is one of the store's own "
-                f"can't be read, so nothing was sent: grant the scope 'read-orders-statuses' to the token in the "
-                f"Airflow connection {self.youcan_conn_id!r}, or set allow_custom_label=True.",
-                method=error.method,
-                url=error.url,
-                status_code=error.status_code,
-                detail=error.detail,
-            ) from None
+            raise self._unreadable_list_error(status, context, error) from None
         check_known_status(status, context, store_slugs)
 
     def get_store(self) -> dict[str, Any]:
@@ -374,22 +368,75 @@ class YouCanAsyncHook(_Hook):
 
     A token that was renewed in the Airflow connection is taken up when the old one is refused.
 
+    A task that sends many requests at once says so with ``max_concurrency``. Its hook then finds the rate limit that
+    YouCan doesn't publish: a request that the shop refused with 429 holds back all of them, and is sent again.
+
     :param youcan_conn_id: the id of the Airflow connection (default ``youcan_default``).
     :param max_retry_seconds: no attempt at a request begins later than this after its first; ``None`` leaves it
         to the connection's ``max_attempts`` alone (default).
+    :param max_concurrency: how many requests its user sends at a time, and so how many sockets it may hold; ``None``
+        leaves it with the handful that all hooks share (default).
+    :param requests_per_second: how many requests a second are sent at most, together with ``max_concurrency``. The
+        connection's extra ``requests_per_second`` can lower it; ``None`` leaves it to that alone (default).
     """
 
     def __init__(
-        self, youcan_conn_id: str = _Hook.default_conn_name, *, max_retry_seconds: float | None = None
+        self,
+        youcan_conn_id: str = _Hook.default_conn_name,
+        *,
+        max_retry_seconds: float | None = None,
+        max_concurrency: int | None = None,
+        requests_per_second: float | None = None,
     ) -> None:
         super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
+        self.max_concurrency = max_concurrency
+        self.requests_per_second = requests_per_second
+        self.requests = 0
+        """How many requests it has sent."""
         self._client: SharedClient | None = None
+        self._limiter: RateLimiter | None = None
+        self._store_statuses: dict[StatusContext, list[str]] | None = None
 
     async def update_order_status(
         self, order_id: str, status: str, context: StatusContext | str = StatusContext.GENERAL
     ) -> None:
         """Set one status of one order, as :meth:`YouCanHook.update_order_status` does."""
         await self._send(api.update_order_status(order_id, status, context))
+
+    async def move_order_status(
+        self,
+        order_id: str,
+        status: str,
+        context: StatusContext | str = StatusContext.GENERAL,
+        *,
+        only_from: Collection[str] | None,
+        found: OrderStatuses | None = None,
+    ) -> tuple[str | None, bool]:
+        """
+        Set one status of one order, if it stands where it may be moved from, and is not the target already.
+
+        It does what :meth:`YouCanHook.move_order_status` does, and goes on from what was read before.
+
+        :param order_id: the order's UUID.
+        :param status: the slug, sent as it is given.
+        :param context: ``general`` (default), ``shipping`` or ``payment``.
+        :param only_from: the slugs that the status may be moved from, ``None`` for any, and for one that can't be
+            read.
+        :param found: the statuses that were read just now, which saves reading them before the first attempt;
+            ``None`` reads them (default).
+        :return: the status that was found, and whether it was changed.
+        :raises YouCanError: if the update did not happen, no one can say that it did, or the status can't be read.
+        """
+        move = _Move(order_id, status, context, only_from)
+        known = [found] if found is not None else []
+
+        async def attempt(client: SharedClient) -> tuple[str | None, bool]:
+            statuses = known.pop() if known else OrderStatuses.from_order(await self._send_once(client, move.read))
+            if move.is_due(statuses):
+                await self._send_once(client, move.update)
+            return move.before, move.changed
+
+        return await self._retrying(attempt)
 
     async def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
         """Read one order, as :meth:`YouCanHook.get_order` does."""
@@ -398,6 +445,48 @@ class YouCanAsyncHook(_Hook):
     async def get_order_statuses(self, order_id: str) -> OrderStatuses:
         """Read the three statuses of one order, as :meth:`YouCanHook.get_order_statuses` does."""
         return OrderStatuses.from_order(await self.get_order(order_id))
+
+    async def list_orders(
+        self, page: int = 1, page_size: int = 50, include: Iterable[str] = ("payment", "shipping"), **query: Any
+    ) -> dict[str, Any]:
+        """
+        Read one page of the orders.
+
+        :param page: which page, from 1 (default).
+        :param page_size: how many orders a page; YouCan doesn't document its largest (default 50).
+        :param include: the sub-resources to send along.
+        :param query: as :meth:`YouCanHook.iter_orders` takes it.
+        :return: the page as YouCan sends it: ``data``, the orders, and ``meta``, with ``pagination``.
+        :raises YouCanError: if it could not be read.
+        """
+        return await self._send(api.list_orders(page, page_size, include, query))
+
+    async def get_store_statuses(self) -> dict[StatusContext, list[str]]:
+        """Read the store's own statuses, as :meth:`YouCanHook.get_store_statuses` does."""
+        if self._store_statuses is None:
+            self._store_statuses = api.read_store_slugs(await self._send(api.get_store_statuses()))
+        return {context: list(slugs) for context, slugs in self._store_statuses.items()}
+
+    async def check_status(
+        self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False
+    ) -> None:
+        """Refuse a status that would become a junk label, as :meth:`YouCanHook.check_status` does."""
+        context = StatusContext(context)
+        if allow_custom_label or check_status(status) in context.documented_slugs:
+            return
+        try:
+            store_slugs = (await self.get_store_statuses())[context]
+        except YouCanPermissionError as error:
+            raise self._unreadable_list_error(status, context, error) from None
+        check_known_status(status, context, store_slugs)
+
+    async def get_credentials(self) -> Credentials:
+        """
+        Return what the Airflow connection says, checked. It holds the access token: keep it out of XCom and logs.
+
+        :raises YouCanInvalidInputError: if the Airflow connection is missing or makes no sense.
+        """
+        return await self._acquire_client().get_credentials(self._look_up)
 
     async def close(self) -> None:
         """Let go of the connections; the last hook that shares them closes them."""
@@ -412,30 +501,39 @@ class YouCanAsyncHook(_Hook):
         await self.close()
 
     async def _send(self, request: api.Request) -> dict[str, Any]:
-        # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
-        from airflow_provider_youcan.hooks.shared_client import SharedClient
+        return await self._retrying(lambda client: self._send_once(client, request))
 
-        if self._client is None or not self._client.is_of_running_loop():
-            # Kept from one request to the next, until close().
-            self._client = SharedClient.acquire(self.youcan_conn_id)
-        # And held for this request, which another coroutine's close() must not cut off.
-        client = SharedClient.acquire(self.youcan_conn_id)
+    async def _retrying(self, attempt: Callable[[SharedClient], Awaitable[_Result]]) -> _Result:
+        client = self._acquire_client()
+        # Held for this request, which another coroutine's close() must not cut off.
+        client.hold()
         try:
-            return await self._send_with_retries(client, request)
+            return await self._retrying_with(client, attempt)
         finally:
             await client.release()
 
-    async def _send_with_retries(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
+    def _acquire_client(self) -> SharedClient:
+        # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
+        from airflow_provider_youcan.hooks.shared_client import MOST_SOCKETS, SharedClient
+
+        if self._client is None or not self._client.is_of_running_loop():
+            # Kept from one request to the next, until close().
+            self._client = SharedClient.acquire(self.youcan_conn_id, self.max_concurrency or MOST_SOCKETS)
+        return self._client
+
+    async def _retrying_with(
+        self, client: SharedClient, attempt: Callable[[SharedClient], Awaitable[_Result]]
+    ) -> _Result:
         start = time.monotonic()
         try:
-            return await self._send_once(client, request)
+            return await attempt(client)
         except YouCanTransientError as error:
             failed: list[YouCanError] = [error]
 
-        async def attempt() -> dict[str, Any]:
+        async def next_attempt() -> _Result:
             if failed:
                 raise failed.pop()
-            return await self._send_once(client, request)
+            return await attempt(client)
 
         # The policy is asked only once something failed, and is told of that as of the first attempt: tenacity
         # takes as much time as the request itself, and a thousand waits poll for weeks.
@@ -443,7 +541,12 @@ class YouCanAsyncHook(_Hook):
         seconds = self.max_retry_seconds
         if seconds is not None:
             seconds -= time.monotonic() - start
-        return await async_request_policy(credentials.max_attempts, self.log.warning, seconds)(attempt)
+        policy = async_request_policy(credentials.max_attempts, self.log.warning, seconds, self._is_worth_waiting)
+        return await policy(next_attempt)
+
+    def _is_worth_waiting(self, error: BaseException) -> bool:
+        # A rate limit was waited for by the limiter, where there is one, until that gave up.
+        return is_worth_waiting(error) and not (self._limiter and isinstance(error, YouCanRateLimitError))
 
     async def _send_once(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
         credentials = await client.get_credentials(self._look_up)
@@ -458,8 +561,30 @@ class YouCanAsyncHook(_Hook):
 
     async def _ask(self, client: SharedClient, request: api.Request, credentials: Credentials) -> dict[str, Any]:
         self.log.debug("%s %s", request.method, request.path)
-        answer = await client.carry(request, credentials)
-        return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+        limiter = self._get_limiter(credentials)
+        while True:
+            turn = await limiter.take_turn() if limiter else 0
+            answer = None
+            try:
+                self.requests += 1
+                answer = await client.carry(request, credentials)
+            finally:
+                if limiter and (answer is None or answer[0] != 429):
+                    limiter.see_answer(turn, *(api.read_rate_limit(answer[1]) if answer else ()))
+            try:
+                return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+            except YouCanRateLimitError as error:
+                if limiter is None:
+                    raise
+                limiter.see_refusal(turn, error)
+
+    def _get_limiter(self, credentials: Credentials) -> RateLimiter | None:
+        if self._limiter is None and self.max_concurrency is not None:
+            from airflow_provider_youcan.rate_limit import RateLimiter
+
+            ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
+            self._limiter = RateLimiter(min(ceilings, default=None), warn=self.log.warning)
+        return self._limiter
 
     async def _look_up(self) -> Credentials:
         try:
@@ -469,6 +594,45 @@ class YouCanAsyncHook(_Hook):
         except Exception as error:  # whatever a secrets backend raises
             failure = self._look_up_error(error)
         raise failure
+
+
+class _Move:
+    """What setting a status under a guard means, whoever carries the requests: look, and only then set."""
+
+    def __init__(
+        self, order_id: str, status: str, context: StatusContext | str, only_from: Collection[str] | None
+    ) -> None:
+        self.update = api.update_order_status(order_id, status, context)
+        self.before: str | None = None
+        """The status that was found."""
+        self.changed = False
+        """Whether it was changed, once the update is sent or no longer due."""
+        self._order_id = order_id
+        self._status = status
+        self._context = StatusContext(context)
+        self._only_from = only_from
+
+    @property
+    def read(self) -> api.Request:
+        """The request that reads the order."""
+        return api.get_order(self._order_id)
+
+    def is_due(self, statuses: OrderStatuses) -> bool:
+        """Tell whether the update is to be sent, as the statuses stand."""
+        found = statuses[self._context]
+        if found is None and self._only_from is not None:
+            raise YouCanPermanentError(
+                f"The {self._context} status of order {self._order_id} can't be read, so only_from can't be checked "
+                "and nothing was sent: look at the order, or leave only_from out.",
+                method="GET",
+                url=self.read.path,
+            )
+        if found == self._status:
+            # Perhaps by an attempt whose answer was lost.
+            self.before = self.before if self.changed else found
+            return False
+        self.before, self.changed = found, self._only_from is None or found in self._only_from
+        return self.changed
 
 
 class _Session(requests.Session):
