@@ -19,6 +19,7 @@ KINDS = {
     "drop": "drop the connection before the shop sees the request",
     "lose-answer": "let the shop take the request, then drop the connection",
     "half-body": "send half of the answer, then drop the connection",
+    "terse": "leave the status_object of each status out, as YouCan's example of the list does",
     "html": "answer 200 with a login page",
     "redirect": "answer 302 (location)",
     "rate-limit": "allow so many requests a window, then answer 429 (limit, seconds, headers_shown)",

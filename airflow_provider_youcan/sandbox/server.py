@@ -163,8 +163,11 @@ class _Gate:
             return _Answer(200, b"<!doctype html><h1>Log in</h1>", {"content-type": "text/html"})
         if trouble.kind == "drop":
             return _Answer(sent_share=0)
-        # What is left reaches the shop, and is lost on the way back.
         answer = await self._ask_application(scope, body)
+        if trouble.kind == "terse":
+            body = json.dumps(_without_status_objects(json.loads(answer.body))).encode()
+            return dataclasses.replace(answer, body=body, headers=limit_headers)
+        # What is left reaches the shop, and is lost on the way back.
         return dataclasses.replace(answer, sent_share=0.5 if trouble.kind == "half-body" else 0)
 
     async def _send(self, answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -198,6 +201,14 @@ class _Gate:
         await self._application(scope, receive, collect)
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in sent[0]["headers"]}
         return _Answer(sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:]), headers)
+
+
+def _without_status_objects(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_status_objects(item) for item in value]
+    if isinstance(value, dict):
+        return {name: _without_status_objects(item) for name, item in value.items() if name != "status_object"}
+    return value
 
 
 async def _read_body(receive: Receive) -> bytes:

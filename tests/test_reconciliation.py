@@ -1,0 +1,257 @@
+"""The rows and the planner, which ask nobody: what is refused, what is planned, and what never happens."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.reconciliation.planner import Outcome, plan
+from airflow_provider_youcan.reconciliation.rows import DesiredState
+
+GENERAL, SHIPPING, PAYMENT = StatusContext
+
+slugs = st.sampled_from(["a", "b", "c", "مؤكد"])
+statuses = st.builds(OrderStatuses, *[st.none() | slugs] * 3)
+wanted = st.dictionaries(st.sampled_from(StatusContext), slugs)
+guards = st.dictionaries(st.sampled_from(StatusContext), st.lists(slugs, min_size=1))
+
+
+def apply(steps: dict[StatusContext, Any], wanted: dict[StatusContext, str], found: OrderStatuses) -> OrderStatuses:
+    after = {context.value: found[context] for context in StatusContext}
+    after |= {context.value: wanted[context] for context, step in steps.items() if step.outcome is Outcome.PLANNED}
+    return OrderStatuses(**after)
+
+
+@given(wanted, statuses, guards)
+def test_the_plan_brings_about_what_is_wanted(
+    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+) -> None:
+    steps = plan(wanted, found, only_from)
+    after = apply(steps, wanted, found)
+
+    assert steps.keys() == wanted.keys()
+    for context in StatusContext:
+        if context not in wanted or steps[context].outcome is Outcome.PROTECTED:
+            assert after[context] == found[context], "what is not spoken of, or protected, is left alone"
+        else:
+            assert after[context] == wanted[context]
+
+
+@given(wanted, statuses, guards)
+def test_planning_again_plans_nothing(
+    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+) -> None:
+    after = apply(plan(wanted, found, only_from), wanted, found)
+
+    assert Outcome.PLANNED not in {step.outcome for step in plan(wanted, after, only_from).values()}
+
+
+@given(wanted, statuses, guards)
+def test_a_guard_is_never_crossed(
+    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+) -> None:
+    for context, step in plan(wanted, found, only_from).items():
+        assert step.before == found[context]
+        if step.outcome is Outcome.PLANNED:
+            assert context not in only_from or found[context] in only_from[context]
+        if step.outcome is Outcome.PROTECTED:
+            assert context in only_from
+            assert step.reason
+
+
+rows = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "order_id": st.sampled_from(["o1", "O1", "o2", "o3", "", "not an id", None, 7]),
+            "ref": st.sampled_from(["021", "21", 21, "", None]),
+            "status": st.sampled_from(["open", "closed", None, "", 3]),
+            "payment_status": st.sampled_from(["paid", "unpaid", None, float("nan")]),
+        },
+    ),
+    max_size=8,
+)
+
+
+def read(rows: list[Any], **arguments: Any) -> DesiredState:
+    desired = DesiredState(**arguments)
+    for row in rows:
+        desired.add(row)
+    desired.refuse_contradictions()
+    return desired
+
+
+@given(rows, st.randoms(use_true_random=False))
+def test_the_order_of_the_rows_does_not_matter(rows: list[dict[str, Any]], rng: random.Random) -> None:
+    def essence(desired: DesiredState) -> tuple[Any, ...]:
+        orders = {
+            ((order.order_id or "").casefold(), order.ref, tuple(sorted(order.unsettled.items())))
+            for order in desired.orders
+        }
+        return orders, len(desired.invalid)
+
+    shuffled = list(rows)
+    rng.shuffle(shuffled)
+
+    assert essence(read(rows)) == essence(read(shuffled))
+
+
+@given(rows)
+def test_every_row_is_either_kept_or_refused(rows: list[dict[str, Any]]) -> None:
+    desired = read(rows)
+    kept = {wish.row for order in desired.orders for wish in order.wishes}
+    refused = [row.row for row in desired.invalid]
+
+    assert desired.rows == len(rows)
+    assert len(refused) == len(set(refused))
+    assert not kept & set(refused)
+    for number, row in enumerate(rows, 1):
+        says_something = any(isinstance(row.get(column), str) for column in ("status", "payment_status"))
+        assert number in kept or number in refused or not says_something
+
+
+def reasons(rows: list[Any], **arguments: Any) -> list[str]:
+    return [f"{row.row}: {row.reason}" for row in read(rows, **arguments).invalid]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"payment_status": "paid"}, "it names no order: 'order_id' and 'ref' are empty or missing"),
+        ({"order_id": None, "ref": float("nan"), "status": "open"}, "it names no order"),
+        ({"order_id": "", "status": "open"}, "The order id is empty"),
+        ({"order_id": "../me", "status": "open"}, "is not an order id"),
+        ({"order_id": 12, "status": "open"}, "The order id is of type int"),
+        ({"ref": 2.5, "status": "open"}, "2.5 is no ref"),
+        ({"ref": "None", "status": "open"}, "'None' is no ref"),
+        ({"ref": True, "status": "open"}, "True is no ref"),
+        ({"ref": "1\n2", "status": "open"}, "is no ref"),
+        ({"order_id": "o1"}, "it says nothing: it has none of the columns 'status', 'shipping_status'"),
+        ({"order_id": "o1", "payement_status": "paid"}, "it says nothing"),
+        ({"order_id": "o1", "status": " "}, "The status is ' ', which is no status"),
+        ({"order_id": "o1", "status": "None"}, "The status is 'None'"),
+        ({"order_id": "o1", "status": 4}, "The status is 4"),
+        ({"order_id": "o1", "status": "\ud800"}, "which is no status"),
+        (["o1", "paid"], "it is of type list, not a mapping"),
+    ],
+)
+def test_a_row_that_cannot_be_used_says_why(row: Any, reason: str) -> None:
+    (refused,) = reasons([row])
+
+    assert reason in refused
+
+
+def test_null_and_absent_leave_a_status_alone() -> None:
+    (order,) = read(
+        [{"order_id": "o1", "status": None, "payment_status": "paid", "shipping_status": float("nan")}]
+    ).orders
+
+    assert order.unsettled == {PAYMENT: "paid"}
+
+
+def test_ids_come_as_databases_have_them() -> None:
+    number = uuid.uuid4()
+    orders = read([{"order_id": number, "status": "open"}, {"ref": 21, "status": "open"}]).orders
+
+    assert [(order.order_id, order.ref) for order in orders] == [(str(number), None), (None, "21")]
+
+
+def test_columns_are_renamed_and_words_translated() -> None:
+    desired = read(
+        [
+            {"YOUCAN_ID": "o1", "state": "COLLECTED", "parcel": 5},
+            {"YOUCAN_ID": "o2", "state": "LOST", "parcel": "shipped"},
+        ],
+        columns={"order_id": "youcan_id", "payment_status": "state", "shipping_status": "parcel"},
+        status_map={"payment": {"COLLECTED": "paid", "LOST": None}, "shipping": {"5": "fulfilled"}},
+    )
+
+    assert [order.unsettled for order in desired.orders] == [
+        {SHIPPING: "fulfilled", PAYMENT: "paid"},
+        {SHIPPING: "shipped"},
+    ]
+
+
+def test_rows_that_contradict_each_other_are_all_refused() -> None:
+    rows = [
+        {"order_id": "o1", "status": "open"},
+        {"order_id": "O1", "status": "closed", "payment_status": "paid"},
+        {"order_id": "o2", "status": "open"},
+    ]
+    desired = read(rows)
+
+    assert [row.row for row in desired.invalid] == [1, 2]
+    assert "row 1 wants 'open' and row 2 wants 'closed'" in desired.invalid[0].reason
+    assert [order.order_id for order in desired.orders] == ["o2"]
+
+
+def test_rows_that_add_to_each_other_are_brought_together() -> None:
+    rows = [
+        {"order_id": "o1", "status": "closed"},
+        {"order_id": "o1", "payment_status": "paid"},
+        {"order_id": "o1", "status": "closed"},
+    ]
+    desired = read(rows)
+
+    assert desired.invalid == []
+    assert [order.unsettled for order in desired.orders] == [{GENERAL: "closed", PAYMENT: "paid"}]
+
+
+def test_an_order_by_its_id_and_by_its_ref_is_one() -> None:
+    desired = read([{"order_id": "o1", "status": "open"}, {"ref": "021", "status": "closed"}])
+
+    desired.join({"021": "O1"})
+    desired.refuse_contradictions()
+
+    assert [row.row for row in desired.invalid] == [1, 2]
+
+
+def test_two_refs_for_one_id_are_refused() -> None:
+    assert (
+        "on the ref of this order: '1' and '2'"
+        in reasons(
+            [{"order_id": "o1", "ref": "1", "status": "open"}, {"order_id": "o1", "ref": "2", "status": "open"}]
+        )[0]
+    )
+
+
+@pytest.mark.parametrize(
+    ("names", "columns", "complaint"),
+    [
+        (["status"], None, "No column says which order a row is about"),
+        (["order_id", "total"], None, "No column says what should hold"),
+        (["order_id", "status"], {"payment_status": "paid"}, "There is no column 'paid', which columns names"),
+    ],
+)
+def test_a_table_that_lacks_a_column_is_refused(
+    names: list[str], columns: dict[str, str] | None, complaint: str
+) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=complaint):
+        DesiredState(columns).check_columns(names)
+
+    desired = read([dict.fromkeys(names, "x")], columns=columns)
+    with pytest.raises(YouCanInvalidInputError, match=complaint):
+        desired.check_rows()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"columns": {"id": "order"}},
+        {"columns": ["order_id"]},
+        {"columns": {"order_id": None}},
+        {"status_map": {"payment_status": {"A": "paid"}}},
+        {"status_map": {"payment": "paid"}},
+        {"status_map": "payment"},
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        DesiredState(**arguments)
