@@ -94,6 +94,7 @@ class Reconciliation:
         self._found: dict[str, OrderStatuses] = {}  # by the order's id, in small letters
         self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
         self._ids: dict[str, set[str]] = {}  # the orders that the shop has of each ref
+        self._perhaps_sent: dict[tuple[str, StatusContext], str | None] = {}  # what these were before, if they were
         self._list_is_terse = False  # whether the list lacks statuses that an order's own page has
         self._total = self._done = 0
         self._ending: YouCanError | None = None
@@ -253,10 +254,16 @@ class Reconciliation:
             self._record_all(order, Outcome.FAILED, reason)
             return
         for context, step in plan(wanted, found, self._only_from).items():
+            key = (order.order_id, context)
+            if step.outcome is Outcome.UNCHANGED and key in self._perhaps_sent:
+                # An update that met an error in the first round took effect after all.
+                step = Step(Outcome.CHANGED, self._perhaps_sent[key])
             if step.outcome is Outcome.PLANNED and not self._dry_run:
+                self._perhaps_sent[key] = step.before
                 # A guard is asked again right before the update: what the list said may be minutes old.
                 known = found if is_fresh or context not in self._only_from else None
                 step = await self._send(order.order_id, context, wanted[context], known)
+                del self._perhaps_sent[key]
             self._record_step(order, context, step)
 
     async def _send(self, order_id: str, context: StatusContext, wanted: str, found: OrderStatuses | None) -> Step:

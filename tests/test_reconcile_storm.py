@@ -1,0 +1,167 @@
+"""Ten thousand rows through a storm, and runs that are killed again and again: what is told is what happened."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.sandbox import Sandbox
+from tests.conftest import HOME
+
+CONTEXTS = {"status": "general", "shipping_status": "shipping", "payment_status": "payment"}
+STATUSES = {
+    "status": ["processed", "closed", None],
+    "shipping_status": ["shipped", "fulfilled", None],
+    "payment_status": ["paid", "unpaid", None],
+}
+RUN = """
+import json, sys
+from pathlib import Path
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+rows = json.loads(Path(sys.argv[1]).read_text())
+YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows, report_path=sys.argv[2]).execute({})
+"""
+
+
+def make_rows(sandbox: Sandbox, seed: int) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    return [
+        {"order_id": order_id, **{column: draw.choice(slugs) for column, slugs in STATUSES.items()}}
+        for order_id in sandbox.shop.order_ids()
+    ]
+
+
+def brew_a_storm(sandbox: Sandbox) -> None:
+    sandbox.misbehave("status", status=500, share=0.05)
+    sandbox.misbehave("drop", share=0.02)
+    sandbox.misbehave("lose-answer", share=0.01, route="PUT /orders/*")
+    sandbox.misbehave("rate-limit", limit=1000, seconds=1)
+
+
+def assert_all_is_as_wished(sandbox: Sandbox, rows: list[dict[str, Any]]) -> None:
+    orders = {order["id"]: order for order in sandbox.shop.orders()}
+    for row in rows:
+        for column, context in CONTEXTS.items():
+            if row[column] is not None:
+                assert orders[row["order_id"]][f"{context}_status"] == row[column]
+
+
+def assert_report_is_true(
+    lines: list[dict[str, Any]], before: dict[str, dict[str, Any]], history: list[dict[str, Any]]
+) -> None:
+    """Hold each line against what the shop itself knows of it."""
+    happened: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for entry in history:
+        if entry["before"] != entry["after"]:
+            happened.setdefault((entry["order_id"], entry["context"]), []).append((entry["before"], entry["after"]))
+    told: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for line in lines:
+        key = (line["order_id"], line["context"])
+        if line["outcome"] == "changed":
+            told.setdefault(key, []).append((line["before"], line["wanted"]))
+        elif line["outcome"] == "unchanged":
+            assert line["before"] == line["wanted"]
+        else:
+            assert line["outcome"] in ("failed", "not_reached"), line
+    for key, changes in told.items():
+        assert happened.get(key) == changes, f"{key} is told of, and did not happen so"
+    assert before.keys() >= {order_id for order_id, _ in told}
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = random.Random(0)
+    monkeypatch.setattr("airflow_provider_youcan.retries._back_off", lambda state: draw.uniform(0, 0.1))
+
+
+def test_ten_thousand_rows_through_a_storm(
+    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path
+) -> None:
+    with Sandbox(orders=10_000) as sandbox:
+        monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(timeout=10))
+        rows = make_rows(sandbox, seed=1)
+        before = {order["id"]: order for order in sandbox.shop.orders()}
+        brew_a_storm(sandbox)
+        report = tmp_path / "report.jsonl"
+
+        summary = YouCanReconcileOrdersOperator(
+            task_id="reconcile", orders=rows, max_concurrency=32, report_path=str(report)
+        ).execute({})
+
+        assert_all_is_as_wished(sandbox, rows)
+        lines = [json.loads(line) for line in report.read_text().splitlines()]
+        history = sandbox.shop.history()
+        wishes = sum(row[column] is not None for row in rows for column in CONTEXTS)
+        assert len(lines) == wishes == summary["changed"] + summary["unchanged"]
+        assert Counter(line["outcome"] for line in lines) == {
+            outcome: summary[outcome] for outcome in ("changed", "unchanged")
+        }
+        assert_report_is_true(lines, before, history)
+        # Each change happened once, however often its answer was lost.
+        assert len(history) == summary["changed"]
+
+
+def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> None:
+    with Sandbox(orders=2_000) as sandbox:
+        rows = make_rows(sandbox, seed=2)
+        before = {order["id"]: order for order in sandbox.shop.orders()}
+        sandbox.misbehave("status", status=500, share=0.05)
+        sandbox.misbehave("drop", share=0.02)
+        sandbox.misbehave("lose-answer", share=0.01, route="PUT /orders/*")
+        (tmp_path / "rows.json").write_text(json.dumps(rows))
+        environment = os.environ | {
+            "AIRFLOW_HOME": str(HOME),
+            "AIRFLOW_CONN_YOUCAN_DEFAULT": sandbox.connection(timeout=10, max_attempts=8),
+        }
+        draw = random.Random()
+        kills = 0
+        for run in range(100):
+            already = len(sandbox.shop.history())
+            command = [sys.executable, "-c", RUN, str(tmp_path / "rows.json"), str(tmp_path / f"{run}.jsonl")]
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
+                if kills < 10:
+                    # At a random moment of its sending.
+                    target = already + draw.randrange(1, 300)
+                    while process.poll() is None and len_of_history(sandbox) < target:
+                        time.sleep(0.01)
+                    if process.poll() is None:
+                        process.kill()
+                        kills += 1
+                        continue
+                output, _ = process.communicate(timeout=300)
+                assert process.returncode == 0, output[-2000:]
+                break
+
+        assert kills == 10
+        assert_all_is_as_wished(sandbox, rows)
+        history = sandbox.shop.history()
+        lines = [
+            json.loads(line)
+            for path in sorted(tmp_path.glob("*.jsonl"), key=lambda path: int(path.stem))
+            # A killed process may leave half a line.
+            for line in path.read_text().splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        assert_report_is_true(lines, before, history)
+        told = sum(line["outcome"] == "changed" for line in lines)
+        happened = sum(entry["before"] != entry["after"] for entry in history)
+        assert told <= happened <= told + kills * 16, "what was under way at a kill happened, and nobody could tell"
+        twice = Counter((entry["order_id"], entry["context"]) for entry in history)
+        assert sum(number - 1 for number in twice.values()) <= kills * 16
+
+
+def len_of_history(sandbox: Sandbox) -> int:
+    number: int = sandbox.shop._read("select count(*) from history")[0][0]
+    return number
