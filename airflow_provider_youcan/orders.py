@@ -81,7 +81,9 @@ class OrderStatuses:
 
     def __getitem__(self, context: StatusContext | str) -> str | None:
         """Return the slug of one context, ``None`` where it could not be read."""
-        slug: str | None = getattr(self, StatusContext(context).value)
+        if not isinstance(context, StatusContext):
+            context = StatusContext(context)
+        slug: str | None = getattr(self, context.value)
         return slug
 
     @classmethod

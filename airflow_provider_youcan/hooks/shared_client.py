@@ -114,14 +114,16 @@ class SharedClient:
         raise failure
 
     async def _carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
-        tls, proxy = await _read_environment(credentials)
+        # An http base is on this machine: a proxy would carry the token off it.
+        is_local = credentials.base_url.startswith("http://")
+        tls, proxy = (True, None) if is_local else await _read_environment(credentials)
         async with self._get_session().request(
             request.method,
             credentials.base_url + request.path,
             params=request.params,
             json=request.json,
             headers={"Authorization": f"Bearer {credentials.token}"},
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=credentials.timeout, sock_read=credentials.timeout),
+            timeout=_timeout(credentials.timeout),
             allow_redirects=False,
             ssl=tls,
             proxy=proxy,
@@ -158,9 +160,6 @@ async def _read_body(response: aiohttp.ClientResponse, timeout: float) -> bytes:
 
 async def _read_environment(credentials: Credentials) -> tuple[ssl.SSLContext | bool, str | None]:
     """Return the TLS settings and the proxy, from the same places as requests takes them."""
-    if credentials.base_url.startswith("http://"):
-        # On this machine: a proxy would carry the token off it.
-        return True, None
     bundle = credentials.verify if isinstance(credentials.verify, str) else None
     bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
     try:
@@ -172,6 +171,11 @@ async def _read_environment(credentials: Credentials) -> tuple[ssl.SSLContext | 
         ) from None
     proxies = requests.utils.get_environ_proxies(credentials.base_url)
     return tls, requests.utils.select_proxy(credentials.base_url, proxies)
+
+
+@lru_cache(maxsize=8)
+def _timeout(seconds: float) -> aiohttp.ClientTimeout:
+    return aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
 
 
 @lru_cache(maxsize=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -68,6 +68,8 @@ class DesiredOrder:
         """Tell what the rows say of it that can't all be true, if they do."""
         if self.other_ref is not None:
             return f"the rows contradict each other on the ref of this order: {self.ref!r} and {self.other_ref!r}"
+        if len(self.unsettled) == len(self.wishes):
+            return None
         for context in StatusContext:
             wishes = [wish for wish in self.wishes if wish.context is context]
             if len({wish.wanted for wish in wishes}) > 1:
@@ -221,12 +223,8 @@ class DesiredState:
     def _read_wishes(self, values: Mapping[str, Any]) -> Iterator[Wish]:
         for context, column in STATUS_COLUMNS.items():
             value = values.get(column)
-            words = self._words.get(context, {})
-            if _is_word_of(value, words):
-                value = words[value]
-            elif str(value) in words:
-                # A number in the table may be a text in a mapping that came as JSON.
-                value = words[str(value)]
+            if words := self._words.get(context):
+                value = _translate(value, words)
             if not _is_null(value):
                 yield Wish(self.rows, context, check_status(value))
 
@@ -266,11 +264,12 @@ def _is_null(value: object) -> bool:
     return value is None or (isinstance(value, float) and value != value)
 
 
-def _is_word_of(value: object, words: Mapping[Any, str | None]) -> bool:
-    try:
-        return value in words
-    except TypeError:  # a list, which can't be a key
-        return False
+def _translate(value: object, words: Mapping[Any, str | None]) -> object:
+    # A number in the table may be a text in a mapping that came as JSON. What can't be a key is no word.
+    for word in (value, str(value)):
+        if isinstance(word, Hashable) and word in words:
+            return words[word]
+    return value
 
 
 def _read_order_id(value: object) -> str | None:
