@@ -358,12 +358,15 @@ def _parse_json(body: bytes) -> object:
 # Past these an answer's words help no one, and a log still has to be read.
 _LONGEST_TEXT = 200
 _MOST_TEXTS = 20
+_DEEPEST = 8
 _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
 """An e-mail address, or a run of digits as long as a phone number."""
 
 
-def _redact(value: object, secrets: Iterable[str]) -> object:
+def _redact(value: object, secrets: Iterable[str], depth: int = 0) -> object:
     """Return the payload of an error with nothing in its texts that must not be passed on."""
+    if depth > _DEEPEST:
+        return None
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, "***")
@@ -371,10 +374,10 @@ def _redact(value: object, secrets: Iterable[str]) -> object:
         # Half a character, or a terminal's escape code, would break the log that it is written to.
         return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
     if isinstance(value, list):
-        return [_redact(item, secrets) for item in value[:_MOST_TEXTS]]
+        return [_redact(item, secrets, depth + 1) for item in value[:_MOST_TEXTS]]
     if isinstance(value, dict):
         items = list(value.items())[:_MOST_TEXTS]
-        return {str(_redact(name, secrets)): _redact(item, secrets) for name, item in items}
+        return {str(_redact(name, secrets)): _redact(item, secrets, depth + 1) for name, item in items}
     return value
 
 

@@ -59,6 +59,9 @@ class YouCanError(AirflowException):
     :param detail: what YouCan gave as the reason, on one line, ``None`` where it gave none.
     """
 
+    unconfirmed = False
+    """Whether an update was sent of which nobody can say whether YouCan took it."""
+
     # Everything but the message is optional, so that pickling and copying (which call the class with
     # ``args`` alone and then restore the attributes) work for every error.
     def __init__(

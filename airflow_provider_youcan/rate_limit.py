@@ -22,7 +22,7 @@ from airflow_provider_youcan.retries import LONGEST_RETRY_AFTER
 __all__ = ["RateLimit", "RateLimiter"]
 
 _MOST_REFUSALS = 10
-"""After how many windows in a row that brought nothing but a refusal it is left to Airflow's retries."""
+"""After so many refusals in a row, and a minute, it is left to Airflow's retries."""
 
 _SELDOM = 16
 """At most so many windows pass until it is tried whether the limit has risen."""
@@ -44,9 +44,12 @@ class RateLimiter:
         warn: Callable[..., None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.holds = 0
+        """How often requests had to be held back for a while, because the limit was used up."""
         self._limit = RateLimit()
         self._warn = warn
         self._clock = clock
+        self._last_answer = clock()
         # One at a time, evenly: a burst of a second's worth would go beyond a ceiling of the same size.
         self._ceiling = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
         self._queue = asyncio.Lock()
@@ -64,11 +67,17 @@ class RateLimiter:
             if self._ceiling is not None:
                 await self._ceiling.acquire()
             while delay := self._limit.delay(self._clock()):
+                self.holds += delay != math.inf
                 self._answer_came.clear()
                 with suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._answer_came.wait(), None if delay == math.inf else delay)
                 self._raise_if_given_up()
             return self._limit.send(self._clock())
+
+    def give_back(self, number: int) -> None:
+        """Take back a turn that was not used."""
+        self._limit.give_back(number)
+        self._answer_came.set()
 
     def see_answer(self, number: int, limit: int | None = None, remaining: int | None = None) -> None:
         """
@@ -78,7 +87,8 @@ class RateLimiter:
         :param limit: ``X-RateLimit-Limit``, where the answer has it.
         :param remaining: ``X-RateLimit-Remaining``, where the answer has it.
         """
-        self._limit.answered(number, self._clock(), limit, remaining)
+        self._last_answer = self._clock()
+        self._limit.answered(number, self._last_answer, limit, remaining)
         self._answer_came.set()
 
     def see_refusal(self, number: int, error: YouCanRateLimitError) -> None:
@@ -91,7 +101,8 @@ class RateLimiter:
         """
         first = self._limit.refused(number, self._clock(), error.retry_after)
         self._answer_came.set()
-        if (error.retry_after or 0.0) > LONGEST_RETRY_AFTER or self._limit.refusals >= _MOST_REFUSALS:
+        for_long = self._clock() - self._last_answer > LONGEST_RETRY_AFTER
+        if (error.retry_after or 0.0) > LONGEST_RETRY_AFTER or (for_long and self._limit.refusals >= _MOST_REFUSALS):
             self._given_up = error
         self._raise_if_given_up()
         if first and (seconds := self._limit.delay(self._clock())) != math.inf:
@@ -121,6 +132,8 @@ class RateLimit:
         self.refusals = 0
         """How often in a row the shop refused, counting those as one that were on their way together."""
         self._in_flight = 0
+        self._refused_at = 0.0  # when the first of the refusals in a row came
+        self._ahead_since = 0.0
         self._start: float | None = None  # when the window's first answer came
         self._taken = 0  # what the window has taken: accepted, or still on its way
         self._accepted = 0
@@ -153,13 +166,20 @@ class RateLimit:
         """Note that a request goes, and return its number."""
         self.sent += 1
         if self._is_over or (self._is_used_up and self._goes_ahead(now)):
-            self._ahead = self.sent
+            self._ahead, self._ahead_since = self.sent, now
         elif self._start is not None and self.length is not None and now >= self._start + self.length:
             # A window passed that was not used up.
             self._start, self._taken, self._accepted = now, self._in_flight, 0
         self._in_flight += 1
         self._taken += 1
         return self.sent
+
+    def give_back(self, number: int) -> None:
+        """Note that a request was not sent after all."""
+        self._in_flight -= 1
+        self._taken -= 1
+        if number == self._ahead:
+            self._ahead = None
 
     def answered(self, number: int, now: float, limit: int | None = None, remaining: int | None = None) -> None:
         """Note that a request was accepted, or that nobody knows."""
@@ -189,8 +209,11 @@ class RateLimit:
             return False
         self._together = self.sent
         is_early = number == self._ahead and (self._is_over or self._has_ended(now))
+        if not self.refusals:
+            self._refused_at = now
         if retry_after is not None and self._start is not None:
-            elapsed = now - self._start
+            # A slow answer to a request that came too early must not make the window seem longer than it is.
+            elapsed = (self._ahead_since if is_early else now) - self._start
             self.length = _whole_seconds(elapsed + retry_after)
             if is_early:
                 # The window goes on for longer than it was thought to.
@@ -208,7 +231,7 @@ class RateLimit:
 
     def _pause(self, now: float, retry_after: float | None) -> float:
         if self._start is not None and self.length is not None and not self._has_ended(now):
-            return max(retry_after or 0.0, self._start + self.length - now)
+            return max(retry_after or 0.0, min(self._start + self.length - now, LONGEST_RETRY_AFTER))
         return retry_after or min(2.0**self.refusals, LONGEST_RETRY_AFTER)
 
     @property
@@ -229,7 +252,7 @@ class RateLimit:
             self.capacity = self._accepted
         if self.length is None and self._start is not None:
             # The shop didn't say for how long it refuses; now it is known that this was long enough.
-            self.length = now - self._start
+            self.length = min(now - max(self._start, self._refused_at - 1.0), LONGEST_RETRY_AFTER)
         self._start, self._accepted, self._taken = now, 0, self._in_flight + 1
         self._is_over = self._is_measured = False
         self._check_in -= 1

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +70,62 @@ def test_the_cash_on_delivery_example_settles_an_order(
 
     assert run.state == "success"
     assert sandbox.shop.statuses(order_id) == expected
+
+
+@pytest.fixture
+def warehouse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[sqlite3.Connection]:
+    """The warehouse of the reconciling example, in SQLite."""
+    path = tmp_path / "warehouse.db"
+    monkeypatch.setenv("AIRFLOW_CONN_SQLITE_DEFAULT", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    monkeypatch.setenv("AIRFLOW_VAR_YOUCAN_REPORTS", str(tmp_path / "reports"))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("create table courier_orders (order_id text, shipping_status text, payment_status text)")
+        yield database
+
+
+def without_approval(tmp_path: Path) -> Path:
+    """The example as it is where nobody can be asked; the system test asks."""
+    text = (ROOT / "example_dags" / "example_youcan_reconcile.py").read_text()
+    assert "if ApprovalOperator is None:" in text
+    path = tmp_path / "example.py"
+    path.write_text(text.replace("if ApprovalOperator is None:", "if True:"))
+    return path
+
+
+def test_the_reconcile_example_settles_a_table(
+    run_dag: RunDag, sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    fresh = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
+    delivered, refunded = [
+        order_id for order_id in sandbox.shop.order_ids() if sandbox.shop.statuses(order_id) == fresh
+    ][:2]
+    sandbox.shop.set_status(refunded, "payment", "refunded")
+    unknown = "00000000-0000-4000-8000-000000000000"
+    rows = [(delivered, "DELIVERED", "COLLECTED"), (refunded, "DELIVERED", "COLLECTED"), (unknown, None, "COLLECTED")]
+    warehouse.executemany("insert into courier_orders values (?, ?, ?)", rows)
+    warehouse.commit()
+
+    run = run_dag(without_approval(tmp_path))
+
+    assert run.tasks["plan"].result["planned"] == 3
+    assert sandbox.shop.statuses(delivered) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
+    assert sandbox.shop.statuses(refunded) == {"general": "open", "shipping": "fulfilled", "payment": "refunded"}
+    # The order that the shop hasn't is in the warehouse, and in the DAG run's state.
+    assert run.state == "failed"
+    failed = warehouse.execute("select order_id, context, wanted, outcome from youcan_failed_updates").fetchall()
+    assert failed == [(unknown, "payment", "paid", "not_found")]
+
+
+def test_the_reconcile_example_ends_well_where_all_is_well(
+    run_dag: RunDag, sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    warehouse.execute("insert into courier_orders values (?, 'DELIVERED', null)", (sandbox.shop.order_ids()[0],))
+    warehouse.commit()
+
+    run = run_dag(without_approval(tmp_path))
+
+    assert run.state == "success"
+    assert warehouse.execute("select count(*) from youcan_failed_updates").fetchone() == (0,)
 
 
 def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunDag, sandbox: Sandbox) -> None:

@@ -7,10 +7,12 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
@@ -490,7 +492,147 @@ def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: San
     assert summary["unchanged"] == 100
 
 
+def test_trouble_with_one_status_leaves_the_others_of_the_order_alone(
+    sandbox: Sandbox, fresh: list[str], no_waiting: None
+) -> None:
+    sandbox.misbehave("status", route=f"PUT /orders/{fresh[0]}/status/shipping", status=500)
+
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": fresh[0], "shipping_status": "shipped", "payment_status": "paid", "status": "closed"}])
+
+    assert sandbox.shop.statuses(fresh[0]) == {"general": "closed", "shipping": "unfulfilled", "payment": "paid"}
+
+
+def test_an_update_that_nobody_could_confirm_says_so(
+    sandbox: Sandbox, fresh: list[str], no_waiting: None, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.jsonl"
+    sandbox.misbehave("lose-answer", route="PUT /orders/*", times=1)
+    # The first look, and then none any more.
+    get_order, looks = sandbox.shop.order, iter(range(100))
+
+    def look_once(order_id: str) -> Any:
+        if next(looks) >= 2:
+            raise RuntimeError("the sandbox answers 500")
+        return get_order(order_id)
+
+    sandbox.shop.order = look_once  # type: ignore[method-assign]
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": fresh[0], "payment_status": "paid"}], report_path=str(report))
+
+    (line,) = read_report(report)
+    assert (line["outcome"], line["before"]) == ("failed", "pending")
+    assert "An update was sent before that; whether YouCan took it is unknown." in line["reason"]
+
+
+def test_an_update_confirmed_in_the_second_round_is_told_as_a_change(
+    sandbox: Sandbox, fresh: list[str], no_waiting: None, tmp_path: Path
+) -> None:
+    report = tmp_path / "report.jsonl"
+    sandbox.misbehave("lose-answer", route="PUT /orders/*", times=1)
+    get_order, looks = sandbox.shop.order, iter(range(100))
+
+    def look_and_look_again(order_id: str) -> Any:
+        # Found for the first look and the update; then three looks fail, which ends the first round.
+        if 2 <= next(looks) < 5:
+            raise RuntimeError("the sandbox answers 500")
+        return get_order(order_id)
+
+    sandbox.shop.order = look_and_look_again  # type: ignore[method-assign]
+    summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], report_path=str(report))
+
+    assert summary["changed"] == 1
+    assert read_report(report)[0]["before"] == "pending"
+    assert len(sandbox.shop.history()) == 1
+
+
+def test_a_label_that_is_half_a_character_harms_nobody(sandbox: Sandbox, fresh: list[str], tmp_path: Path) -> None:
+    body = json.dumps({"id": fresh[0], "ref": "1", "payment": {"status_object": {"slug": "\ud800"}}})
+    sandbox.misbehave("status", route=f"GET /orders/{fresh[0]}", status=200, body=body)
+
+    summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], report_path=str(tmp_path / "report.jsonl"))
+
+    assert summary["changed"] == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no disk that is always full")
+def test_a_full_disk_ends_the_run_and_every_wish_is_counted_once(sandbox: Sandbox, fresh: list[str]) -> None:
+    pushed: dict[str, Any] = {}
+
+    class TaskInstance:
+        def xcom_push(self, key: str, value: Any) -> None:
+            pushed[key] = value
+
+    operator = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        orders=[{"order_id": order_id, "status": "closed"} for order_id in fresh],
+        report_path="/dev/full",
+        max_concurrency=2,
+    )
+    with pytest.raises(OSError, match="No space left"):
+        operator.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+    outcomes = ("changed", "unchanged", "failed", "not_reached")
+    assert sum(pushed["summary"][outcome] for outcome in outcomes) == len(fresh)
+    assert pushed["summary"]["changed"] == len(sandbox.shop.history()) <= 2
+
+
+def test_an_execution_timeout_ends_the_run_and_the_record_is_true(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path
+) -> None:
+    sandbox.misbehave("latency", route="PUT /orders/*", seconds=0.3)
+    report = tmp_path / "report.jsonl"
+
+    with pytest.raises(AirflowTaskTimeout, match="a retry sends only what is missing"):
+        reconcile(
+            [{"order_id": order_id, "status": "closed"} for order_id in fresh],
+            execution_timeout=timedelta(seconds=1),
+            max_concurrency=1,
+            report_path=str(report),
+        )
+
+    outcomes = {line["order_id"]: line["outcome"] for line in read_report(report)}
+    assert set(outcomes) == set(fresh)
+    changed = [order_id for order_id, outcome in outcomes.items() if outcome == "changed"]
+    assert changed
+    assert "not_reached" in outcomes.values()
+    assert all(sandbox.shop.statuses(order_id)["general"] == "closed" for order_id in changed)
+
+
+def test_a_list_that_says_the_same_again_and_again_is_left(sandbox: Sandbox, fresh: list[str]) -> None:
+    page = {"data": [{"id": "other-order", "ref": "x"}], "meta": {"pagination": {"total_pages": 10**12}}}
+    sandbox.misbehave("status", route="GET /orders", status=200, body=json.dumps(page))
+
+    summary = reconcile([{"order_id": order_id, "status": "closed"} for order_id in fresh])
+    with pytest.raises(YouCanTransientError, match="the same again and again"):
+        reconcile([{"ref": "021", "status": "closed"}])
+
+    assert summary["changed"] == len(fresh)
+
+
+def test_an_id_in_other_letters_is_the_same_order(sandbox: Sandbox, fresh: list[str]) -> None:
+    summary = reconcile([{"order_id": order_id.upper(), "status": "closed"} for order_id in fresh])
+
+    assert summary["changed"] == len(fresh)
+
+
 # --- limits ---
+
+
+def test_a_guard_is_asked_again_after_a_rate_limit(sandbox: Sandbox, fresh: list[str]) -> None:
+    sandbox.misbehave("status", route="PUT /orders/*", status=429, headers={"Retry-After": "1"}, times=1)
+    keep_request = sandbox.shop.keep_request
+
+    def refund_meanwhile(method: str, path: str, query: str, body: str, status: int | None) -> None:
+        keep_request(method, path, query, body, status)
+        if status == 429:
+            sandbox.shop.set_status(fresh[0], "payment", "refunded")
+
+    sandbox.shop.keep_request = refund_meanwhile  # type: ignore[method-assign]
+    summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], only_from={"payment": "pending"})
+
+    assert (summary["protected"], summary["changed"]) == (1, 0)
+    assert sandbox.shop.statuses(fresh[0])["payment"] == "refunded"
 
 
 def test_a_rate_limit_is_found_and_kept(sandbox: Sandbox, log_lines: Callable[[], list[str]]) -> None:

@@ -45,6 +45,9 @@ __all__ = ["YouCanAsyncHook", "YouCanHook"]
 
 _Result = TypeVar("_Result")
 
+# How often the status is read anew at most, where requests are held back between the look and the update.
+_MOST_READINGS = 4
+
 # As many newer orders may come in while a page is read that the next one repeats it; hardly ten times in a row.
 _MOST_STALE_PAGES = 10
 
@@ -431,12 +434,28 @@ class YouCanAsyncHook(_Hook):
         known = [found] if found is not None else []
 
         async def attempt(client: SharedClient) -> tuple[str | None, bool]:
-            statuses = known.pop() if known else OrderStatuses.from_order(await self._send_once(client, move.read))
-            if move.is_due(statuses):
-                await self._send_once(client, move.update)
+            for reading in range(_MOST_READINGS):
+                may_be_held = only_from is None or reading == _MOST_READINGS - 1
+                holds = None if may_be_held or self._limiter is None else self._limiter.holds
+                statuses = known.pop() if known else OrderStatuses.from_order(await self._send_once(client, move.read))
+                if not move.is_due(statuses):
+                    break
+                try:
+                    await self._send_once(client, move.update, holds)
+                except _HeldBackError:
+                    # What was read is old by now, and a guard has to be asked again.
+                    continue
+                except YouCanTransientError:
+                    move.unconfirmed = True
+                    raise
+                break
             return move.before, move.changed
 
-        return await self._retrying(attempt)
+        try:
+            return await self._retrying(attempt)
+        except YouCanError as error:
+            error.unconfirmed = move.unconfirmed
+            raise
 
     async def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
         """Read one order, as :meth:`YouCanHook.get_order` does."""
@@ -548,22 +567,35 @@ class YouCanAsyncHook(_Hook):
         # A rate limit was waited for by the limiter, where there is one, until that gave up.
         return is_worth_waiting(error) and not (self._limiter and isinstance(error, YouCanRateLimitError))
 
-    async def _send_once(self, client: SharedClient, request: api.Request) -> dict[str, Any]:
+    async def _send_once(self, client: SharedClient, request: api.Request, holds: int | None = None) -> dict[str, Any]:
+        """
+        Send a request, in its turn.
+
+        :param client: carries it.
+        :param request: the request.
+        :param holds: how often the limiter had held requests back when it was made, if it is not to be sent after
+            another time.
+        """
         credentials = await client.get_credentials(self._look_up)
         try:
-            return await self._ask(client, request, credentials)
+            return await self._ask(client, request, credentials, holds)
         except YouCanAuthenticationError:
             # A wait may last for weeks: the token may have been renewed since it was looked up.
             renewed = await client.get_credentials(self._look_up, stale=credentials)
             if renewed == credentials:
                 raise
-        return await self._ask(client, request, renewed)
+        return await self._ask(client, request, renewed, holds)
 
-    async def _ask(self, client: SharedClient, request: api.Request, credentials: Credentials) -> dict[str, Any]:
+    async def _ask(
+        self, client: SharedClient, request: api.Request, credentials: Credentials, holds: int | None
+    ) -> dict[str, Any]:
         self.log.debug("%s %s", request.method, request.path)
         limiter = self._get_limiter(credentials)
         while True:
             turn = await limiter.take_turn() if limiter else 0
+            if limiter and holds not in (None, limiter.holds):
+                limiter.give_back(turn)
+                raise _HeldBackError
             answer = None
             try:
                 self.requests += 1
@@ -596,6 +628,10 @@ class YouCanAsyncHook(_Hook):
         raise failure
 
 
+class _HeldBackError(Exception):
+    """An update was held back for so long that its guard has to be asked again. It was not sent."""
+
+
 class _Move:
     """What setting a status under a guard means, whoever carries the requests: look, and only then set."""
 
@@ -607,6 +643,8 @@ class _Move:
         """The status that was found."""
         self.changed = False
         """Whether it was changed, once the update is sent or no longer due."""
+        self.unconfirmed = False
+        """Whether an update was sent whose outcome isn't known."""
         self._order_id = order_id
         self._status = status
         self._context = StatusContext(context)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import BaseHook, BaseOperator
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseHook, BaseOperator
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanPermanentError, YouCanTransientError
 from airflow_provider_youcan.orders import StatusContext, check_flag, closest_statuses
@@ -135,9 +135,9 @@ class YouCanReconcileOrdersOperator(BaseOperator):
 
         only_from = self._read_guards()
         desired = DesiredState(self.columns, self.status_map)
+        self._read_rows(desired)
         with self._open_report() as report:
             record = Record(report)
-            self._read_rows(desired)
             record.rows = desired.rows
             self.log.info(
                 "%d rows wish for %d statuses of %d orders%s.",
@@ -176,7 +176,16 @@ class YouCanReconcileOrdersOperator(BaseOperator):
                 info=self.log.info,
                 warn=self.log.warning,
             )
-            await run.run()
+            # Airflow's own alarm may go off where the event loop has no ear for it.
+            limit = self.execution_timeout
+            seconds = None if limit is None else max(limit.total_seconds() - 1, limit.total_seconds() / 2)
+            try:
+                await asyncio.wait_for(run.run(), seconds)
+            except asyncio.TimeoutError:
+                raise AirflowTaskTimeout(
+                    f"The table was not reconciled within the execution_timeout of {limit}; a retry "
+                    "sends only what is missing."
+                ) from None
             return run
 
     def _read_guards(self) -> dict[StatusContext, tuple[str, ...]]:
@@ -207,16 +216,22 @@ class YouCanReconcileOrdersOperator(BaseOperator):
                 f"The Airflow connection {self.conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
                 "nothing was sent: name one of a database."
             )
-        with closing(hook.get_conn()) as session, closing(session.cursor()) as cursor:
+        # PostgreSQL's drivers fetch in batches only with a cursor that has a name.
+        name = ["youcan_reconcile"] if connection.conn_type == "postgres" else []
+        with closing(hook.get_conn()) as session, closing(session.cursor(*name)) as cursor:
             cursor.execute(self.sql, *([self.parameters] if self.parameters is not None else []))
+            rows = cursor.fetchmany(_ROWS_A_FETCH)
             if cursor.description is None:
                 raise YouCanInvalidInputError(
                     "The sql returns no rows, as a select does; nothing was sent to the shop."
                 )
             names = [column[0] for column in cursor.description]
             desired.check_columns(names)
-            for values in _fetch(cursor):
-                desired.add(dict(zip(names, values, strict=True)))
+            while rows:
+                for row in rows:
+                    # Some connections are set up to return mappings.
+                    desired.add(row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)))
+                rows = cursor.fetchmany(_ROWS_A_FETCH)
 
     def _open_report(self) -> AbstractContextManager[TextIO | None]:
         if self.report_path is None:
@@ -226,7 +241,7 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         path = ObjectStoragePath(self.report_path)
         if path.protocol in ("", "file"):
             path.parent.mkdir(parents=True, exist_ok=True)
-        report: AbstractContextManager[TextIO] = path.open("w", encoding="utf-8")  # type: ignore[no-untyped-call]
+        report: AbstractContextManager[TextIO] = path.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
         return report
 
     def _tell(self, record: Record, summary: dict[str, Any], context: Context) -> None:
@@ -263,11 +278,6 @@ class YouCanReconcileOrdersOperator(BaseOperator):
                 f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
             )
         raise YouCanPermanentError(message)
-
-
-def _fetch(cursor: Any) -> Iterator[Sequence[Any]]:
-    while rows := cursor.fetchmany(_ROWS_A_FETCH):
-        yield from rows
 
 
 def _check_number(name: str, value: object, least: int, most: int) -> int:

@@ -18,10 +18,11 @@ from airflow_provider_youcan.exceptions import (
     YouCanRateLimitError,
     YouCanStoreSuspendedError,
     YouCanTransientError,
+    YouCanUnexpectedResponseError,
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext, is_order_id
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step, plan
 from airflow_provider_youcan.reconciliation.record import Record
 from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState, InvalidRow
@@ -94,10 +95,9 @@ class Reconciliation:
         self._found: dict[str, OrderStatuses] = {}  # by the order's id, in small letters
         self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
         self._ids: dict[str, set[str]] = {}  # the orders that the shop has of each ref
-        self._perhaps_sent: dict[tuple[str, StatusContext], str | None] = {}  # what these were before, if they were
         self._list_is_terse = False  # whether the list lacks statuses that an order's own page has
         self._total = self._done = 0
-        self._ending: YouCanError | None = None
+        self._ending: Exception | None = None
         self._failures_in_a_row = 0
         self._last_success = time.monotonic()
 
@@ -120,8 +120,8 @@ class Reconciliation:
             progress.cancel()
             with suppress(asyncio.CancelledError):
                 await progress
-            self._record_unreached()
             self._record.requests = self._hook.requests
+            self._record_unreached()
 
     # --- the rows ---
 
@@ -155,6 +155,7 @@ class Reconciliation:
         by_id = {order.order_id.casefold(): order for order in self._desired.orders if order.order_id is not None}
         by_ref = {str(order.ref): order for order in self._desired.orders if order.order_id is None}
         page, pages, batch, found, read = 1, 1, 1, 0, 0
+        first_ids: set[str] = set()
         while page <= pages:
             missing = len(by_id.keys() - self._found.keys()) + len(by_ref.keys() - self._ids.keys())
             is_dearer = read > 0 and pages - page + 1 > missing and found <= read
@@ -165,15 +166,22 @@ class Reconciliation:
             answers = [payload for payload in payloads if payload is not None]
             pages = max([pages, *(answer["meta"]["pagination"]["total_pages"] for answer in answers)])
             listed = [order for answer in answers for order in answer["data"]]
-            found, read = sum(self._see_listed(order, by_id, by_ref) for order in listed), len(numbers)
+            seen = [self._see_listed(order, by_id, by_ref) for order in listed]
+            found, read = seen.count(True), len(numbers)
+            self._list_is_terse = bool(found == 0 and seen.count(False))
             page += read
+            starts = {answer["data"][0]["id"] for answer in answers if answer["data"]}
+            if starts <= first_ids:
+                # Nothing new: the list is over, or says the same again and again.
+                return
+            first_ids |= starts
             batch = self._max_concurrency if pages - page + 1 <= missing else min(batch * 2, self._max_concurrency)
 
     async def _read_page(self, number: int) -> dict[str, Any] | None:
         try:
             return await self._hook.list_orders(number, _PAGE_SIZE)
-        except YouCanTransientError:
-            if number == 1:
+        except YouCanError as error:
+            if number == 1 or isinstance(error, _ENDS_THE_RUN):
                 raise
             # What is on it is read order by order.
             self._warn("Page %d of the list of orders could not be read; its orders are read one by one.", number)
@@ -181,18 +189,20 @@ class Reconciliation:
 
     def _see_listed(
         self, order: Mapping[str, Any], by_id: Mapping[str, DesiredOrder], by_ref: Mapping[str, DesiredOrder]
-    ) -> bool:
-        """Take in an order of the list, and tell whether that saves a request."""
+    ) -> bool | None:
+        """Take in an order of the list, and tell whether that saves a request, ``None`` where nobody asks for it."""
         order_id, ref = order["id"].casefold(), str(order.get("ref"))
         wanted = by_id.get(order_id) or by_ref.get(ref)
-        if wanted is None:
-            return False
+        if wanted is None or order_id in self._found or not is_order_id(order["id"]):
+            return None
         self._refs[order_id] = ref
         if ref in by_ref:
             self._ids.setdefault(ref, set()).add(order["id"])
+        if order_id in by_id:
+            # The shop's own spelling: its updates may be more particular about it than its list.
+            wanted.order_id = order["id"]
         statuses = OrderStatuses.from_order(order)
         if any(statuses[context] is None for context in wanted.unsettled):
-            self._list_is_terse = True
             return ref in by_ref
         self._found[order_id] = statuses
         return True
@@ -216,13 +226,20 @@ class Reconciliation:
         """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
         ref = str(order.ref)
         page = pages = 1
+        first_id = ""
         ids: set[str] = set()
         while page <= pages:
             # By ref, so that several of the same ref stand side by side.
             payload = await self._hook.list_orders(page, _PAGE_SIZE, q=ref, sort_field="ref", sort_order="asc")
             listed = payload["data"]
+            if listed and page > 1 and listed[0]["id"] == first_id:
+                raise YouCanUnexpectedResponseError(
+                    f"Could not search for the order of ref {ref!r}: YouCan's list says the same again and again; "
+                    "nothing was changed, and it may work later."
+                )
+            first_id = listed[0]["id"] if listed else ""
             for found in listed:
-                if str(found.get("ref")) == ref:
+                if str(found.get("ref")) == ref and is_order_id(found["id"]):
                     ids.add(found["id"])
                     self._see_listed(found, {}, {ref: order})
             if ids and listed and str(listed[-1].get("ref")) != ref:
@@ -245,6 +262,7 @@ class Reconciliation:
         is_fresh = found is None or any(found[context] is None for context in wanted)
         if is_fresh:
             payload = await self._hook.get_order(order.order_id)
+            self._see_success()
             self._refs[order.order_id.casefold()] = str(payload.get("ref"))
             found = OrderStatuses.from_order(payload)
         assert found is not None  # noqa: S101
@@ -253,18 +271,29 @@ class Reconciliation:
             reason = f"the shop knows this order by the ref {ref!r}, so it may be another one"
             self._record_all(order, Outcome.FAILED, reason)
             return
+        failure: YouCanTransientError | None = None
         for context, step in plan(wanted, found, self._only_from).items():
-            key = (order.order_id, context)
-            if step.outcome is Outcome.UNCHANGED and key in self._perhaps_sent:
+            if step.outcome is Outcome.UNCHANGED and context in order.unconfirmed:
                 # An update that met an error in the first round took effect after all.
-                step = Step(Outcome.CHANGED, self._perhaps_sent[key])
+                step = Step(Outcome.CHANGED, order.unconfirmed[context])
             if step.outcome is Outcome.PLANNED and not self._dry_run:
-                self._perhaps_sent[key] = step.before
-                # A guard is asked again right before the update: what the list said may be minutes old.
+                # A guard is asked again right before the update: what was read may be old.
                 known = found if is_fresh or context not in self._only_from else None
-                step = await self._send(order.order_id, context, wanted[context], known)
-                del self._perhaps_sent[key]
+                is_fresh = False
+                try:
+                    step = await self._send(order.order_id, context, wanted[context], known)
+                except YouCanError as error:
+                    if error.unconfirmed:
+                        order.unconfirmed = {**order.unconfirmed, context: step.before}
+                    if not isinstance(error, YouCanTransientError) or isinstance(error, _ENDS_THE_RUN):
+                        raise
+                    # What else is wished of the order may well work.
+                    failure = error
+                    continue
+                self._see_success()
             self._record_step(order, context, step)
+        if failure is not None:
+            raise failure
 
     async def _send(self, order_id: str, context: StatusContext, wanted: str, found: OrderStatuses | None) -> Step:
         only_from = self._only_from.get(context)
@@ -318,14 +347,15 @@ class Reconciliation:
     ) -> None:
         for order in orders:
             try:
-                await work(order)
-            except YouCanError as error:
-                self._see_failure(order, error, again)
+                try:
+                    await work(order)
+                except YouCanError as error:
+                    self._see_failure(order, error, again)
             except asyncio.CancelledError:
                 self._record_all(order, Outcome.FAILED, _CUT_OFF)
                 raise
-            else:
-                self._failures_in_a_row, self._last_success = 0, time.monotonic()
+            except Exception as error:  # a report that can't be written, or a mistake of ours
+                self._ending = self._ending or error
             self._done += not order.unsettled
             # What others have under way is brought to its end: only so can be told what became of it.
             if self._ending is not None:
@@ -334,10 +364,10 @@ class Reconciliation:
     def _see_failure(self, order: DesiredOrder, error: YouCanError, again: list[DesiredOrder] | None) -> None:
         if isinstance(error, _ENDS_THE_RUN):
             self._ending = self._ending or error
-        elif isinstance(error, YouCanOrderNotFoundError):
-            self._record_all(order, Outcome.NOT_FOUND, str(error))
         elif not isinstance(error, YouCanTransientError):
-            self._record_all(order, Outcome.FAILED, str(error))
+            self._see_success()
+            is_gone = isinstance(error, YouCanOrderNotFoundError)
+            self._record_all(order, Outcome.NOT_FOUND if is_gone else Outcome.FAILED, str(error))
         else:
             self._failures_in_a_row += 1
             is_down = time.monotonic() > self._last_success + _LONGEST_WITHOUT_SUCCESS
@@ -350,9 +380,14 @@ class Reconciliation:
                 self.retry_after = max(self.retry_after, error.retry_after or 0.0)
                 self.may_pass = True
 
+    def _see_success(self) -> None:
+        """Note that the shop answers."""
+        self._failures_in_a_row, self._last_success = 0, time.monotonic()
+
     # --- what is told ---
 
     def _record_step(self, order: DesiredOrder, context: StatusContext, step: Step) -> None:
+        order.settled |= {context}
         first: int | None = None
         for wish in order.wishes:
             if wish.context is not context:
@@ -363,11 +398,13 @@ class Reconciliation:
                 continue
             first = wish.row
             self._record.add(order, wish, step.outcome, step.before, step.reason)
-        order.settled |= {context}
 
     def _record_all(self, order: DesiredOrder, outcome: Outcome, reason: str) -> None:
         for context in order.unsettled:
-            self._record_step(order, context, Step(outcome, None, reason))
+            step = Step(outcome, None, reason)
+            if context in order.unconfirmed:
+                step = Step(Outcome.FAILED, order.unconfirmed[context], f"{reason} {_UNCONFIRMED}")
+            self._record_step(order, context, step)
 
     def _record_unreached(self) -> None:
         reason = str(self._ending) if self._ending else "the run ended before it came to this order"
@@ -396,4 +433,5 @@ def _describe_invalid(rows: Sequence[InvalidRow], total: int, *, left_out: bool 
     return YouCanInvalidInputError(message)
 
 
+_UNCONFIRMED = "An update was sent before that; whether YouCan took it is unknown."
 _CUT_OFF = "the run was cut off while this was under way; whether YouCan took it is unknown"

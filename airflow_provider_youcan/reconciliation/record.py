@@ -134,6 +134,11 @@ class Record:
             "outcome": outcome.value,
             "reason": reason,
         }
-        self._report.write(json.dumps(line, ensure_ascii=False) + "\n")
-        # At once, so that a task that is killed leaves what it did.
-        self._report.flush()
+        try:
+            self._report.write(json.dumps(line, ensure_ascii=False) + "\n")
+            # At once, so that a task that is killed leaves what it did.
+            self._report.flush()
+        except OSError:
+            # A full disk takes no more; what is under way is still counted.
+            self._report = None
+            raise

@@ -53,6 +53,8 @@ class DesiredOrder:
     """Another ref that a row gives to the same order."""
     settled: frozenset[StatusContext] = frozenset()
     """The statuses of which it is known what became of them."""
+    unconfirmed: Mapping[StatusContext, str | None] = field(default_factory=dict)
+    """What the statuses were before an update that was sent and met an error."""
 
     @property
     def unsettled(self) -> dict[StatusContext, str]:
@@ -121,7 +123,9 @@ class DesiredState:
                 raise YouCanInvalidInputError(f"it says nothing: it has none of the columns {names}")
             wishes = list(self._read_wishes(values))
         except YouCanInvalidInputError as error:
-            self.invalid.append(InvalidRow(self.rows, order_id, ref, str(error).rstrip("."), error))
+            # Without its traceback, which would keep the whole row in memory.
+            reason, error = str(error).rstrip("."), error.with_traceback(None)
+            self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error))
             return
         key = ("order_id", order_id.casefold()) if order_id is not None else ("ref", str(ref))
         order = self._orders.setdefault(key, DesiredOrder(order_id, ref))
@@ -143,6 +147,12 @@ class DesiredState:
             raise YouCanInvalidInputError(
                 f"There is no column {' or '.join(map(repr, missing))}, which columns names, so nothing was sent; "
                 f"there are {shown}."
+            )
+        folded = [str(name).casefold() for name in names]
+        if twice := [name for name in found.values() if folded.count(name.casefold()) > 1]:
+            raise YouCanInvalidInputError(
+                f"There are several columns {' and '.join(map(repr, twice))}, letter case aside, so nothing was sent: "
+                "give each a name of its own."
             )
         if not {"order_id", "ref"} & found.keys():
             raise YouCanInvalidInputError(
@@ -281,7 +291,7 @@ def _read_order_id(value: object) -> str | None:
 def _read_ref(value: object) -> str | None:
     if _is_null(value):
         return None
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
         return str(value)
     if isinstance(value, str) and value.strip() not in ("", "None") and value.isprintable() and len(value) <= 100:
         return value
