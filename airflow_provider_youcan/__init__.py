@@ -20,7 +20,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": "airflow-provider-youcan",
         "name": "YouCan",
-        "description": "`YouCan <https://youcan.shop>`__ orders: set, guard and follow their statuses.",
+        "description": "`YouCan <https://youcan.shop>`__ orders: set, guard, follow and reconcile their statuses.",
         "versions": [__version__],
         "integrations": [
             {
@@ -35,7 +35,10 @@ def get_provider_info() -> dict[str, Any]:
         "operators": [
             {
                 "integration-name": "YouCan",
-                "python-modules": ["airflow_provider_youcan.operators.order_status"],
+                "python-modules": [
+                    "airflow_provider_youcan.operators.order_status",
+                    "airflow_provider_youcan.operators.reconcile",
+                ],
             },
         ],
         "sensors": [

@@ -1,5 +1,5 @@
 """
-The demo: a real Airflow DAG changes the statuses of orders in a local shop.
+The demo: real Airflow DAGs change the statuses of orders in a local shop, one by one and a whole table.
 
 Its Airflow home, with the log, lies in ``.demo`` and is made anew each time.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
@@ -55,10 +58,65 @@ def main() -> int:
         after = [sandbox.shop.statuses(order_id) for order_id in order_ids]
         _show(sandbox, order_ids, before, after)
     CONSOLE.print("The last one had been canceled: the guard only_from kept it as it is.")
-    CONSOLE.print(f"The log lies in {LOG.relative_to(ROOT)}")
     # What the DAG is to do, so that the demo can't end well without it.
     moved = [statuses for statuses in after if statuses == _GOAL]
-    return 0 if len(moved) == len(order_ids) - 1 else 1
+    if len(moved) != len(order_ids) - 1 or not _reconcile():
+        return 1
+    CONSOLE.print(f"The log lies in {LOG.relative_to(ROOT)}")
+    return 0
+
+
+def _reconcile() -> bool:
+    """Reconcile a warehouse table with another shop, twice, and tell whether the second run sent nothing."""
+    with Sandbox(orders=2000) as sandbox:
+        warehouse = HOME / "warehouse.db"
+        with closing(sqlite3.connect(warehouse)) as database:
+            database.execute("create table courier (order_id text, payment_status text)")
+            rows = [(order_id, "COLLECTED") for order_id in sandbox.shop.order_ids()]
+            database.executemany("insert into courier values (?, ?)", rows)
+            database.commit()
+        environment = _environment(sandbox) | {
+            "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
+            "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
+        }
+        (HOME / "dags").mkdir()
+        (HOME / "dags" / "reconcile.py").write_text(_RECONCILE)
+        CONSOLE.print("\nA courier collected the money for all 2,000 orders of another shop, says a SQLite warehouse.")
+        sent: list[int] = []
+        for turn in ("Airflow reconciles the table with the shop …", "And again …"):
+            CONSOLE.print(turn)
+            already = len(sandbox.shop.history())
+            command = [sys.executable, "-m", "airflow", "dags", "test", "reconcile_warehouse"]
+            ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            output = ended.stdout + ended.stderr
+            with LOG.open("a") as log:
+                log.write(output)
+            summary = re.search(r"[\d,]+ rows \(.*?(?= \[airflow|\n\[|\n\d{4}-)", output, re.DOTALL)
+            if ended.returncode or summary is None:
+                CONSOLE.print(f"[red]reconciling failed:[/] see {LOG.relative_to(ROOT)}")
+                return False
+            CONSOLE.print(summary[0].strip(), markup=False, highlight=False)
+            sent.append(len(sandbox.shop.history()) - already)
+    CONSOLE.print(
+        f"{sent[0]:,} updates were sent the first time, and {sent[1]:,} the second: the shop is the only state."
+    )
+    return sent[0] > 1000 and sent[1] == 0
+
+
+_RECONCILE = """
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+
+with DAG("reconcile_warehouse", schedule=None):
+    YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        sql="select order_id, payment_status from courier",
+        conn_id="warehouse",
+        status_map={"payment": {"COLLECTED": "paid"}},
+        only_from={"payment": ["pending", "unpaid"]},
+    )
+"""
 
 
 _GOAL = {"general": "processed", "shipping": "shipped", "payment": "paid"}

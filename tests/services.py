@@ -14,6 +14,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psycopg2
+
 from tests.conftest import AIRFLOW_3
 
 __all__ = ["Airflow"]
@@ -25,12 +27,16 @@ class Airflow:
 
     :param home: an empty folder.
     :param connections: Airflow connections as JSON, by id.
+    :param postgres: the address of a PostgreSQL for the metadata, so that several tasks may run at a time; ``None``
+        takes SQLite.
     """
 
-    def __init__(self, home: Path, connections: dict[str, str]) -> None:
+    def __init__(self, home: Path, connections: dict[str, str], postgres: str | None = None) -> None:
         self.home = home
         self.dags = home / "dags"
         self.dags.mkdir()
+        self._postgres = postgres
+        several = AIRFLOW_3 or postgres is not None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         port = _free_port()
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
@@ -40,9 +46,9 @@ class Airflow:
             "AIRFLOW__CORE__DAGS_FOLDER": str(self.dags),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
-            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if AIRFLOW_3 else "SequentialExecutor",
-            "AIRFLOW__CORE__PARALLELISM": "2",
-            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home}/airflow.db",
+            "AIRFLOW__CORE__EXECUTOR": "LocalExecutor" if several else "SequentialExecutor",
+            "AIRFLOW__CORE__PARALLELISM": "2" if postgres is None else "4",
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": postgres or f"sqlite:///{home}/airflow.db",
             "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
             "AIRFLOW__API__HOST": "127.0.0.1",
             "AIRFLOW__API__PORT": str(port),
@@ -58,7 +64,7 @@ class Airflow:
 
     def start(self) -> None:
         """Make the database, and start all services."""
-        subprocess.run(self._command("db", "migrate"), env=self._environment, check=True, capture_output=True)
+        self.run_command("db", "migrate")
         if AIRFLOW_3:
             self.start_service("api-server")
             self.start_service("dag-processor")
@@ -83,14 +89,17 @@ class Airflow:
         for name in list(self._processes):
             self.kill_service(name)
 
+    def run_command(self, *words: str) -> None:
+        """Run a command of Airflow's own."""
+        subprocess.run(self._command(*words), env=self._environment, check=True, capture_output=True)
+
     def trigger(self, dag_id: str, run_id: str, **conf: Any) -> None:
         """Start a run of a DAG, once Airflow has found the DAG."""
         self.wait_for(lambda: self._query("select 1 from dag where dag_id = ?", dag_id), f"{dag_id} to be found")
         self.wait_for(
             lambda: self._query("select 1 from serialized_dag where dag_id = ?", dag_id), f"{dag_id} to be stored"
         )
-        command = self._command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
-        subprocess.run(command, env=self._environment, check=True, capture_output=True)
+        self.run_command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
 
     def wait_for_run(self, run_id: str) -> str:
         """Wait until a run is over, and return its state."""
@@ -100,6 +109,25 @@ class Airflow:
     def task_states(self, run_id: str) -> dict[str, str]:
         """Return the states of a run's tasks."""
         return dict(self._query("select task_id, state from task_instance where run_id = ?", run_id))
+
+    def set_variables(self, **variables: str) -> None:
+        """Set Airflow variables, before the start."""
+        self._environment |= {f"AIRFLOW_VAR_{name.upper()}": value for name, value in variables.items()}
+
+    def read_xcom(self, run_id: str, task_id: str) -> Any:
+        """Return what a task of a run returned."""
+        statement = "select value from xcom where run_id = ? and task_id = ? and key = 'return_value'"
+        value = self._query(statement, run_id, task_id)[0][0]
+        return (
+            json.loads(bytes(value) if isinstance(value, memoryview) else value)
+            if not isinstance(value, dict)
+            else value
+        )
+
+    def task_times(self, run_id: str, task_id: str) -> list[tuple[Any, Any]]:
+        """Return when each instance of a task began and ended."""
+        statement = "select start_date, end_date from task_instance where run_id = ? and task_id = ?"
+        return self._query(statement, run_id, task_id)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> None:
         """Wait until something is so, and tell what did not come about in time."""
@@ -118,6 +146,13 @@ class Airflow:
         return rows[0][0] if rows else None
 
     def _query(self, statement: str, *values: str) -> list[Any]:
+        if self._postgres is not None:
+            with (
+                closing(psycopg2.connect(self._postgres.replace("+psycopg2", ""))) as database,
+                database.cursor() as cursor,
+            ):
+                cursor.execute(statement.replace("?", "%s"), values)
+                return cursor.fetchall()
         with closing(sqlite3.connect(f"file:{self.home}/airflow.db?mode=ro", uri=True, timeout=30)) as database:
             return database.execute(statement, values).fetchall()
 

@@ -108,6 +108,7 @@ def test_the_reconcile_example_settles_a_table(
     run = run_dag(without_approval(tmp_path))
 
     assert run.tasks["plan"].result["planned"] == 3
+    assert run.tasks["plan"].result["not_found"] == 1
     assert sandbox.shop.statuses(delivered) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
     assert sandbox.shop.statuses(refunded) == {"general": "open", "shipping": "fulfilled", "payment": "refunded"}
     # The order that the shop hasn't is in the warehouse, and in the DAG run's state.

@@ -1,0 +1,114 @@
+"""A table in a real PostgreSQL, reconciled by several workers of a real Airflow, and by one after an approval."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from tests.conftest import AIRFLOW_3, ROOT, Sandbox
+from tests.services import Airflow
+
+EXAMPLES = ROOT / "example_dags"
+
+
+@pytest.fixture
+def warehouse(
+    postgres: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[psycopg2.extensions.connection]:
+    """A courier's feed of 400 orders, in a database of its own."""
+    name = f"warehouse_{os.urandom(4).hex()}"
+    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as server:
+        server.autocommit = True
+        server.cursor().execute(f"create database {name}")
+    connection = {"conn_type": "postgres", "host": postgres, "login": "postgres", "schema": name}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    sandbox.shop.add_orders(380)
+    with (
+        closing(psycopg2.connect(host=postgres, user="postgres", dbname=name)) as database,
+        database.cursor() as cursor,
+    ):
+        cursor.execute("create table courier_orders (order_id uuid, shipping_status text, payment_status text)")
+        for order_id in sandbox.shop.order_ids():
+            cursor.execute("insert into courier_orders values (%s, null, 'unpaid')", (order_id,))
+        database.commit()
+        yield database
+
+
+def test_the_rows_come_from_postgresql(warehouse: psycopg2.extensions.connection, sandbox: Sandbox) -> None:
+    summary = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        sql="select order_id, payment_status from courier_orders where payment_status = %(status)s",
+        parameters={"status": "unpaid"},
+        conn_id="warehouse",
+    ).execute({})
+
+    assert summary["rows"] == 400
+    assert {order["payment_status"] for order in sandbox.shop.orders()} == {"unpaid"}
+
+
+@pytest.fixture
+def airflow(
+    postgres: str, warehouse: psycopg2.extensions.connection, sandbox: Sandbox, tmp_path: Path
+) -> Iterator[Airflow]:
+    name = f"airflow_{os.urandom(4).hex()}"
+    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as server:
+        server.autocommit = True
+        server.cursor().execute(f"create database {name}")
+    connections = {"youcan_default": sandbox.connection(), "warehouse": os.environ["AIRFLOW_CONN_WAREHOUSE"]}
+    airflow = Airflow(tmp_path, connections, f"postgresql+psycopg2://postgres:@/{name}?host={postgres}")
+    airflow.set_variables(youcan_warehouse="warehouse", youcan_reports=str(tmp_path / "reports"))
+    # The examples as they are, but for the size, and for a person who answers at once.
+    chunks = (EXAMPLES / "example_youcan_reconcile_chunks.py").read_text()
+    assert "ROWS_A_CHUNK = 10_000" in chunks
+    (airflow.dags / "chunks.py").write_text(chunks.replace("ROWS_A_CHUNK = 10_000", "ROWS_A_CHUNK = 50"))
+    example = (EXAMPLES / "example_youcan_reconcile.py").read_text()
+    line = '            task_id="approve",\n'
+    assert line in example
+    answer = '            defaults="Approve", response_timeout=timedelta(seconds=2),\n'
+    (airflow.dags / "example.py").write_text(example.replace(line, line + answer))
+    airflow.start()
+    airflow.run_command("pools", "set", "youcan", "3", "Tasks that talk to the shop")
+    yield airflow
+    airflow.stop()
+
+
+def test_a_table_in_chunks_and_a_table_with_approval(
+    airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: Sandbox
+) -> None:
+    # Given a table of 400 rows in eight chunks, under a pool of three slots,
+    due = sum(order["payment_status"] == "pending" for order in sandbox.shop.orders())
+    airflow.trigger("example_youcan_reconcile_chunks", "chunks")
+    assert airflow.wait_for_run("chunks") == "success", airflow.task_logs()
+
+    # then all is done, several tasks at a time and never more than the pool has slots for,
+    totals = airflow.read_xcom("chunks", "add_up")
+    assert totals["rows"] == 400
+    assert totals["changed"] == due == len(sandbox.shop.history())
+    times = airflow.task_times("chunks", "reconcile")
+    assert len(times) == 8
+    at_once = [sum(start <= moment < end for start, end in times) for moment, _ in times]
+    assert 2 <= max(at_once) <= 3
+
+    # and then the courier delivers: a dry run, an approval where Airflow has them, and the real run.
+    with warehouse.cursor() as cursor:
+        cursor.execute("update courier_orders set payment_status = 'COLLECTED', shipping_status = 'DELIVERED'")
+        warehouse.commit()
+    airflow.trigger("example_youcan_reconcile", "approved")
+    assert airflow.wait_for_run("approved") == "success", airflow.task_logs()
+
+    states = airflow.task_states("approved")
+    assert states.pop("approve", "success" if not AIRFLOW_3 else "missing") == "success"
+    assert set(states.values()) == {"success"}
+    planned, done = airflow.read_xcom("approved", "plan"), airflow.read_xcom("approved", "reconcile")
+    assert done["changed"] == planned["planned"] > 400
+    assert {order["shipping_status"] for order in sandbox.shop.orders() if order["shipping_status"] != "canceled"} == {
+        "fulfilled"
+    }
+    assert "sandbox-access-token" not in airflow.task_logs()
