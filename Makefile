@@ -1,4 +1,4 @@
-# make demo    a real Airflow DAG changes the statuses of orders in a local shop
+# make demo    real Airflow DAGs change the statuses of orders in a local shop
 # make test    the tests
 # make help    the other targets
 
@@ -17,11 +17,11 @@ export AIRFLOW__CORE__LOAD_EXAMPLES := False
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo            a real Airflow DAG changes the statuses of orders in a local shop"
+	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make check           ruff, mypy, import-linter"
-	@echo "make bench           what importing the operators and waiting for orders costs, beside rivals"
+	@echo "make bench           what importing, waiting and reconciling cost, beside rivals"
 	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
 	@echo "make constraints     renews the pinned versions of everything"
 	@echo "make clean           removes what the other targets made"
@@ -44,6 +44,7 @@ check: $(VENV)/installed
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/import_time.py
 	$(VENV)/bin/python benchmarks/waiting.py
+	$(VENV)/bin/python benchmarks/reconcile.py
 
 package: $(VENV)/installed
 	$(VENV)/bin/python scripts/try_package.py

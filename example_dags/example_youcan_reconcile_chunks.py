@@ -44,7 +44,7 @@ with DAG(
         rows = hook.get_first("select count(*) from courier_orders")[0]
         return [
             "select order_id, payment_status from courier_orders"
-            f" order by order_id limit {ROWS_A_CHUNK} offset {offset}"  # noqa: S608  # numbers of our own
+            f" order by order_id limit {ROWS_A_CHUNK} offset {offset}"
             for offset in range(0, rows, ROWS_A_CHUNK)
         ]
 

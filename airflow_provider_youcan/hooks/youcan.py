@@ -112,6 +112,7 @@ class YouCanHook(_Hook):
     * extra ``timeout``: seconds to wait for the shop to accept a connection, and for each part of its answer
       (default 30);
     * extra ``max_attempts``: how often a request that met a transient error is sent at most (default 4);
+    * extra ``requests_per_second``: a ceiling for a task that sends many requests (default none);
     * extra ``verify``: the path of a CA bundle to trust instead of the usual one.
 
     A hook keeps one session, so its requests share their connections. It is not to be shared by threads.
