@@ -14,7 +14,10 @@ import sys
 
 ROUNDS = 9
 CONTENDERS = {
-    "YouCan's operators": "from airflow_provider_youcan.operators.order_status import YouCanUpdateOrderStatusOperator",
+    "YouCan's operators": (
+        "from airflow_provider_youcan.operators.order_status import YouCanUpdateOrderStatusOperator\n"
+        "from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator"
+    ),
     "HttpOperator": "from airflow.providers.http.operators.http import HttpOperator",
 }
 UNWANTED = ("requests", "aiohttp", "starlette")

@@ -86,8 +86,8 @@ with DAG(
         summary = ti.xcom_pull(task_ids="reconcile", key="summary")
         if summary is None:
             raise AirflowSkipException("Nothing was reconciled.")
-        with ObjectStoragePath(summary["report_path"]).open() as report:  # type: ignore[no-untyped-call]
-            lines = [json.loads(line) for line in report]
+        report = ObjectStoragePath(summary["report_path"])
+        lines = [json.loads(line) for line in report.read_text(encoding="utf-8").splitlines()]
         failed = [
             (line["order_id"], line["context"], line["wanted"], line["outcome"], line["reason"])
             for line in lines

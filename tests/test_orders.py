@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from dataclasses import astuple
 from typing import Any
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_cannot_be_read_is_unknown(broken: Any) -> None:
 )
 def test_any_payload_reads_as_slugs_or_unknown(payload: Any) -> None:
     if isinstance(payload, dict):
-        for slug in vars(OrderStatuses.from_order(payload)).values():
+        for slug in astuple(OrderStatuses.from_order(payload)):
             assert slug is None or (isinstance(slug, str) and slug.strip())
 
 

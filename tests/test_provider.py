@@ -59,13 +59,14 @@ def test_importing_the_operators_loads_no_client_and_no_server() -> None:
         "import sys; from airflow.providers.common.compat.sdk import DAG, task, BaseOperator;"
         "before = set(sys.modules);"
         "import airflow_provider_youcan.operators.order_status, airflow_provider_youcan.sensors.order_status;"
+        "import airflow_provider_youcan.operators.reconcile;"
         "print(*sorted(set(sys.modules) - before))"
     )
     answer = subprocess.run([sys.executable, "-c", probe], check=True, capture_output=True, text=True)
 
     loaded = answer.stdout.splitlines()[-1].split()
     assert "airflow_provider_youcan.operators.order_status" in loaded
-    unwanted = {"requests", "aiohttp", "starlette", "uvicorn", "tenacity"}
+    unwanted = {"requests", "aiohttp", "starlette", "uvicorn", "tenacity", "aiolimiter"}
     assert not unwanted & {name.partition(".")[0] for name in loaded}
 
 

@@ -352,7 +352,8 @@ class Reconciliation:
                 except YouCanError as error:
                     self._see_failure(order, error, again)
             except asyncio.CancelledError:
-                self._record_all(order, Outcome.FAILED, _CUT_OFF)
+                if work == self._settle and not self._dry_run:
+                    self._record_all(order, Outcome.FAILED, _CUT_OFF)
                 raise
             except Exception as error:  # a report that can't be written, or a mistake of ours
                 self._ending = self._ending or error
