@@ -376,26 +376,26 @@ def test_the_event_carries_the_error_that_a_worker_would_have_raised(
     assert vars(on_the_triggerer.value) == vars(on_a_worker.value)
 
 
-def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, order_id: str) -> None:
-    async def main() -> list[float]:
-        started = time.monotonic()
-        polled: list[float] = []
-        keep_request = sandbox.shop.keep_request
+def test_triggers_that_start_together_do_not_poll_together(order_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class BeforeTheFirstPoll(Exception):
+        pass
 
-        def keep(*request: Any) -> None:
-            polled.append(time.monotonic() - started)
-            keep_request(*request)
+    waits: list[float] = []
 
-        sandbox.shop.keep_request = keep  # type: ignore[method-assign]
-        waits = [asyncio.ensure_future(anext_event(trigger(order_id, poke_interval=1, timeout=0.9))) for _ in range(50)]
-        await asyncio.gather(*waits)
-        return polled
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+        raise BeforeTheFirstPoll
 
-    async def anext_event(one: YouCanOrderStatusTrigger) -> Any:
-        return [event async for event in one.run()]
+    monkeypatch.setattr("airflow_provider_youcan.triggers.order_status.asyncio.sleep", sleep)
 
-    polled = [moment for moment in asyncio.run(main()) if moment < 0.85]
-    quarters = [sum(quarter / 4 <= moment < (quarter + 1) / 4 for moment in polled) for quarter in range(3)]
+    async def start() -> None:
+        with pytest.raises(BeforeTheFirstPoll):
+            await anext(trigger(order_id, poke_interval=100, timeout=1000).run())
+
+    for _ in range(50):
+        asyncio.run(start())
+
+    quarters = [sum(quarter * 25 <= wait < (quarter + 1) * 25 for wait in waits) for quarter in range(4)]
     assert min(quarters) >= 2
 
 
