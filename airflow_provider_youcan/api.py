@@ -10,7 +10,9 @@ The facts come from the pages under https://developer.youcan.shop/store-admin (`
 
 from __future__ import annotations
 
+import base64
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -40,12 +42,17 @@ __all__ = [
     "LARGEST_BODY",
     "Request",
     "connection_error",
+    "exchange_code",
+    "exchange_refresh_token",
     "get_order",
     "get_store",
     "get_store_statuses",
+    "is_token",
     "list_orders",
+    "read_lifetime",
     "read_rate_limit",
     "read_response",
+    "read_scopes",
     "read_store_slugs",
     "update_order_status",
 ]
@@ -75,6 +82,8 @@ class Request:
     """Whether the JSON object that came with a 2xx is the answer that YouCan gives to this request."""
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
+    form: Mapping[str, str] | None = None
+    """What is sent form-encoded, to the token endpoint alone. It holds secrets."""
     scope: str | None = None
     """The scope that the access token needs, where YouCan documents one."""
     order_id: str | None = None
@@ -202,6 +211,71 @@ def get_store() -> Request:
     )
 
 
+def exchange_code(client_id: str, client_secret: str, redirect_uri: str, code: str) -> Request:
+    """
+    Build the request that gives the code of a seller's consent for the first pair of tokens.
+
+    :param client_id: the id of the app.
+    :param client_secret: its secret.
+    :param redirect_uri: the address that the consent page led back to.
+    :param code: the code that it brought.
+    """
+    form = {"grant_type": "authorization_code", "redirect_uri": redirect_uri, "code": code}
+    return _ask_for_token("obtain the first access token", client_id, client_secret, form)
+
+
+def exchange_refresh_token(client_id: str, client_secret: str, refresh_token: str) -> Request:
+    """
+    Build the request that gives a refresh token, which works once, for the next pair of tokens.
+
+    :param client_id: the id of the app.
+    :param client_secret: its secret.
+    :param refresh_token: the refresh token.
+    """
+    form = {"grant_type": "refresh_token", "refresh_token": refresh_token}
+    return _ask_for_token("renew the access token", client_id, client_secret, form)
+
+
+def _ask_for_token(purpose: str, client_id: str, client_secret: str, form: Mapping[str, str]) -> Request:
+    return Request(
+        method="POST",
+        path="/oauth/token",
+        purpose=purpose,
+        is_success=lambda payload: is_token(payload.get("access_token")),
+        form={"client_id": client_id, "client_secret": client_secret, **form},
+    )
+
+
+def is_token(value: object) -> bool:
+    """Tell whether a value can be sent as a token: it is what a header takes, without spaces."""
+    return isinstance(value, str) and re.fullmatch(r"[\x21-\x7e]+", value) is not None
+
+
+def read_lifetime(payload: Mapping[str, Any]) -> float:
+    """Read for how many seconds the token in an answer lives; infinite where YouCan doesn't say."""
+    lifetime = payload.get("expires_in")
+    if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 < lifetime < _A_YEAR * 100:
+        return math.inf
+    return float(lifetime)
+
+
+def read_scopes(token: str) -> frozenset[str] | None:
+    """
+    Read what a token says that it may do, or ``None`` where it doesn't say.
+
+    Laravel Passport, which YouCan's OAuth is taken to be, writes the scopes into the token itself, a JWT.
+
+    :param token: the access token; its signature is for the shop to check.
+    """
+    try:
+        part = token.split(".")[1]
+        payload = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    except (IndexError, ValueError, RecursionError):
+        return None
+    scopes = _mapping(payload).get("scopes")
+    return frozenset(map(str, scopes)) if isinstance(scopes, list) else None
+
+
 def read_store_slugs(payload: Mapping[str, Any]) -> dict[StatusContext, list[str]]:
     """Read the slugs of each context from the answer to :func:`get_store_statuses`, in the store's order."""
     return {
@@ -289,6 +363,7 @@ def read_response(
         return payload
     # What was asked for may be a customer's name or phone.
     secrets = [secret, quote(secret, safe=""), secret.rpartition("|")[2], *request.params.values()]
+    secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
     payload = _redact(payload, [text for text in secrets if len(text) >= 4])
     raise _read_error(request, status_code, headers, payload, f"the Airflow connection {youcan_conn_id!r}")
 
@@ -319,6 +394,11 @@ def _read_error(
         return error(YouCanRateLimitError, f"too many requests: {said}", advice, retry_after=retry_after)
     if status_code == 408 or 500 <= status_code < 600:
         return error(YouCanServerError, said, "it may work later", retry_after=_read_retry_after(headers))
+    if request.form and status_code in (400, 401):
+        if detail == "invalid_client":
+            return error(YouCanAuthenticationError, said, f"check client_id and client_secret in {connection}")
+        advice = f"authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}"
+        return error(YouCanAuthenticationError, said, advice)
     if status_code == 401:
         what = f"the access token is missing, wrong, revoked or expired: {said}"
         return error(YouCanAuthenticationError, what, f"renew the token in {connection}")
@@ -452,6 +532,6 @@ def _parse_http_date(value: str) -> pendulum.DateTime | None:
     for date_format in _HTTP_DATES:
         try:
             return pendulum.from_format(text, date_format, tz="UTC")
-        except (ValueError, OverflowError):  # noqa: PERF203  # three formats, tried after a rate limit
+        except (ValueError, OverflowError):
             continue
     return None

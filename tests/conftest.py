@@ -22,6 +22,8 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+from cryptography.fernet import Fernet
+
 HOME = Path(tempfile.mkdtemp(prefix="youcan-tests-"))
 DAGS_FOLDER = HOME / "dags"
 DAGS_FOLDER.mkdir()
@@ -32,6 +34,8 @@ os.environ |= {
     "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS_FOLDER),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
+    # With it Airflow encrypts what it stores, as it does where its own command line wrote the configuration.
+    "AIRFLOW__CORE__FERNET_KEY": Fernet.generate_key().decode(),
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
     "NO_PROXY": "127.0.0.1,localhost",
 }

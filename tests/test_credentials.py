@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import Connection
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.hooks import credentials
-from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
+from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, read_credentials
 
 TOKEN = "a-long-lived-access-token"
 
@@ -117,7 +117,9 @@ def test_a_token_in_the_host_is_not_repeated() -> None:
         ({"extra": '{"max_attempts": 2.5}'}, "extra 'max_attempts' is 2.5"),
         ({"extra": '{"verify": false}'}, "always verified"),
         ({"extra": '{"verify": "false"}'}, "always verified"),
-        ({"extra": '{"verify": ""}'}, "always verified"),
+        ({"extra": '{"client_id": "7"}'}, "lacks client_secret and refresh_token"),
+        ({"extra": '{"client_id": "7", "client_secret": "s3cret", "refresh_token": ""}'}, "lacks refresh_token"),
+        ({"extra": '{"client_id": "7", "client_secret": "of two", "refresh_token": "r"}'}, "'client_secret' is none"),
         ({"extra": '{"verify": "/no/such/bundle.pem"}'}, "always verified"),
         ({"extra": json.dumps({"verify": __file__})}, "always verified"),
         ({"extra": json.dumps({"verify": "-----BEGIN CERTIFICATE-----" * 1000})}, "always verified"),
@@ -137,6 +139,19 @@ def test_nonsense_is_refused_with_the_field_that_holds_it(fields: dict[str, Any]
 
 def test_a_field_left_empty_means_the_default() -> None:
     assert read(host="", extra='{"timeout": null, "max_attempts": null, "verify": null}') == read()
+    assert read(extra='{"timeout": "", "verify": "", "client_id": "", "refresh_token": ""}') == read()
+
+
+@pytest.mark.parametrize("password", [TOKEN, "", None])
+def test_an_oauth_client_may_stand_beside_the_token_or_in_its_place(password: str | None) -> None:
+    extra = json.dumps({"client_id": 7, "client_secret": " s3cret ", "refresh_token": "refresh"})
+
+    credentials = read(password=password, extra=extra)
+
+    assert credentials.token == (password or "")
+    assert credentials.oauth_client == OAuthClient("7", "s3cret", "refresh")
+    assert "s3cret" not in repr(credentials)
+    assert "'refresh'" not in repr(credentials)
 
 
 def test_a_ca_bundle_can_be_named(tmp_path: Path) -> None:

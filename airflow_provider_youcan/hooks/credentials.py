@@ -7,6 +7,7 @@ import json
 import math
 import re
 import ssl
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +25,22 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-__all__ = ["Credentials", "read_credentials"]
+__all__ = ["Credentials", "OAuthClient", "mask_secret", "read_credentials"]
+
+
+@dataclass(frozen=True)
+class OAuthClient:
+    """
+    What an access token is renewed with.
+
+    :param client_id: the id of the app on YouCan.
+    :param client_secret: its secret.
+    :param refresh_token: the refresh token that the Airflow connection holds.
+    """
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    refresh_token: str = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -33,11 +49,14 @@ class Credentials:
     How to reach a shop.
 
     :param base_url: where the API is, without a slash at its end.
-    :param token: the access token.
+    :param token: the access token; empty where the connection holds none, and one has to be obtained.
     :param timeout: seconds to wait for a connection, and for each part of an answer.
     :param max_attempts: how often a request is sent at most.
     :param verify: the path of a CA bundle, or ``True`` for the usual one.
     :param requests_per_second: how many requests a second a task that sends many may send at most, or ``None``.
+    :param oauth_client: what the token is renewed with, or ``None`` for one that isn't.
+    :param renew_at: when the token is to be renewed, in seconds since 1970.
+    :param is_renewed: whether the token was obtained just now, by this process.
     """
 
     base_url: str
@@ -46,6 +65,14 @@ class Credentials:
     max_attempts: int = 4
     verify: bool | str = True
     requests_per_second: float | None = None
+    oauth_client: OAuthClient | None = None
+    renew_at: float = math.inf
+    is_renewed: bool = False
+
+    @property
+    def is_running_out(self) -> bool:
+        """Whether it is time to renew the token."""
+        return time.time() >= self.renew_at
 
 
 def read_credentials(connection: Connection, conn_id: str) -> Credentials:
@@ -60,11 +87,13 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
         # Any other connection's password is a secret that YouCan must not be sent.
         if connection.conn_type != "youcan":
             raise ValueError(f"type is {connection.conn_type!r}: make it 'youcan', or name another connection.")
-        token = _read_token(connection.password)
         extra = _read_extra(connection)
+        oauth_client = _read_oauth_client(extra)
+        token = _read_token(connection.password, required=oauth_client is None)
         return Credentials(
             base_url=_read_base_url(connection.host, connection.schema, connection.port),
             token=token,
+            oauth_client=oauth_client,
             timeout=_read_timeout(extra),
             max_attempts=_read_max_attempts(extra),
             verify=_read_verify(extra),
@@ -78,17 +107,38 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
 # Each of these raises a ValueError that names the field and goes on: "password is empty: set it to …".
 
 
-def _read_token(password: str | None) -> str:
+def _read_token(password: str | None, *, required: bool) -> str:
     token = (password or "").strip()
     if not token:
-        raise ValueError(
-            "password is empty: set it to an access token, made in YouCan's seller area under "
-            "Settings > Developer Settings."
-        )
+        if required:
+            raise ValueError(
+                "password is empty: set it to an access token, made in YouCan's seller area under "
+                "Settings > Developer Settings, or give client_id, client_secret and refresh_token in the extra."
+            )
+        return ""
     mask_secret(token)
-    if not re.fullmatch(r"[\x21-\x7e]+", token):
+    if not api.is_token(token):
         raise ValueError("password is no access token: paste the token alone, without 'Bearer' or line breaks.")
     return token
+
+
+def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
+    given = {name: extra[name] for name in ("client_id", "client_secret", "refresh_token") if name in extra}
+    # An app's id may be a number.
+    texts = {name: str(value).strip() for name, value in given.items()}
+    for name, text in texts.items():
+        if name != "client_id":
+            mask_secret(text)
+        if not api.is_token(text):
+            raise ValueError(f"extra {name!r} is none: paste it alone, without spaces or line breaks.")
+    if not texts:
+        return None
+    if missing := {"client_id", "client_secret", "refresh_token"} - texts.keys():
+        raise ValueError(
+            f"extra lacks {' and '.join(sorted(missing))}: a token is renewed with client_id, client_secret and "
+            "refresh_token together; give all three, or none."
+        )
+    return OAuthClient(**texts)
 
 
 def _read_extra(connection: Connection) -> Mapping[str, Any]:
@@ -99,8 +149,8 @@ def _read_extra(connection: Connection) -> Mapping[str, Any]:
         extra = None
     if not isinstance(extra, Mapping):
         raise ValueError('extra is no JSON object: write it as {"timeout": 30}.')
-    # A field of a connection form that was left empty comes as null.
-    return {name: value for name, value in extra.items() if value is not None}
+    # A field of a connection form that was left empty comes as null, or on Airflow 2 as an empty text.
+    return {name: value for name, value in extra.items() if value is not None and value != ""}
 
 
 def _read_timeout(extra: Mapping[str, Any]) -> float:

@@ -88,12 +88,16 @@ class SharedClient:
         :param look_up: reads them from Airflow.
         :param stale: credentials that the shop refused; they are looked up anew, unless another user just did.
         """
-        if self._credentials is None or self._credentials is stale:
+        if self._is_stale(stale):
             async with self._look_up_lock:
-                if self._credentials is None or self._credentials is stale:
+                if self._is_stale(stale):
                     self._credentials = await look_up()
                     self._looked_up_at = time.monotonic()
+        assert self._credentials is not None  # noqa: S101  # for the type checker: it was looked up
         return self._credentials
+
+    def _is_stale(self, stale: Credentials | None) -> bool:
+        return self._credentials is None or self._credentials is stale or self._credentials.is_running_out
 
     async def carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
         """

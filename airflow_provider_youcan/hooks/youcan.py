@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
-from http.cookiejar import DefaultCookiePolicy
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import requests
-import urllib3
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from asgiref.sync import sync_to_async
 
-from airflow_provider_youcan import __version__, api
+from airflow_provider_youcan import api
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -28,6 +24,8 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
+from airflow_provider_youcan.hooks.session import Session
+from airflow_provider_youcan.hooks.tokens import MOST_TOKENS, with_current_token
 from airflow_provider_youcan.orders import (
     OrderStatuses,
     StatusContext,
@@ -38,6 +36,9 @@ from airflow_provider_youcan.orders import (
 from airflow_provider_youcan.retries import async_request_policy, is_worth_waiting, request_policy
 
 if TYPE_CHECKING:
+    import requests
+    from airflow.providers.common.compat.sdk import Connection
+
     from airflow_provider_youcan.hooks.shared_client import SharedClient
     from airflow_provider_youcan.rate_limit import RateLimiter
 
@@ -84,6 +85,13 @@ class _Hook(BaseHook):
             detail=error.detail,
         )
 
+    def _read_credentials(
+        self, connection: Connection, refused: str | None = None, *, may_renew: bool = True
+    ) -> Credentials:
+        """Read what the connection says, with a token that is good; it may take requests to YouCan and to Airflow."""
+        credentials = read_credentials(connection, self.youcan_conn_id)
+        return with_current_token(credentials, self.youcan_conn_id, refused, may_renew=may_renew)
+
     def _look_up_error(self, error: Exception) -> YouCanError:
         """Tell what it means that Airflow did not hand out the connection."""
         if isinstance(error, YouCanError):
@@ -127,7 +135,7 @@ class YouCanHook(_Hook):
     ) -> None:
         super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
         self._credentials: Credentials | None = None
-        self._session: requests.Session | None = None
+        self._session: Session | None = None
         self._store_statuses: dict[StatusContext, list[str]] | None = None
 
     def get_conn(self) -> requests.Session:
@@ -139,11 +147,7 @@ class YouCanHook(_Hook):
 
         :raises YouCanInvalidInputError: if the Airflow connection is missing or makes no sense.
         """
-        if self._session is None:
-            credentials = self._get_credentials()
-            self.log.info("The connection %r leads to %s.", self.youcan_conn_id, credentials.base_url)
-            self._session = _Session(credentials)
-        return self._session
+        return self._get_session(self._get_credentials())
 
     def update_order_status(
         self, order_id: str, status: str, context: StatusContext | str = StatusContext.GENERAL
@@ -313,47 +317,44 @@ class YouCanHook(_Hook):
 
     def _send_once(self, request: api.Request) -> dict[str, Any]:
         credentials = self._get_credentials()
-        try:
-            answer = self._carry(request, credentials)
-        except YouCanError:
-            raise
-        except Exception as error:  # requests lets some errors of what is below it through
-            failure = _read_failure(request, error, credentials)
-        else:
+        renewals = _Renewals()
+        while True:
             try:
-                return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
-            except YouCanError:
-                # What else comes on this connection may be the late answer to this request, and must not be
-                # taken for the answer to the next one.
-                self.get_conn().close()
-                raise
-        # Raised out here, so that it carries no trace of the library's error: that one's text holds the whole
-        # address, and so what a search asked for.
-        raise failure
+                return self._ask(request, credentials)
+            except YouCanAuthenticationError:
+                renewed = self._get_credentials(refused=credentials, may_renew=renewals.may_renew(credentials))
+                if not renewals.is_worth_another(credentials, renewed):
+                    raise
+                credentials = renewed
 
-    def _carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
-        """Send the request, and return the status code, the headers and the body of the answer."""
+    def _ask(self, request: api.Request, credentials: Credentials) -> dict[str, Any]:
         self.log.debug("%s %s", request.method, request.path)
-        with self.get_conn().request(
-            request.method,
-            credentials.base_url + request.path,
-            params=request.params,
-            json=request.json,
-            timeout=credentials.timeout,
-            stream=True,
-            # Given with each request, because a CA bundle named in the environment would override the session's.
-            verify=credentials.verify if isinstance(credentials.verify, str) else None,
-        ) as response:
-            return response.status_code, response.headers, _read_body(response, credentials.timeout)
+        answer = self._get_session(credentials).carry(request, credentials)
+        try:
+            return api.read_response(request, *answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+        except YouCanError:
+            # What else comes on this connection may be the late answer to this request, and must not be taken for
+            # the answer to the next one.
+            self._get_session(credentials).close()
+            raise
 
-    def _get_credentials(self) -> Credentials:
-        if self._credentials is None:
+    def _get_session(self, credentials: Credentials) -> Session:
+        if self._session is None:
+            self.log.info("The connection %r leads to %s.", self.youcan_conn_id, credentials.base_url)
+            self._session = Session(credentials)
+        return self._session
+
+    def _get_credentials(self, refused: Credentials | None = None, *, may_renew: bool = True) -> Credentials:
+        if self._credentials is None or refused is not None or self._credentials.is_running_out:
+            token = refused.token if refused else None
             try:
                 connection = self.get_connection(self.youcan_conn_id)
-                self._credentials = read_credentials(connection, self.youcan_conn_id)
+                self._credentials = self._read_credentials(connection, token, may_renew=may_renew)
             except Exception as error:  # whatever a secrets backend raises
                 failure = self._look_up_error(error)
             else:
+                if self._session is not None:
+                    self._session.use(self._credentials)
                 return self._credentials
             raise failure
         return self._credentials
@@ -578,14 +579,17 @@ class YouCanAsyncHook(_Hook):
             another time.
         """
         credentials = await client.get_credentials(self._look_up)
-        try:
-            return await self._ask(client, request, credentials, holds)
-        except YouCanAuthenticationError:
-            # A wait may last for weeks: the token may have been renewed since it was looked up.
-            renewed = await client.get_credentials(self._look_up, stale=credentials)
-            if renewed == credentials:
-                raise
-        return await self._ask(client, request, renewed, holds)
+        renewals = _Renewals()
+        while True:
+            try:
+                return await self._ask(client, request, credentials, holds)
+            except YouCanAuthenticationError:
+                # A wait may last for weeks: the token may have been renewed since it was looked up.
+                look_up = partial(self._look_up, credentials.token, may_renew=renewals.may_renew(credentials))
+                renewed = await client.get_credentials(look_up, stale=credentials)
+                if not renewals.is_worth_another(credentials, renewed):
+                    raise
+                credentials = renewed
 
     async def _ask(
         self, client: SharedClient, request: api.Request, credentials: Credentials, holds: int | None
@@ -619,14 +623,37 @@ class YouCanAsyncHook(_Hook):
             self._limiter = RateLimiter(min(ceilings, default=None), warn=self.log.warning)
         return self._limiter
 
-    async def _look_up(self) -> Credentials:
+    async def _look_up(self, refused: str | None = None, *, may_renew: bool = True) -> Credentials:
         try:
             connection = await get_async_connection(self.youcan_conn_id)
-            # Reading them masks the token, which on Airflow 3 is a call to the supervisor, and may read a CA bundle.
-            return await asyncio.to_thread(read_credentials, connection, self.youcan_conn_id)
+            # In a thread, because it asks the supervisor on Airflow 3, and perhaps YouCan.
+            read = sync_to_async(self._read_credentials, thread_sensitive=False)
+            return await read(connection, refused, may_renew=may_renew)
         except Exception as error:  # whatever a secrets backend raises
             failure = self._look_up_error(error)
         raise failure
+
+
+class _Renewals:
+    """
+    How often a request that YouCan refuses with 401 goes on with another token, whoever carries it.
+
+    It costs one new token. Should others renew the token as well, it takes up theirs: each kills the one before.
+    """
+
+    def __init__(self) -> None:
+        self._is_spent = False
+        self._tokens = 1
+
+    def may_renew(self, refused: Credentials) -> bool:
+        """Tell whether a new token may be obtained: the first time, or where the refused one has simply run out."""
+        return not self._is_spent or refused.is_running_out
+
+    def is_worth_another(self, refused: Credentials, renewed: Credentials) -> bool:
+        """Tell whether the request is sent again."""
+        self._is_spent = self._is_spent or renewed.is_renewed
+        self._tokens += 1
+        return self._tokens <= MOST_TOKENS and (renewed.token, renewed.base_url) != (refused.token, refused.base_url)
 
 
 class _HeldBackError(Exception):
@@ -672,95 +699,3 @@ class _Move:
             return False
         self.before, self.changed = found, self._only_from is None or found in self._only_from
         return self.changed
-
-
-class _Session(requests.Session):
-    """
-    A session that sends the token to the shop's API alone.
-
-    It follows no redirect: a client that does turns a PUT into a GET, and reports an update that never happened.
-    It keeps no cookie, and takes no login from ``~/.netrc``, which would replace the token.
-    """
-
-    def __init__(self, credentials: Credentials) -> None:
-        super().__init__()
-        self.auth = _BearerToken(credentials)
-        self.verify = credentials.verify
-        self.headers.update({"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"})
-        self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-        # An http base is on this machine. A proxy from the environment would carry the token off it.
-        self.trust_env = credentials.base_url.startswith("https://")
-
-    def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
-        return None
-
-
-class _BearerToken(requests.auth.AuthBase):
-    def __init__(self, credentials: Credentials) -> None:
-        self._credentials = credentials
-
-    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        if (request.url or "").startswith(f"{self._credentials.base_url}/"):
-            request.headers["Authorization"] = f"Bearer {self._credentials.token}"
-        return request
-
-
-class _WithoutQuery(logging.Filter):
-    """Keeps what a search for orders asked for, such as a customer's phone, out of urllib3's own log lines."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            record.args = tuple(
-                re.sub(r"(/orders)\?\S*", r"\1?***", argument) if isinstance(argument, str) else argument
-                for argument in record.args
-            )
-        return True
-
-
-for _name in ("urllib3.connection", "urllib3.connectionpool"):
-    logging.getLogger(_name).addFilter(_WithoutQuery())
-
-
-def _read_body(response: requests.Response, timeout: float) -> bytes:
-    """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
-    deadline = time.monotonic() + timeout
-    body = bytearray()
-    # read1 returns what has come; before urllib3 2 there is only read, which waits until the chunk is full.
-    read = getattr(response.raw, "read1", response.raw.read)
-    while chunk := read(65_536, decode_content=True):
-        body += chunk
-        if len(body) > api.LARGEST_BODY:
-            return b""
-        if time.monotonic() > deadline:
-            raise requests.ReadTimeout
-    return bytes(body)
-
-
-def _read_failure(request: api.Request, error: Exception, credentials: Credentials) -> YouCanError:
-    """Tell what kept an answer from coming, and whether the shop may have taken the request all the same."""
-    where, timeout = credentials.base_url, credentials.timeout
-    reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
-    if isinstance(error, requests.ConnectTimeout):
-        return api.connection_error(request, f"no connection to {where} within {timeout:g} s")
-    if isinstance(error, requests.exceptions.ProxyError):
-        return api.connection_error(request, f"the proxy to {where} could not be reached, or refused")
-    if isinstance(error, requests.exceptions.SSLError):
-        return api.connection_error(request, _describe_tls_failure(where, error))
-    if isinstance(reason, urllib3.exceptions.NameResolutionError):
-        return api.connection_error(request, f"the host of {where} could not be found")
-    if isinstance(reason, urllib3.exceptions.NewConnectionError):
-        return api.connection_error(request, f"no connection to {where}: it was refused, or there is no way to it")
-    if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
-        return YouCanInvalidInputError(
-            f"Could not {request.purpose}: the CA bundle that the environment names (REQUESTS_CA_BUNDLE, "
-            "CURL_CA_BUNDLE) can't be read, so nothing was sent; mend the variable."
-        )
-    if isinstance(error, (requests.Timeout, urllib3.exceptions.ReadTimeoutError)):
-        return api.connection_error(request, f"no whole answer within {timeout:g} s", sent=True)
-    return api.connection_error(request, "the answer was lost or broke off", sent=True)
-
-
-def _describe_tls_failure(where: str, error: Exception) -> str:
-    if "WRONG_VERSION_NUMBER" in str(error) or "record layer failure" in str(error):
-        return f"{where} speaks no TLS (is it http?)"
-    return f"the TLS certificate of {where} could not be verified"

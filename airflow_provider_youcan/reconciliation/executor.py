@@ -130,7 +130,7 @@ class Reconciliation:
         for context, status in self._desired.statuses:
             try:
                 await self._hook.check_status(status, context, allow_custom_label=self._allow_custom_label)
-            except YouCanUnknownStatusError as error:  # noqa: PERF203  # a handful of statuses
+            except YouCanUnknownStatusError as error:
                 errors[context, status] = error
         self._desired.refuse_statuses(errors)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from html import escape
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -14,7 +16,7 @@ from starlette.routing import Route
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
-from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET, InvalidGrantError, Shop
+from airflow_provider_youcan.sandbox.shop import ALL_SCOPES, CLIENT_ID, CLIENT_SECRET, InvalidGrantError, Shop
 
 __all__ = ["LARGEST_PAGE", "STATUS_LISTS", "build_application"]
 
@@ -41,6 +43,7 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
             Route("/orders/{order_id}/status/{context}", pages.update_status, methods=["PUT"]),
             Route("/me", pages.get_store, methods=["GET"]),
             Route("/oauth/token", pages.issue_token, methods=["POST"]),
+            Route("/admin/oauth/authorize", pages.ask_for_consent, methods=["GET"]),
             Route("/login", pages.login_page, methods=["GET", "PUT"]),
             Route("/sandbox/orders", pages.show_orders, methods=["GET"]),
             Route("/sandbox/requests", pages.show_requests, methods=["GET"]),
@@ -153,18 +156,36 @@ class _Pages:
         form = await request.form()
         if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
             return _oauth_error(401, "invalid_client", "Client authentication failed")
-        exchanges = {
-            "authorization_code": ("code", self._shop.exchange_code),
-            "refresh_token": ("refresh_token", self._shop.exchange_refresh_token),
-        }
-        grant_type = str(form.get("grant_type"))
-        if grant_type not in exchanges:
-            return _oauth_error(400, "unsupported_grant_type", "The grant type is not supported.")
-        name, exchange = exchanges[grant_type]
+        code, redirect_uri, refresh_token = (str(form.get(name)) for name in ("code", "redirect_uri", "refresh_token"))
         try:
-            return JSONResponse(exchange(str(form.get(name))))
+            if form.get("grant_type") == "authorization_code":
+                return JSONResponse(self._shop.exchange_code(code, redirect_uri))
+            if form.get("grant_type") == "refresh_token":
+                return JSONResponse(self._shop.exchange_refresh_token(refresh_token))
         except InvalidGrantError:
-            return _oauth_error(401, "invalid_grant", f"The {name.replace('_', ' ')} is invalid.")
+            return _oauth_error(401, "invalid_grant", "The code or the refresh token is invalid.")
+        return _oauth_error(400, "unsupported_grant_type", "The grant type is not supported.")
+
+    async def ask_for_consent(self, request: Request) -> Response:
+        """Show the page of the seller area on which a seller lets an app in."""
+        query = request.query_params
+        address, scopes = query.get("redirect_uri", ""), query.getlist("scope[]")
+        if query.get("client_id") != CLIENT_ID or query.get("response_type") != "code" or not address:
+            return HTMLResponse("<!doctype html><title>Unknown app</title><h1>There is no such app</h1>", 400)
+        if set(scopes) - set(ALL_SCOPES):
+            return HTMLResponse("<!doctype html><title>Unknown scope</title><h1>There is no such scope</h1>", 400)
+        links = {
+            "Approve": {"code": self._shop.issue_code(scopes, address)},
+            "Refuse": {"error": "access_denied"},
+        }
+        state = {"state": query["state"]} if "state" in query else {}
+        anchors = [
+            f'<a href="{escape(address)}?{escape(urlencode(answer | state))}">{label}</a>'
+            for label, answer in links.items()
+        ]
+        asked = "".join(f"<li>{escape(scope)}</li>" for scope in scopes)
+        title = "Let this app into Sandbox Shop?"
+        return HTMLResponse(f"<!doctype html><title>{title}</title><h1>{title}</h1><ul>{asked}</ul>{' '.join(anchors)}")
 
     async def login_page(self, _: Request) -> Response:
         return HTMLResponse("<!doctype html><title>Log in</title><h1>Log in to your store</h1>")
@@ -221,8 +242,14 @@ class _Pages:
         return Response(status_code=204)
 
     async def change_store(self, request: Request) -> Response:
-        self._shop.suspended = bool((await request.json()).get("suspended"))
-        return JSONResponse({"suspended": self._shop.suspended})
+        wanted = await request.json()
+        if not isinstance(wanted, dict) or wanted.keys() - {"suspended", "keeps_refresh_tokens"}:
+            return JSONResponse({"status": 422, "detail": "A store has suspended and keeps_refresh_tokens."}, 422)
+        for name, value in wanted.items():
+            setattr(self._shop, name, bool(value))
+        return JSONResponse(
+            {"suspended": self._shop.suspended, "keeps_refresh_tokens": self._shop.keeps_refresh_tokens}
+        )
 
 
 def _present_order(

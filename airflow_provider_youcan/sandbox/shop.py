@@ -38,8 +38,9 @@ create table if not exists statuses (
     context text not null, position integer not null, slug text not null, name text not null,
     color text not null, primary key (context, slug));
 create table if not exists tokens (
-    access_token text primary key, refresh_token text unique, scopes text not null, expires_at real not null);
-create table if not exists codes (code text primary key, scopes text not null);
+    access_token text primary key, refresh_token text unique, scopes text not null, lifetime real not null,
+    expires_at real not null);
+create table if not exists codes (code text primary key, scopes text not null, redirect_uri text);
 create table if not exists history (
     number integer primary key, order_id text not null, context text not null, before text not null,
     after text not null, at text not null);
@@ -214,13 +215,28 @@ class Shop:
     @property
     def suspended(self) -> bool:
         """Whether the store is suspended: every request is then answered with 402."""
-        return bool(self._read("select 1 from settings where name = 'suspended'"))
+        return self._is_set("suspended")
 
     @suspended.setter
     def suspended(self, suspended: bool) -> None:
-        self._write("delete from settings where name = 'suspended'")
-        if suspended:
-            self._write("insert into settings values ('suspended', 'yes')")
+        self._set("suspended", suspended)
+
+    @property
+    def keeps_refresh_tokens(self) -> bool:
+        """Whether a refresh token works again and again, and no other comes with the token that it brings."""
+        return self._is_set("keeps_refresh_tokens")
+
+    @keeps_refresh_tokens.setter
+    def keeps_refresh_tokens(self, keeps: bool) -> None:
+        self._set("keeps_refresh_tokens", keeps)
+
+    def _is_set(self, name: str) -> bool:
+        return bool(self._read("select 1 from settings where name = ?", name))
+
+    def _set(self, name: str, value: bool) -> None:
+        self._write("delete from settings where name = ?", name)
+        if value:
+            self._write("insert into settings values (?, 'yes')", name)
 
     def store_statuses(self) -> dict[StatusContext, list[dict[str, str]]]:
         """Return the store's own lists: ``slug``, ``name`` and ``color`` of each status, by context."""
@@ -256,7 +272,11 @@ class Shop:
         expires_in: float = TOKEN_SECONDS,
         access_token: str | None = None,
     ) -> dict[str, Any]:
-        """Issue an access token and the refresh token that goes with it, as the token endpoint answers."""
+        """
+        Issue an access token and the refresh token that goes with it, as the token endpoint answers.
+
+        The tokens that it is renewed to live as long as it does.
+        """
         issued = {
             "token_type": "Bearer",
             "expires_in": expires_in,
@@ -264,10 +284,11 @@ class Shop:
             "refresh_token": secrets.token_urlsafe(32),
         }
         self._write(
-            "insert into tokens values (?, ?, ?, ?)",
+            "insert into tokens values (?, ?, ?, ?, ?)",
             issued["access_token"],
             issued["refresh_token"],
             " ".join(scopes),
+            expires_in,
             self._clock() + expires_in,
         )
         return issued
@@ -283,27 +304,35 @@ class Shop:
         )
         return set(rows[0]["scopes"].split()) if rows else None
 
-    def issue_code(self, scopes: Iterable[str] = ALL_SCOPES) -> str:
-        """Issue the code that a seller's consent brings, good for one token."""
+    def issue_code(self, scopes: Iterable[str] = ALL_SCOPES, redirect_uri: str | None = None) -> str:
+        """Issue the code that a seller's consent brings, good for one token, and for one redirect URI if given."""
         code = secrets.token_urlsafe(16)
-        self._write("insert into codes values (?, ?)", code, " ".join(scopes))
+        self._write("insert into codes values (?, ?, ?)", code, " ".join(scopes), redirect_uri)
         return code
 
-    def exchange_code(self, code: str) -> dict[str, Any]:
+    def exchange_code(self, code: str, redirect_uri: str | None = None) -> dict[str, Any]:
         """Give a token for a code, once."""
-        return self._exchange("codes", "code", code)
+        with self._lock:
+            rows = self._read("select * from codes where code = ?", code)
+            if not rows or rows[0]["redirect_uri"] not in (None, redirect_uri):
+                raise InvalidGrantError
+            self._write("delete from codes where code = ?", code)
+            return self.issue_token(rows[0]["scopes"].split())
 
     def exchange_refresh_token(self, refresh_token: str) -> dict[str, Any]:
         """Give a new token for a refresh token, once; the old access token dies with it."""
-        return self._exchange("tokens", "refresh_token", refresh_token)
-
-    def _exchange(self, table: str, column: str, value: str) -> dict[str, Any]:
         with self._lock:
-            rows = self._read(f"select scopes from {table} where {column} = ?", value)
+            rows = self._read("select * from tokens where refresh_token = ?", refresh_token)
             if not rows:
                 raise InvalidGrantError
-            self._write(f"delete from {table} where {column} = ?", value)
-            return self.issue_token(rows[0]["scopes"].split())
+            self._write("delete from tokens where refresh_token = ?", refresh_token)
+            issued = self.issue_token(rows[0]["scopes"].split(), rows[0]["lifetime"])
+            if self.keeps_refresh_tokens:
+                self._write(
+                    "update tokens set refresh_token = ? where access_token = ?", refresh_token, issued["access_token"]
+                )
+                del issued["refresh_token"]
+            return issued
 
     # --- what happened ---
 

@@ -1,0 +1,215 @@
+"""
+Access tokens that renew themselves: obtained with the OAuth client that a connection holds, kept in Airflow.
+
+A refresh token works once, and the access token that it came with dies with it. So the newest pair is kept where
+every worker finds it, in an Airflow Variable, and whoever comes second at a renewal takes up what the first one kept.
+
+The facts come from https://developer.youcan.shop/store-admin (``introduction/oauth``); that a refresh token works
+once is assumed from Laravel Passport.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import tenacity
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.exceptions import YouCanAuthenticationError
+from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, mask_secret
+from airflow_provider_youcan.hooks.session import Session
+from airflow_provider_youcan.retries import request_policy
+
+__all__ = ["MOST_TOKENS", "with_current_token"]
+
+MOST_TOKENS = 5
+"""With how many tokens one request is sent at most, where others renew the token again and again meanwhile."""
+
+_LONGEST_MARGIN = 300.0
+# How long whoever was second waits until the first one has kept the new pair: it takes a request to YouCan and one to
+# Airflow, both of which may be slow.
+_PATIENCE = 20.0
+_MOST_ROUNDS = 10
+
+_log = logging.getLogger(__name__)
+
+
+def with_current_token(
+    credentials: Credentials, youcan_conn_id: str, refused: str | None = None, *, may_renew: bool = True
+) -> Credentials:
+    """
+    Return the credentials with a token that is good, as far as one can tell without asking YouCan.
+
+    :param credentials: what the Airflow connection says.
+    :param youcan_conn_id: its id, for the error messages.
+    :param refused: a token that YouCan refused, if any.
+    :param may_renew: whether a new token may be obtained, rather than taken up from who else did (default ``True``).
+    :raises YouCanAuthenticationError: if YouCan gives no new token, and no one else obtained one.
+    :raises YouCanTransientError: if YouCan could not be asked for one.
+    """
+    client = credentials.oauth_client
+    if client is None:
+        return credentials
+    variable = _TokenVariable(client)
+    kept = variable.read()
+    if kept is None and credentials.token not in ("", refused):
+        return credentials
+    if kept is not None and kept.access_token != refused and not kept.is_running_out:
+        return kept.put_into(credentials)
+    if not may_renew:
+        return replace(credentials, token=refused or "")
+    # In a thread of its own, which no timeout of the task's cuts off between the new token and its keeping.
+    with ThreadPoolExecutor(1, "youcan-renewal") as thread:
+        return thread.submit(_renew, credentials, client, variable, kept, youcan_conn_id).result()
+
+
+@dataclass(frozen=True)
+class _Pair:
+    access_token: str = field(repr=False)
+    refresh_token: str = field(repr=False)
+    expires_at: float
+    lifetime: float
+
+    @property
+    def renew_at(self) -> float:
+        return self.expires_at - min(_LONGEST_MARGIN, self.lifetime / 10)
+
+    @property
+    def is_running_out(self) -> bool:
+        return time.time() >= self.renew_at
+
+    def put_into(self, credentials: Credentials, *, is_renewed: bool = False) -> Credentials:
+        return replace(credentials, token=self.access_token, renew_at=self.renew_at, is_renewed=is_renewed)
+
+
+def _renew(
+    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
+) -> Credentials:
+    for _ in range(_MOST_ROUNDS):
+        try:
+            new = _exchange(credentials, client, kept.refresh_token if kept else client.refresh_token, youcan_conn_id)
+        except YouCanAuthenticationError as error:
+            if error.detail == "invalid_client":
+                raise
+            _log.info("The refresh token was refused; looking for %g s whether another task has renewed it.", _PATIENCE)
+            newer = variable.wait_for_another(kept)
+            if newer is None:
+                raise
+            if not newer.is_running_out:
+                return newer.put_into(credentials)
+            kept = newer
+        else:
+            variable.write(new, instead_of=kept)
+            _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
+            return new.put_into(credentials, is_renewed=True)
+    raise YouCanAuthenticationError(
+        f"The access token of the Airflow connection {youcan_conn_id!r} runs out faster than it can be renewed; look "
+        "at how long YouCan lets it live."
+    )
+
+
+def _exchange(credentials: Credentials, client: OAuthClient, refresh_token: str, youcan_conn_id: str) -> _Pair:
+    request = api.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
+    nobody = replace(credentials, token="")
+
+    def ask() -> dict[str, Any]:
+        with Session(nobody) as session:
+            return api.read_response(request, *session.carry(request, nobody), youcan_conn_id=youcan_conn_id)
+
+    asked_at = time.time()
+    answer = request_policy(credentials.max_attempts, _log.warning)(ask)
+    # Some servers leave the refresh token out, and then the old one stays.
+    next_refresh_token = answer["refresh_token"] if api.is_token(answer.get("refresh_token")) else refresh_token
+    lifetime = api.read_lifetime(answer)
+    mask_secret(answer["access_token"])
+    mask_secret(next_refresh_token)
+    return _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
+
+
+class _TokenVariable:
+    """
+    The Airflow Variable that holds the newest pair of one connection.
+
+    Its name has "token" in it, by which Airflow knows what to mask, and a fingerprint of the refresh token that the
+    connection itself holds. So a refresh token that a person changes begins anew, two connections with the same one
+    don't spend it twice, and the Test button, which gives the connection another id, finds the pair all the same.
+    """
+
+    def __init__(self, client: OAuthClient) -> None:
+        fingerprint = hashlib.sha256(f"{client.client_id} {client.refresh_token}".encode()).hexdigest()[:24]
+        self.name = f"youcan_token_{fingerprint}"
+        self._description = (
+            f"The access token of the YouCan app {client.client_id}, renewed by the tasks that use it. Without it, its "
+            "connection has to be authorised again."
+        )
+
+    def read(self) -> _Pair | None:
+        text = _variable_class().get(self.name, None)
+        if text is None:
+            return None
+        try:
+            pair = _Pair(**json.loads(text))
+        except (TypeError, ValueError):
+            _log.warning("The Airflow Variable %r holds no tokens, and is passed over.", self.name)
+            return None
+        mask_secret(pair.access_token)
+        mask_secret(pair.refresh_token)
+        return pair
+
+    def write(self, pair: _Pair, instead_of: _Pair | None) -> None:
+        """
+        Keep a pair, and see that it is kept.
+
+        :raises YouCanAuthenticationError: if Airflow didn't keep it.
+        """
+        value = json.dumps(vars(pair))
+
+        def keep() -> None:
+            # Between two attempts, who read the first one may have renewed the token once more.
+            if self.read() == instead_of:
+                _variable_class().set(self.name, value, self._description)
+                if self.read() == instead_of:
+                    raise LookupError("it was not kept")
+
+        try:
+            tenacity.Retrying(stop=tenacity.stop_after_attempt(5), wait=_wait, reraise=True)(keep)
+        except Exception as error:  # whatever Airflow's database or API raises
+            reason = type(error).__name__
+        else:
+            return
+        raise YouCanAuthenticationError(
+            f"YouCan gave a new access token, but Airflow didn't keep it in its Variable {self.name!r} ({reason}), and "
+            "the old one is dead; see that tasks can set Variables, and authorise again (python -m "
+            "airflow_provider_youcan authorize)."
+        )
+
+    def wait_for_another(self, pair: _Pair | None) -> _Pair | None:
+        """Wait until someone keeps another pair, and return it, or ``None`` if no one does."""
+        policy = tenacity.Retrying(
+            retry=tenacity.retry_if_result(lambda read: read is None or read == pair),
+            stop=tenacity.stop_after_delay(_PATIENCE),
+            wait=_wait,
+            retry_error_callback=lambda _: None,
+        )
+        return policy(self.read)
+
+
+_wait = tenacity.wait_random_exponential(multiplier=0.1, max=2)
+
+
+def _variable_class() -> Any:
+    """Return the Task SDK's Variable in a task of Airflow 3, and else the model: the Test button works in a service."""
+    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
+        from airflow.providers.common.compat.sdk import Variable
+
+        return Variable
+    from airflow.models.variable import Variable as Model
+
+    return Model
