@@ -52,6 +52,54 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "youcan",
                 "hook-class-name": "airflow_provider_youcan.hooks.youcan.YouCanHook",
                 "hook-name": "YouCan",
+                "ui-field-behaviour": {
+                    "hidden-fields": ["login", "schema", "port", "extra"],
+                    "relabeling": {"password": "Access token", "host": "API base URL"},
+                    "placeholders": {
+                        "password": "from YouCan's seller area, Settings > Developer Settings",
+                        "host": "https://api.youcan.shop",
+                    },
+                },
+                "conn-fields": {
+                    "timeout": {
+                        "label": "Timeout",
+                        "description": "Seconds to wait for the shop to accept a connection, and for each part of its "
+                        "answer; 30 if left empty.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 3600},
+                    },
+                    "max_attempts": {
+                        "label": "Attempts",
+                        "description": "How often a request that met a transient error is sent at most; 4 if left "
+                        "empty.",
+                        "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100},
+                    },
+                    "requests_per_second": {
+                        "label": "Requests per second",
+                        "description": "A ceiling for each task that reconciles a table; none if left empty.",
+                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 10000},
+                    },
+                    "verify": {
+                        "label": "CA bundle",
+                        "description": "The path of a CA bundle to trust in place of the usual one.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "client_id": {
+                        "label": "Client id",
+                        "description": "The id of your app on YouCan: with it, its secret and a refresh token, the "
+                        "access token is renewed by itself.",
+                        "schema": {"type": ["string", "null"]},
+                    },
+                    "client_secret": {
+                        "label": "Client secret",
+                        "description": "The secret of your app on YouCan.",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                    "refresh_token": {
+                        "label": "Refresh token",
+                        "description": "From: python -m airflow_provider_youcan authorize",
+                        "schema": {"type": ["string", "null"], "format": "password"},
+                    },
+                },
             }
         ],
         "extra-links": ["airflow_provider_youcan.links.YouCanOrderLink"],

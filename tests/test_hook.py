@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import itertools
 import json
@@ -34,6 +35,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.sandbox.shop import ALL_SCOPES
 from tests.conftest import Sandbox
 
 TOKEN = "sandbox-access-token"
@@ -143,14 +145,43 @@ def test_its_requests_share_one_connection(hook: YouCanHook, order_id: str) -> N
 
 
 def test_the_connection_test_names_the_store(hook: YouCanHook) -> None:
-    assert hook.test_connection() == (True, "Connected to the YouCan store 'Sandbox Shop'.")
+    assert hook.test_connection() == (
+        True,
+        "Connected to the YouCan store 'Sandbox Shop'. Its token has the scopes 'read-orders', 'read-orders-statuses'. "
+        "Whether it has 'edit-orders' can't be told without changing an order.",
+    )
 
 
 def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
     reached, message = connect(token="revoked-token").test_connection()
 
     assert not reached
-    assert "renew the token in the Airflow connection 'other'" in message
+    assert "renew the token in this connection" in message
+
+
+@pytest.mark.parametrize(
+    ("scopes", "told", "message"),
+    [
+        (ALL_SCOPES, ["read-orders"], "It lacks 'edit-orders': grant that in YouCan's seller area."),
+        (ALL_SCOPES, ["*"], "Its token has the scopes 'read-orders', 'read-orders-statuses', 'edit-orders'."),
+        (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be told without changing an order."),
+        (["read-orders"], ["edit-orders"], "'edit-orders'. It lacks 'read-orders-statuses': grant"),
+        ([], ["read-orders"], "It lacks 'read-orders', 'read-orders-statuses', 'edit-orders': grant"),
+    ],
+)
+def test_the_connection_test_tells_the_scopes_and_changes_nothing(
+    connect: Connect, sandbox: Sandbox, scopes: list[str], told: list[str] | None, message: str
+) -> None:
+    # Given a token that may do some things, and that tells, as a JWT, or doesn't tell what they are,
+    claims = base64.urlsafe_b64encode(json.dumps({"scopes": told}).encode()).decode().rstrip("=")
+    token = f"head.{claims}.signature" if told is not None else "no-jwt"
+    sandbox.shop.issue_token(scopes, access_token=token)
+
+    reached, answer = connect(token=token).test_connection()
+
+    assert reached
+    assert message in answer
+    assert {request["method"] for request in sandbox.shop.requests()} == {"GET"}
 
 
 def test_the_connection_test_of_no_connection_says_so() -> None:

@@ -80,10 +80,28 @@ def test_airflows_own_connection_test_asks_the_shop(sandbox: Sandbox) -> None:
             text=True,
             check=False,
         )
-        return ended.stdout
+        return " ".join((ended.stdout + ended.stderr).split())
 
-    assert "Connection success!" in airflow_connections_test()
-    assert [request["path"] for request in sandbox.shop.requests()] == ["/me"]
+    answer = airflow_connections_test()
+    assert "Connection success!" in answer
+    assert "Connected to the YouCan store 'Sandbox Shop'. Its token has the scopes 'read-orders'," in answer
+    assert {request["method"] for request in sandbox.shop.requests()} == {"GET"}
 
     sandbox.shop.revoke_token("sandbox-access-token")
-    assert "renew the token in the Airflow connection 'youcan_default'" in airflow_connections_test()
+    assert "renew the token in this connection" in airflow_connections_test()
+
+
+def test_the_connection_form_has_what_the_hook_reads() -> None:
+    from airflow.providers_manager import ProvidersManager
+
+    manager = ProvidersManager()
+    fields = {name for name in manager.connection_form_widgets if name.startswith("extra__youcan__")}
+    names = ("timeout", "max_attempts", "requests_per_second", "verify", "client_id", "client_secret", "refresh_token")
+
+    assert fields == {f"extra__youcan__{name}" for name in names}
+    for name in fields:
+        is_secret = name.endswith(("client_secret", "refresh_token"))
+        assert manager.connection_form_widgets[name].is_sensitive == is_secret
+    behaviour = manager.field_behaviours["youcan"]
+    assert behaviour["relabeling"] == {"password": "Access token", "host": "API base URL"}
+    assert {"login", "schema", "port"} <= set(behaviour["hidden_fields"])

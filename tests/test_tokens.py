@@ -378,6 +378,20 @@ def test_a_variable_that_cannot_be_read_is_left_to_airflows_retries(
     assert exchanges(sandbox) == []
 
 
+def test_the_test_button_renews_what_the_connection_itself_would(sandbox: Sandbox, connect: Call) -> None:
+    # Given a connection with a refresh token,
+    connection = connect(sandbox.shop.issue_token())
+
+    # when it is tested before it is saved, which gives it another id,
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_XJ3KF81M", connection)
+        assert YouCanHook("xj3kf81m").test_connection()[0]
+
+    # then the new tokens are there for the connection that is saved.
+    YouCanHook().get_store()
+    assert exchanges(sandbox) == [200]
+
+
 def test_a_fixed_token_is_not_renewed(sandbox: Sandbox) -> None:
     sandbox.shop.revoke_token("sandbox-access-token")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
@@ -11,7 +12,7 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from asgiref.sync import sync_to_async
 
-from airflow_provider_youcan import api
+from airflow_provider_youcan import api, get_provider_info
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -106,6 +107,9 @@ class _Hook(BaseHook):
             f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__}), so "
             "nothing was sent; it may work later."
         )
+
+
+_FORM = get_provider_info()["connection-types"][0]
 
 
 class YouCanHook(_Hook):
@@ -298,15 +302,66 @@ class YouCanHook(_Hook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Try the connection, for Airflow's Test button and ``airflow connections test``.
+        Try the connection, for Airflow's Test button and ``airflow connections test``, and change nothing.
 
-        :return: whether the shop was reached, and its name or what is wrong.
+        A token that is renewed by itself is renewed by this as well, where it has run out.
+
+        :return: whether the shop was reached, and its name and what the token may do, or what is wrong.
         """
         try:
             store = self.get_store()
+            message = f"Connected to the YouCan store {store.get('name') or store.get('slug')!r}. {self._tell_scopes()}"
         except YouCanError as error:
-            return False, str(error)
-        return True, f"Connected to the YouCan store {store.get('name') or store.get('slug')!r}."
+            # The Test button gives the connection an id of its own, which no one could look for.
+            return False, str(error).replace(f"the Airflow connection {self.youcan_conn_id!r}", "this connection")
+        if logging.root.manager.disable >= logging.INFO:
+            # Airflow's command line shows nothing of a success, and silences the log.
+            print(message)  # noqa: T201
+        return True, message
+
+    def _tell_scopes(self) -> str:
+        """Tell which of the needed scopes the token has, as far as reading tells it."""
+        granted, missing = [], []
+        for request in (api.list_orders(page_size=1, include=()), api.get_store_statuses()):
+            try:
+                self._send(request)
+            except YouCanPermissionError:
+                missing.append(request.scope)
+            else:
+                granted.append(request.scope)
+        told = api.read_scopes(self._get_credentials().token)
+        if told is not None:
+            (granted if told & {"edit-orders", "*"} else missing).append("edit-orders")
+        sentences = [
+            f"Its token has the scopes {', '.join(map(repr, granted))}." if granted else "",
+            f"It lacks {', '.join(map(repr, missing))}: grant that in YouCan's seller area." if missing else "",
+            "Whether it has 'edit-orders' can't be told without changing an order." if told is None else "",
+        ]
+        return " ".join(filter(None, sentences))
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the fields of the connection form, for an Airflow before 3.2, which doesn't read the provider info."""
+        from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+        from wtforms import PasswordField, StringField
+        from wtforms.validators import Optional
+
+        widgets: dict[str, Any] = {}
+        for name, field in _FORM["conn-fields"].items():
+            is_secret = field["schema"].get("format") == "password"
+            # Numbers are text here, because the form of Airflow 2 has no field for a part of one.
+            widgets[name] = (PasswordField if is_secret else StringField)(
+                field["label"],
+                [Optional()],
+                description=field["description"],
+                widget=(BS3PasswordFieldWidget if is_secret else BS3TextFieldWidget)(),
+            )
+        return widgets
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return what the connection form makes of Airflow's own fields, for an Airflow before 3.2."""
+        return {name.replace("-", "_"): value for name, value in _FORM["ui-field-behaviour"].items()}
 
     def _send(self, request: api.Request) -> dict[str, Any]:
         return self._retrying(self._send_once, request)

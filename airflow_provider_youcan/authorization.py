@@ -1,0 +1,149 @@
+"""
+The first pair of tokens: a seller's consent in the browser, and the code that it brings.
+
+The facts come from https://developer.youcan.shop/store-admin (``introduction/oauth``).
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
+from airflow_provider_youcan.hooks.credentials import Credentials
+from airflow_provider_youcan.hooks.session import Session
+
+__all__ = ["SCOPES", "SELLER_AREA", "Authorization"]
+
+SELLER_AREA = "https://seller-area.youcan.shop"
+SCOPES = ("edit-orders", "read-orders", "read-orders-statuses")
+"""The scopes that this provider makes use of."""
+
+_LOOPBACK = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Authorization:
+    """
+    One walk through the consent page.
+
+    :param client_id: the id of the app on YouCan.
+    :param redirect_uri: the address that the consent page leads back to, as the app has it registered.
+    :param scopes: what the app asks for (default :data:`SCOPES`).
+    :param seller_area: where the consent page is (default YouCan's seller area).
+    :param state: what the way back has to bring, so that no one else's consent is taken for this one (default random).
+    """
+
+    client_id: str
+    redirect_uri: str
+    scopes: Sequence[str] = SCOPES
+    seller_area: str = SELLER_AREA
+    state: str = field(default_factory=lambda: secrets.token_urlsafe(24), repr=False)
+
+    @property
+    def url(self) -> str:
+        """The address of the consent page."""
+        query = {
+            "client_id": self.client_id,
+            "redirect_uri": self.redirect_uri,
+            "response_type": "code",
+            "scope[]": list(self.scopes),
+            "state": self.state,
+        }
+        return f"{self.seller_area.rstrip('/')}/admin/oauth/authorize?{urlencode(query, doseq=True)}"
+
+    @property
+    def is_on_this_machine(self) -> bool:
+        """Whether the way back leads to this machine, where it can be waited for."""
+        address = urlsplit(self.redirect_uri)
+        return address.scheme == "http" and address.hostname in _LOOPBACK
+
+    def wait_for_code(self, ready: Callable[[], None]) -> str:
+        """
+        Wait on the redirect URI, on this machine, until the consent page leads back, and return the code.
+
+        :param ready: is called once the address is listened on.
+        :raises YouCanAuthenticationError: if the seller refused.
+        :raises OSError: if the address can't be listened on.
+        """
+        address = urlsplit(self.redirect_uri)
+        answers: list[str] = []
+
+        class Callback(BaseHTTPRequestHandler):
+            timeout = 5  # a knock that says nothing must not keep the way back from coming in
+
+            def do_GET(self) -> None:  # http.server's name
+                url = urlsplit(self.path)
+                is_the_way_back = url.path == (address.path or "/") and authorization.is_answer(url.query)
+                self.send_response(200 if is_the_way_back else 404)
+                self.send_header("Content-Type", "text/plain; charset=utf-8")
+                self.end_headers()
+                if is_the_way_back:
+                    answers.append(url.query)
+                    self.wfile.write(b"Done: go back to the terminal, and close this page.")
+
+            def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # http.server's signature
+                pass  # its line would hold the code
+
+        authorization = self
+        with HTTPServer((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
+            ready()
+            while not answers:
+                # A browser asks for more than the page, and anyone may knock: only the state tells the way back.
+                server.handle_request()
+        return self.read_code(answers[0])
+
+    def is_answer(self, query: str) -> bool:
+        """Tell whether a query string is the answer to this very walk."""
+        answer = _first_values(query)
+        return secrets.compare_digest(answer.get("state", "").encode(), self.state.encode())
+
+    def read_code(self, pasted: str) -> str:
+        """
+        Read the code from the address that the consent page led back to, or from its query string.
+
+        :param pasted: the whole address, as the browser shows it.
+        :raises YouCanInvalidInputError: if it is not the answer to this walk.
+        :raises YouCanAuthenticationError: if the seller refused.
+        """
+        query = urlsplit(pasted.strip()).query or pasted.strip()
+        answer = _first_values(query)
+        if not self.is_answer(query):
+            raise YouCanInvalidInputError(
+                "That is not the answer to this request: its state is another, or missing; begin anew, and paste the "
+                "whole address that the consent page leads to."
+            )
+        if "code" not in answer:
+            raise YouCanAuthenticationError(
+                "The seller area gave no code: the app was not let in; begin anew, and approve it."
+            )
+        return answer["code"]
+
+    def obtain_tokens(self, code: str, client_secret: str, base_url: str = api.BASE_URL) -> dict[str, Any]:
+        """
+        Give the code for the first pair of tokens.
+
+        :param code: what :meth:`read_code` returned. It works once.
+        :param client_secret: the app's secret.
+        :param base_url: where the API is (default YouCan's).
+        :return: ``access_token``, ``refresh_token``, ``expires_in`` and what else YouCan sends.
+        :raises YouCanError: if YouCan gave none.
+        """
+        request = api.exchange_code(self.client_id, client_secret, self.redirect_uri, code)
+        credentials = Credentials(base_url, token="")
+        with Session(credentials) as session:
+            answer = api.read_response(request, *session.carry(request, credentials))
+        if not api.is_token(answer.get("refresh_token")):
+            raise YouCanAuthenticationError(
+                "YouCan gave an access token, but no refresh token to renew it with; look at the app on YouCan."
+            )
+        return answer
+
+
+def _first_values(query: str) -> Mapping[str, str]:
+    return {name: values[0] for name, values in parse_qs(query).items()}

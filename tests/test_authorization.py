@@ -1,0 +1,216 @@
+"""The walk through the consent page: ``python -m airflow_provider_youcan authorize``, against the sandbox."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import threading
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import requests
+from airflow.providers.common.compat.sdk import Connection
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.authorization import Authorization
+from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
+from airflow_provider_youcan.hooks.credentials import OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.youcan import YouCanHook
+from airflow_provider_youcan.sandbox import Sandbox
+from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
+
+pytestmark = pytest.mark.usefixtures("_airflow_database")
+
+
+@pytest.fixture
+def redirect_uri() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/callback"
+
+
+class Walk:
+    """The command, started, and what it says."""
+
+    def __init__(self, sandbox: Sandbox, *words: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "airflow_provider_youcan", "authorize", "--client-id", CLIENT_ID]
+            + ["--host", sandbox.url, "--seller-area", sandbox.url, *words],
+            env={**os.environ, "YOUCAN_CLIENT_SECRET": CLIENT_SECRET},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def read_address(self) -> str:
+        """Read the address of the consent page."""
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            if "/admin/oauth/authorize" in line:
+                return line.strip()
+        raise AssertionError("it told no address")
+
+    def end(self, pasted: str = "") -> tuple[int, str, str]:
+        """Wait for the end, and return its exit code and what it said, to stdout and to stderr."""
+        output, errors = self._process.communicate(pasted, timeout=60)
+        return self._process.returncode, output, errors
+
+
+def approve(page: str, answer: str = "Approve") -> str:
+    """Open the consent page, and return where the link leads."""
+    html = requests.get(page, timeout=10).text
+    link = re.search(rf'<a href="([^"]+)">{answer}</a>', html)
+    assert link is not None, html
+    return link[1].replace("&amp;", "&")
+
+
+def test_the_way_back_is_waited_for_on_this_machine(
+    sandbox: Sandbox, redirect_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given the command, and a seller who opens the page that it names,
+    walk = Walk(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "my_shop")
+    page = walk.read_address()
+    assert parse_qs(urlsplit(page).query)["scope[]"] == ["edit-orders", "read-orders", "read-orders-statuses"]
+
+    # when someone else knocks first, and then the seller approves,
+    forged = requests.get(redirect_uri, {"code": "forged", "state": "forged"}, timeout=10)
+    assert forged.status_code == 404
+    assert "go back to the terminal" in requests.get(approve(page), timeout=10).text
+
+    # then what it prints is the connection, twice, and nothing else,
+    exit_code, output, errors = walk.end()
+    assert exit_code == 0, errors
+    uri, command = output.splitlines()
+    # of which the URI leads to the shop,
+    monkeypatch.setenv("AIRFLOW_CONN_MY_SHOP", uri)
+    assert YouCanHook("my_shop").get_store()["name"] == "Sandbox Shop"
+    # the command makes the same,
+    assert shlex.split(command)[:4] == ["airflow", "connections", "add", "my_shop"]
+    assert read_credentials(_added_by(command), "my_shop") == YouCanHook("my_shop")._get_credentials()
+    # and the token renews itself.
+    credentials = YouCanHook("my_shop")._get_credentials()
+    assert isinstance(credentials.oauth_client, OAuthClient)
+    sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", credentials.token)
+    assert YouCanHook("my_shop").get_store()["name"] == "Sandbox Shop"
+    for secret in (credentials.token, CLIENT_SECRET, credentials.oauth_client.refresh_token):
+        assert secret in output
+        assert secret not in errors
+
+
+def _added_by(command: str) -> Any:
+    words = shlex.split(command)[4:]
+    fields = dict(zip(words[::2], words[1::2], strict=True))
+    return Connection(
+        conn_id="my_shop",
+        conn_type=fields["--conn-type"],
+        host=fields["--conn-host"],
+        password=fields["--conn-password"],
+        extra=fields["--conn-extra"],
+    )
+
+
+def test_the_way_back_can_be_pasted(sandbox: Sandbox) -> None:
+    walk = Walk(sandbox, "--redirect-uri", "https://example.com/youcan")
+
+    exit_code, output, errors = walk.end(approve(walk.read_address()) + "\n")
+
+    assert exit_code == 0, errors
+    assert len(output.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (lambda page: approve(page, "Refuse"), "the app was not let in"),
+        (lambda page: approve(page) + "x", "its state is another"),
+        (lambda page: approve(page).replace("code=", "code=x"), "invalid_grant"),
+        (lambda page: "abc", "its state is another"),
+    ],
+)
+def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, told: str) -> None:
+    walk = Walk(sandbox, "--paste")
+
+    exit_code, output, errors = walk.end(answer(walk.read_address()) + "\n")
+
+    assert exit_code == 1
+    assert output == ""
+    assert told in errors
+    assert "Traceback" not in errors
+
+
+def test_an_address_that_is_taken_is_told(sandbox: Sandbox, redirect_uri: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", urlsplit(redirect_uri).port or 0))
+        taken.listen()
+        exit_code, output, errors = Walk(sandbox, "--redirect-uri", redirect_uri).end()
+
+    assert exit_code == 1
+    assert output == ""
+    assert "take --paste" in errors
+
+
+def test_a_knock_that_says_nothing_does_not_keep_the_way_back_out(
+    sandbox: Sandbox, redirect_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authorization = Authorization(CLIENT_ID, redirect_uri)
+    address = urlsplit(redirect_uri)
+
+    def ready() -> None:
+        silent = socket.create_connection((address.hostname, address.port))
+        threading.Thread(
+            target=requests.get, args=(redirect_uri, {"code": "c0de", "state": authorization.state}), daemon=True
+        ).start()
+        knocks.append(silent)
+
+    knocks: list[socket.socket] = []
+
+    assert authorization.wait_for_code(ready) == "c0de"
+
+
+def test_the_state_is_random_and_is_checked() -> None:
+    first, second = (Authorization("7", "https://example.com/back") for _ in range(2))
+    assert first.state != second.state
+    assert f"state={first.state}" in first.url
+    assert first.state not in repr(first)
+
+    assert first.read_code(f"https://example.com/back?code=c0de&state={first.state}") == "c0de"
+    for pasted in (
+        "",
+        "code=c0de",
+        f"code=c0de&state={second.state}",
+        f"https://example.com/back?code=c0de#{first.state}",
+    ):
+        with pytest.raises(YouCanInvalidInputError):
+            first.read_code(pasted)
+
+
+def test_an_answer_without_a_refresh_token_is_no_pair(sandbox: Sandbox) -> None:
+    body = json.dumps({"access_token": "a", "expires_in": 60})
+    sandbox.misbehave("status", status=200, body=body, route="POST /oauth/token")
+
+    with pytest.raises(YouCanAuthenticationError, match="no refresh token"):
+        Authorization(CLIENT_ID, "https://example.com").obtain_tokens("c0de", CLIENT_SECRET, sandbox.url)
+
+
+@pytest.mark.parametrize("body", ["{}", '{"access_token": ""}', '{"access_token": "of two words"}', "<html>"])
+def test_an_answer_without_a_token_is_no_success(body: str) -> None:
+    from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
+
+    request = api.exchange_refresh_token("7", "s3cret", "refresh")
+
+    with pytest.raises(YouCanUnexpectedResponseError):
+        api.read_response(request, 200, {}, body.encode())
+
+
+@pytest.mark.parametrize(
+    ("told", "lifetime"), [(60, 60.0), ("60", float("inf")), (-1, float("inf")), (True, float("inf"))]
+)
+def test_a_lifetime_is_believed_where_it_is_one(told: Any, lifetime: float) -> None:
+    assert api.read_lifetime({"expires_in": told}) == lifetime
