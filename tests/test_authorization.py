@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
@@ -40,8 +41,11 @@ class Walk:
 
     def __init__(self, sandbox: Sandbox, *words: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "airflow_provider_youcan", "authorize", "--client-id", CLIENT_ID]
-            + ["--host", sandbox.url, "--seller-area", sandbox.url, *words],
+            [
+                *(sys.executable, "-m", "airflow_provider_youcan", "authorize", "--client-id", CLIENT_ID),
+                *("--host", sandbox.url, "--seller-area", sandbox.url),
+                *words,
+            ],
             env={**os.environ, "YOUCAN_CLIENT_SECRET": CLIENT_SECRET},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -209,8 +213,6 @@ def test_an_answer_without_a_token_is_no_success(body: str) -> None:
         api.read_response(request, 200, {}, body.encode())
 
 
-@pytest.mark.parametrize(
-    ("told", "lifetime"), [(60, 60.0), ("60", float("inf")), (-1, float("inf")), (True, float("inf"))]
-)
+@pytest.mark.parametrize(("told", "lifetime"), [(60, 60.0), ("60", math.inf), (-1, math.inf), (True, math.inf)])
 def test_a_lifetime_is_believed_where_it_is_one(told: Any, lifetime: float) -> None:
     assert api.read_lifetime({"expires_in": told}) == lifetime
