@@ -53,7 +53,7 @@ constraints: $(VENV)/installed
 	for version in $(AIRFLOW) $(AIRFLOW_2); do \
 	  echo "apache-airflow==$$version" > $(VENV)/airflow.in && \
 	  $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
-	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev \
+	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev --group site \
 	    pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$$version.txt || exit 1; \
 	done
 
@@ -65,7 +65,7 @@ $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
-	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW)
+	  --editable '.[sandbox]' --group dev --group site apache-airflow==$(AIRFLOW)
 	@touch $@
 
 $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)/installed

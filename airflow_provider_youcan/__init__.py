@@ -53,11 +53,14 @@ def get_provider_info() -> dict[str, Any]:
                 "hook-class-name": "airflow_provider_youcan.hooks.youcan.YouCanHook",
                 "hook-name": "YouCan",
                 "ui-field-behaviour": {
-                    "hidden-fields": ["login", "schema", "port", "extra"],
+                    # The port is shown because the Test button of Airflow 3.3.2 refuses a connection without one
+                    # (https://github.com/apache/airflow/pull/73298).
+                    "hidden-fields": ["login", "schema", "extra"],
                     "relabeling": {"password": "Access token", "host": "API base URL"},
                     "placeholders": {
                         "password": "from YouCan's seller area, Settings > Developer Settings",
                         "host": "https://api.youcan.shop",
+                        "port": "443 (the Test button of Airflow 3.3.2 needs it)",
                     },
                 },
                 "conn-fields": {

@@ -29,9 +29,16 @@ class Airflow:
     :param connections: Airflow connections as JSON, by id.
     :param postgres: the address of a PostgreSQL for the metadata, so that several tasks may run at a time; ``None``
         takes SQLite.
+    :param settings: further environment variables of all services.
     """
 
-    def __init__(self, home: Path, connections: dict[str, str], postgres: str | None = None) -> None:
+    def __init__(
+        self,
+        home: Path,
+        connections: dict[str, str],
+        postgres: str | None = None,
+        settings: dict[str, str] | None = None,
+    ) -> None:
         self.home = home
         self.dags = home / "dags"
         self.dags.mkdir()
@@ -39,6 +46,7 @@ class Airflow:
         several = AIRFLOW_3 or postgres is not None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         port = _free_port()
+        self.url = f"http://127.0.0.1:{port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
             # Airflow 2's executor starts its tasks by this name.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -60,6 +68,7 @@ class Airflow:
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "4",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
             **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},
+            **(settings or {}),
         }
 
     def start(self) -> None:

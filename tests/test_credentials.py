@@ -37,6 +37,7 @@ def test_a_token_is_all_it_takes() -> None:
         ({"host": "http://localhost", "port": 8765}, "http://localhost:8765"),
         ({"host": "http://[::1]:8765"}, "http://[::1]:8765"),
         ({"host": "HTTPS://API.YouCan.shop"}, "https://api.youcan.shop"),
+        ({"port": 443}, "https://api.youcan.shop"),
     ],
 )
 def test_another_api_can_be_named(fields: dict[str, Any], base_url: str) -> None:

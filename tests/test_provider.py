@@ -104,4 +104,4 @@ def test_the_connection_form_has_what_the_hook_reads() -> None:
         assert manager.connection_form_widgets[name].is_sensitive == is_secret
     behaviour = manager.field_behaviours["youcan"]
     assert behaviour["relabeling"] == {"password": "Access token", "host": "API base URL"}
-    assert {"login", "schema", "port"} <= set(behaviour["hidden_fields"])
+    assert {"login", "schema"} <= set(behaviour["hidden_fields"])

@@ -214,7 +214,8 @@ def _number(value: object) -> float:
 def _read_base_url(host: str | None, schema: str | None, port: int | None) -> str:
     host = (host or "").strip()
     if not host:
-        if schema or port:
+        # The port of https says nothing that isn't so.
+        if schema or port not in (None, 443):
             raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
         return api.BASE_URL
     if "@" in host:  # first, because no message may repeat a login

@@ -125,7 +125,10 @@ class YouCanHook(_Hook):
       (default 30);
     * extra ``max_attempts``: how often a request that met a transient error is sent at most (default 4);
     * extra ``requests_per_second``: a ceiling for a task that sends many requests (default none);
-    * extra ``verify``: the path of a CA bundle to trust instead of the usual one.
+    * extra ``verify``: the path of a CA bundle to trust instead of the usual one;
+    * extra ``client_id``, ``client_secret`` and ``refresh_token``, beside the access token or in its place: an OAuth
+      client with which the token is renewed before it runs out, and once after a 401. The newest pair of tokens is
+      kept in an Airflow Variable.
 
     A hook keeps one session, so its requests share their connections. It is not to be shared by threads.
 
@@ -395,7 +398,7 @@ class YouCanHook(_Hook):
 
     def _get_session(self, credentials: Credentials) -> Session:
         if self._session is None:
-            self.log.info("The connection %r leads to %s.", self.youcan_conn_id, credentials.base_url)
+            self.log.info("The connection %r leads to %s", self.youcan_conn_id, credentials.base_url)
             self._session = Session(credentials)
         return self._session
 
