@@ -13,13 +13,16 @@ VENV_2 := .venv-airflow-2
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
+	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
+	@echo "make docs            builds the site in build/docs"
+	@echo "make screenshots     makes the pictures of the docs anew"
 	@echo "make check           ruff, mypy, import-linter"
 	@echo "make bench           what importing, waiting and reconciling cost, beside rivals"
 	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
@@ -34,6 +37,17 @@ test: $(VENV)/installed
 
 test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python -m pytest $(TESTS)
+
+test-browser: $(VENV)/installed
+	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	  echo "There is no Chromium: on Debian, apt-get install chromium fonts-noto-core" >&2; exit 1; }
+	$(VENV)/bin/python -m pytest -m browser tests/test_browser.py
+
+screenshots: export YOUCAN_SCREENSHOTS := $(CURDIR)/docs/images
+screenshots: test-browser
+
+docs: $(VENV)/installed
+	AIRFLOW_HOME=$(CURDIR)/build/airflow $(VENV)/bin/sphinx-build --quiet --fail-on-warning --keep-going -b html docs build/docs
 
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -75,7 +75,9 @@ def test_a_snippet_does_what_it_shows(
             name, _, extras = words[2].rstrip("]").partition("[")
             assert name == "airflow-provider-youcan"
             assert not extras or extras in (metadata("airflow-provider-youcan").get_all("Provides-Extra") or [])
-        elif words[:3] == ["python", "-m", "airflow_provider_youcan.sandbox"]:
+        elif words[0] == "python":
+            # A server, and a walk that takes a person: what they do is for their own tests.
+            assert words[1] == "-m"
             subprocess.run([*words, "--help"], env=environment, check=True, capture_output=True)
         else:
             ended = subprocess.run(

@@ -140,10 +140,10 @@ class YouCanReconcileOrdersOperator(BaseOperator):
             record = Record(report)
             record.rows = desired.rows
             self.log.info(
-                "%d rows wish for %d statuses of %d orders%s.",
-                desired.rows,
-                sum(len(order.wishes) for order in desired.orders),
-                len(desired.orders),
+                "Read %s, with %s for %s%s.",
+                _count(desired.rows, "row"),
+                _count(sum(len(order.wishes) for order in desired.orders), "wish", "wishes"),
+                _count(len(desired.orders), "order"),
                 "; dry run, nothing will be sent" if self._dry_run else "",
             )
             try:
@@ -246,10 +246,10 @@ class YouCanReconcileOrdersOperator(BaseOperator):
 
     def _tell(self, record: Record, summary: dict[str, Any], context: Context) -> None:
         self.log.info(
-            "%d rows (%d invalid), %d requests in %.1f s:\n%s",
-            summary["rows"],
+            "%s (%d invalid), %s in %.1f s:\n%s",
+            _count(summary["rows"], "row"),
             summary["invalid"],
-            summary["requests"],
+            _count(summary["requests"], "request"),
             summary["seconds"],
             record.draw(),
         )
@@ -292,3 +292,7 @@ def _check_rate(value: object) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 10_000:
         return float(value)
     raise YouCanInvalidInputError(f"requests_per_second is {value!r}: give a number above 0 and up to 10000, or None.")
+
+
+def _count(number: int, one: str, many: str | None = None) -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
