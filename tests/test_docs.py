@@ -12,6 +12,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from tests.conftest import AIRFLOW_3, DAGS_FOLDER, ROOT, Sandbox, load_dags
 
@@ -33,6 +34,16 @@ def environment(sandbox: Sandbox, _airflow_database: None) -> dict[str, str]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "AIRFLOW_CONN_MY_SHOP": sandbox.connection(),
     }
+
+
+@pytest.fixture(autouse=True)
+def _no_connections(_airflow_database: None) -> Iterator[None]:
+    """What one page adds, another adds as well."""
+    from airflow.utils.session import create_session
+
+    yield
+    with create_session() as session:
+        session.execute(sqlalchemy.text("delete from connection"))
 
 
 @pytest.fixture
