@@ -144,11 +144,14 @@ def measured(figures: dict[str, float]) -> Iterator[None]:
 
 def reconcile(orders: int, changes: int, concurrency: int, **arguments: Any) -> dict[str, float]:
     from airflow_provider_youcan import rate_limit  # noqa: F401  # importing is not what is measured
-    from airflow_provider_youcan.hooks import shared_client, youcan  # noqa: F401
+    from airflow_provider_youcan.hooks import shared_client  # noqa: F401
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
     from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
     from airflow_provider_youcan.reconciliation import executor  # noqa: F401
 
     logging.disable(logging.WARNING)
+    # The first look-up of a connection imports half of Airflow, as it does for any task.
+    YouCanHook.get_connection("youcan_default")
     rows = [
         {"order_id": order_id, "payment_status": "paid" if number < changes else "pending"}
         for number, order_id in enumerate(order_ids(orders))
