@@ -30,6 +30,7 @@ from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET, TOKEN_SECONDS
+from tests.conftest import RunDag
 
 Call = Callable[..., Any]
 
@@ -420,6 +421,52 @@ def test_the_pair_is_encrypted_and_masked(sandbox: Sandbox, connect: Call) -> No
     assert should_hide_value_for_key(name)
     secrets = [pair["access_token"], pair["refresh_token"], issued["refresh_token"], CLIENT_SECRET]
     assert redact(" ".join(secrets)) == "*** *** *** ***"
+
+
+def test_no_token_shows_in_a_log_even_of_all_that_is_logged(
+    sandbox: Sandbox, connect: Call, ask: Call, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level("DEBUG")
+    issued = sandbox.shop.issue_token()
+    connect(issued, with_token=True)
+    sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", issued["access_token"])
+
+    ask()
+
+    ((_, pair),) = kept().items()
+    written = capfd.readouterr()
+    told = caplog.text + "".join(str(vars(record)) for record in caplog.records) + written.out + written.err
+    assert "POST /oauth/token" in told
+    for secret in (pair["access_token"], pair["refresh_token"], *issued.values(), CLIENT_SECRET):
+        assert not isinstance(secret, str) or secret == "Bearer" or secret not in told
+
+
+def test_a_task_of_a_real_airflow_renews_its_token(
+    sandbox: Sandbox, connect: Call, run_dag: RunDag, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Given a connection whose token has expired,
+    issued = sandbox.shop.issue_token()
+    connect(issued, with_token=True)
+    sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", issued["access_token"])
+    order_id = sandbox.shop.order_ids()[0]
+
+    # when a task sets a status, and another waits for it on the triggerer,
+    run = run_dag(f"""
+        from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
+        ship = YouCanUpdateShippingStatusOperator(task_id="ship", order_id="{order_id}", status="returned")
+        wait = YouCanOrderStatusSensor(
+            task_id="wait", order_id="{order_id}", context="shipping", target_status="returned", deferrable=True
+        )
+        ship >> wait
+    """)
+
+    # then both succeed with one new token, of which the log tells, but not what it is.
+    assert run.state == "success"
+    assert exchanges(sandbox) == [200]
+    told = run.log + caplog.text
+    assert "Renewed the access token of the Airflow connection 'youcan_default'" in told
+    ((_, pair),) = kept().items()
+    assert pair["access_token"] not in told + str(run.tasks)
 
 
 def test_credentials_do_not_show_a_token() -> None:
