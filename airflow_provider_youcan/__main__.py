@@ -13,10 +13,12 @@ import os
 import shlex
 import sys
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow_provider_youcan import api
 from airflow_provider_youcan.authorization import SCOPES, SELLER_AREA, Authorization
 from airflow_provider_youcan.exceptions import YouCanError
+from airflow_provider_youcan.hooks.credentials import read_base_url
 
 __all__ = ["main"]
 
@@ -49,6 +51,7 @@ def _add_authorize(commands: Any) -> None:
     command.add_argument("--client-id", required=True, help="the id of the app on YouCan")
     command.add_argument(
         "--redirect-uri",
+        type=_redirect_uri,
         default="http://127.0.0.1:8976/callback",
         help="where the consent page leads back to, as the app has it registered",
     )
@@ -59,13 +62,14 @@ def _add_authorize(commands: Any) -> None:
         help="paste the address that the consent page leads to, instead of waiting for it on this machine",
     )
     command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection to print")
-    command.add_argument("--host", default=api.BASE_URL, help="where the API is")
+    command.add_argument("--host", type=_base_url, default=api.BASE_URL, help="where the API is")
     command.add_argument("--seller-area", default=SELLER_AREA, help="where the consent page is")
 
 
 def _authorize(options: argparse.Namespace) -> None:
     authorization = Authorization(options.client_id, options.redirect_uri, options.scopes, options.seller_area)
     client_secret = os.environ.get("YOUCAN_CLIENT_SECRET") or getpass.getpass("The app's client secret: ", sys.stderr)
+    client_secret = client_secret.strip()
 
     def ask() -> None:
         _tell(f"Open this page in a browser, and approve:\n\n  {authorization.url}\n")
@@ -80,25 +84,47 @@ def _authorize(options: argparse.Namespace) -> None:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise YouCanError(f"Can't wait on {options.redirect_uri}: {reason}; take --paste.") from None
-    tokens = authorization.obtain_tokens(code, client_secret.strip(), options.host)
-    extra = {"client_id": options.client_id, "client_secret": client_secret.strip()}
-    _print_connection(
-        options.conn_id, options.host, tokens["access_token"], extra | {"refresh_token": tokens["refresh_token"]}
-    )
+    tokens = authorization.obtain_tokens(code, client_secret, options.host)
+    connection = {
+        "conn_type": "youcan",
+        "host": None if options.host == api.BASE_URL else options.host,
+        "password": tokens["access_token"],
+        "extra": {
+            "client_id": options.client_id,
+            "client_secret": client_secret,
+            "refresh_token": tokens["refresh_token"],
+        },
+    }
+    _tell("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it to yourself:\n")
+    _print_connection(options.conn_id, connection)
 
 
-def _print_connection(conn_id: str, host: str, token: str, extra: dict[str, str]) -> None:
-    """Print the connection as a URI, and as the command that adds it."""
+def _print_connection(conn_id: str, connection: dict[str, Any]) -> None:
+    """Print a connection as a URI, and as the command that adds it."""
     from airflow.providers.common.compat.sdk import Connection
 
-    fields: dict[str, Any] = {"conn_type": "youcan", "host": None if host == api.BASE_URL else host, "password": token}
-    _tell("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it out of files:\n")
-    print(Connection(conn_id=conn_id, **fields, extra=json.dumps(extra)).get_uri())
-    command = ["airflow", "connections", "add", conn_id]
-    for name, value in (*fields.items(), ("extra", json.dumps(extra))):
-        if value is not None:
-            command += [f"--conn-{name.removeprefix('conn_')}", value]
-    print(shlex.join(command))
+    print(Connection(conn_id=conn_id, **{**connection, "extra": json.dumps(connection["extra"])}).get_uri())
+    # By way of a file, because Airflow writes the arguments of "connections add" into its audit log, and masks no
+    # secret among them but --conn-password.
+    text, path = shlex.quote(json.dumps({conn_id: connection})), shlex.quote(f"{conn_id}.json")
+    print(f"(umask 077 && printf %s {text} > {path}) && airflow connections import --overwrite {path}; rm -f {path}")
+
+
+def _base_url(text: str) -> str:
+    try:
+        return read_base_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"the {error}") from None
+
+
+def _redirect_uri(text: str) -> str:
+    try:
+        address = urlsplit(text)
+        if address.scheme in ("http", "https") and address.hostname and (address.port or 1) > 0:
+            return text
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://127.0.0.1:8976/callback")
 
 
 def _tell(text: str, end: str = "\n") -> None:

@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pendulum
 
@@ -82,7 +82,7 @@ class Request:
     """Whether the JSON object that came with a 2xx is the answer that YouCan gives to this request."""
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
-    form: Mapping[str, str] | None = None
+    form: Mapping[str, str] | None = field(default=None, repr=False)
     """What is sent form-encoded, to the token endpoint alone. It holds secrets."""
     scope: str | None = None
     """The scope that the access token needs, where YouCan documents one."""
@@ -254,6 +254,8 @@ def is_token(value: object) -> bool:
 def read_lifetime(payload: Mapping[str, Any]) -> float:
     """Read for how many seconds the token in an answer lives; infinite where YouCan doesn't say."""
     lifetime = payload.get("expires_in")
+    if isinstance(lifetime, str) and re.fullmatch(r"[0-9]{1,10}", lifetime):
+        lifetime = int(lifetime)
     if isinstance(lifetime, bool) or not isinstance(lifetime, (int, float)) or not 0 < lifetime < _A_YEAR * 100:
         return math.inf
     return float(lifetime)
@@ -362,8 +364,9 @@ def read_response(
     if status_code == 200 and isinstance(payload, dict) and request.is_success(payload):
         return payload
     # What was asked for may be a customer's name or phone.
-    secrets = [secret, quote(secret, safe=""), secret.rpartition("|")[2], *request.params.values()]
+    secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
     secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
+    secrets += [encode(text, safe="") for text in secrets for encode in (quote, quote_plus)]
     payload = _redact(payload, [text for text in secrets if len(text) >= 4])
     raise _read_error(request, status_code, headers, payload, f"the Airflow connection {youcan_conn_id!r}")
 
@@ -394,7 +397,7 @@ def _read_error(
         return error(YouCanRateLimitError, f"too many requests: {said}", advice, retry_after=retry_after)
     if status_code == 408 or 500 <= status_code < 600:
         return error(YouCanServerError, said, "it may work later", retry_after=_read_retry_after(headers))
-    if request.form and status_code in (400, 401):
+    if request.form and status_code in (400, 401, 403):
         if detail == "invalid_client":
             return error(YouCanAuthenticationError, said, f"check client_id and client_secret in {connection}")
         advice = f"authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}"

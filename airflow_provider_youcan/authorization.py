@@ -80,18 +80,24 @@ class Authorization:
             def do_GET(self) -> None:  # http.server's name
                 url = urlsplit(self.path)
                 is_the_way_back = url.path == (address.path or "/") and authorization.is_answer(url.query)
+                # First of all, because a browser may hang up before it has the page, and the code works once.
+                answers.extend([url.query] if is_the_way_back else [])
                 self.send_response(200 if is_the_way_back else 404)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")
                 self.end_headers()
                 if is_the_way_back:
-                    answers.append(url.query)
                     self.wfile.write(b"Done: go back to the terminal, and close this page.")
 
             def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # http.server's signature
                 pass  # its line would hold the code
 
         authorization = self
-        with HTTPServer((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
+
+        class Server(HTTPServer):
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # whoever hung up; its lines would hold the code
+
+        with Server((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
             ready()
             while not answers:
                 # A browser asks for more than the page, and anyone may knock: only the state tells the way back.

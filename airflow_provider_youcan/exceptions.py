@@ -62,6 +62,9 @@ class YouCanError(AirflowException):
     unconfirmed = False
     """Whether an update was sent of which nobody can say whether YouCan took it."""
 
+    was_retried = False
+    """Whether what it ended was already tried as often as the connection allows."""
+
     # Everything but the message is optional, so that pickling and copying (which call the class with
     # ``args`` alone and then restore the attributes) work for every error.
     def __init__(

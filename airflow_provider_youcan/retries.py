@@ -99,7 +99,9 @@ class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
 
 def is_worth_waiting(error: BaseException) -> bool:
     """Tell whether a request that ended in ``error`` should be sent again by the task that holds it."""
-    return isinstance(error, YouCanTransientError) and (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
+    if not isinstance(error, YouCanTransientError) or error.was_retried:
+        return False
+    return (error.retry_after or 0.0) <= LONGEST_RETRY_AFTER
 
 
 def request_policy(max_attempts: int, warn: Callable[..., None], max_seconds: float | None = None) -> tenacity.Retrying:

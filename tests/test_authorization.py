@@ -6,25 +6,25 @@ import json
 import math
 import os
 import re
-import shlex
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import requests
-from airflow.providers.common.compat.sdk import Connection
 
 from airflow_provider_youcan import api
 from airflow_provider_youcan.authorization import Authorization
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
-from airflow_provider_youcan.hooks.credentials import OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, read_credentials
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
+from tests.conftest import HOME
 
 pytestmark = pytest.mark.usefixtures("_airflow_database")
 
@@ -76,10 +76,10 @@ def approve(page: str, answer: str = "Approve") -> str:
 
 
 def test_the_way_back_is_waited_for_on_this_machine(
-    sandbox: Sandbox, redirect_uri: str, monkeypatch: pytest.MonkeyPatch
+    sandbox: Sandbox, redirect_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Given the command, and a seller who opens the page that it names,
-    walk = Walk(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "my_shop")
+    walk = Walk(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "by_uri")
     page = walk.read_address()
     assert parse_qs(urlsplit(page).query)["scope[]"] == ["edit-orders", "read-orders", "read-orders-statuses"]
 
@@ -93,31 +93,38 @@ def test_the_way_back_is_waited_for_on_this_machine(
     assert exit_code == 0, errors
     uri, command = output.splitlines()
     # of which the URI leads to the shop,
-    monkeypatch.setenv("AIRFLOW_CONN_MY_SHOP", uri)
-    assert YouCanHook("my_shop").get_store()["name"] == "Sandbox Shop"
-    # the command makes the same,
-    assert shlex.split(command)[:4] == ["airflow", "connections", "add", "my_shop"]
-    assert read_credentials(_added_by(command), "my_shop") == YouCanHook("my_shop")._get_credentials()
+    monkeypatch.setenv("AIRFLOW_CONN_BY_URI", uri)
+    assert YouCanHook("by_uri").get_store()["name"] == "Sandbox Shop"
+    # the command adds the same, and leaves no secret behind, not even in Airflow's audit log,
+    by_uri = YouCanHook("by_uri")._get_credentials()
+    assert isinstance(by_uri.oauth_client, OAuthClient)
+    secrets = (by_uri.token, CLIENT_SECRET, by_uri.oauth_client.refresh_token)
+    assert _added_by(command, "by_uri", tmp_path) == by_uri
+    for path in filter(Path.is_file, (*HOME.rglob("*"), *tmp_path.rglob("*"))):
+        assert not any(secret.encode() in path.read_bytes() for secret in secrets), path
+    assert all(secret in output and secret not in errors for secret in secrets)
+
     # and the token renews itself.
-    credentials = YouCanHook("my_shop")._get_credentials()
-    assert isinstance(credentials.oauth_client, OAuthClient)
-    sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", credentials.token)
-    assert YouCanHook("my_shop").get_store()["name"] == "Sandbox Shop"
-    for secret in (credentials.token, CLIENT_SECRET, credentials.oauth_client.refresh_token):
-        assert secret in output
-        assert secret not in errors
+    sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", by_uri.token)
+    assert YouCanHook("by_uri").get_store()["name"] == "Sandbox Shop"
 
 
-def _added_by(command: str) -> Any:
-    words = shlex.split(command)[4:]
-    fields = dict(zip(words[::2], words[1::2], strict=True))
-    return Connection(
-        conn_id="my_shop",
-        conn_type=fields["--conn-type"],
-        host=fields["--conn-host"],
-        password=fields["--conn-password"],
-        extra=fields["--conn-extra"],
-    )
+def _added_by(command: str, conn_id: str, folder: Path) -> Credentials:
+    """Run the command in a shell, and read from Airflow's database what it added."""
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")},
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    ended = subprocess.run(["bash", "-c", command], env=environment, cwd=folder, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    from airflow.models.connection import Connection
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        connection = session.query(Connection).filter(Connection.conn_id == conn_id).one()
+        credentials = read_credentials(connection, conn_id)
+        session.delete(connection)
+    return credentials
 
 
 def test_the_way_back_can_be_pasted(sandbox: Sandbox) -> None:
@@ -144,6 +151,26 @@ def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, t
     exit_code, output, errors = walk.end(answer(walk.read_address()) + "\n")
 
     assert exit_code == 1
+    assert output == ""
+    assert told in errors
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--host", "http://192.0.2.2:8765", "would travel in clear"),
+        ("--host", "https://user:pass@example.com", "holds a login"),
+        ("--redirect-uri", "http://127.0.0.1:99999/callback", "is no address"),
+        ("--redirect-uri", "callback", "is no address"),
+    ],
+)
+def test_an_address_that_no_secret_must_be_sent_to_is_refused(
+    sandbox: Sandbox, option: str, value: str, told: str
+) -> None:
+    exit_code, output, errors = Walk(sandbox, option, value).end()
+
+    assert exit_code == 2
     assert output == ""
     assert told in errors
     assert "Traceback" not in errors
@@ -213,6 +240,9 @@ def test_an_answer_without_a_token_is_no_success(body: str) -> None:
         api.read_response(request, 200, {}, body.encode())
 
 
-@pytest.mark.parametrize(("told", "lifetime"), [(60, 60.0), ("60", math.inf), (-1, math.inf), (True, math.inf)])
+@pytest.mark.parametrize(
+    ("told", "lifetime"),
+    [(60, 60.0), ("60", 60.0), ("soon", math.inf), (1e999, math.inf), (-1, math.inf), (True, math.inf)],
+)
 def test_a_lifetime_is_believed_where_it_is_one(told: Any, lifetime: float) -> None:
     assert api.read_lifetime({"expires_in": told}) == lifetime

@@ -25,7 +25,7 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-__all__ = ["Credentials", "OAuthClient", "mask_secret", "read_credentials"]
+__all__ = ["Credentials", "OAuthClient", "mask_secret", "read_base_url", "read_credentials"]
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
         oauth_client = _read_oauth_client(extra)
         token = _read_token(connection.password, required=oauth_client is None)
         return Credentials(
-            base_url=_read_base_url(connection.host, connection.schema, connection.port),
+            base_url=read_base_url(connection.host, connection.schema, connection.port),
             token=token,
             oauth_client=oauth_client,
             timeout=_read_timeout(extra),
@@ -102,6 +102,45 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
     except ValueError as error:
         problem = str(error)
     raise YouCanInvalidInputError(f"In the Airflow connection {conn_id!r} the {problem}")
+
+
+def read_base_url(host: str | None, schema: str | None = None, port: int | None = None) -> str:
+    """
+    Read where the API is, and refuse what a secret must not be sent to.
+
+    :param host: a host name or a whole URL; empty for YouCan's own.
+    :param schema: what the host leaves out.
+    :param port: what the host leaves out.
+    :raises ValueError: that goes on from the name of the field: "host is no base URL …".
+    """
+    host = (host or "").strip()
+    if not host:
+        # The port of https says nothing that isn't so.
+        if schema or port not in (None, 443):
+            raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
+        return api.BASE_URL
+    if "@" in host:  # first, because no message may repeat a login
+        raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
+    no_url = f"host is no base URL: give one such as {api.BASE_URL}."
+    try:
+        url = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
+        name, own_port = url.hostname or "", url.port
+    except ValueError:
+        raise ValueError(no_url) from None
+    if not _is_host(name) or url.query or url.fragment or not re.fullmatch(r"[A-Za-z0-9_./~-]*", url.path):
+        raise ValueError(no_url)
+    if own_port is not None and port is not None and own_port != port:
+        raise ValueError(f"host names the port {own_port}, but the port is {port}: keep one of them.")
+    port = port if own_port is None else own_port
+    if port is not None and not 1 <= port <= 65535:
+        raise ValueError(f"port is {port}: give one from 1 to 65535, or leave it out.")
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(name)):
+        raise ValueError(
+            f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
+        )
+    port_suffix = "" if port is None else f":{port}"
+    # Put together anew from the parts that were checked, so that no other parser can read it otherwise.
+    return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
 
 
 # Each of these raises a ValueError that names the field and goes on: "password is empty: set it to …".
@@ -209,37 +248,6 @@ def _number(value: object) -> float:
         return float(value)
     except (ValueError, OverflowError):
         return math.nan
-
-
-def _read_base_url(host: str | None, schema: str | None, port: int | None) -> str:
-    host = (host or "").strip()
-    if not host:
-        # The port of https says nothing that isn't so.
-        if schema or port not in (None, 443):
-            raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
-        return api.BASE_URL
-    if "@" in host:  # first, because no message may repeat a login
-        raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
-    no_url = f"host is no base URL: give one such as {api.BASE_URL}."
-    try:
-        url = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
-        name, own_port = url.hostname or "", url.port
-    except ValueError:
-        raise ValueError(no_url) from None
-    if not _is_host(name) or url.query or url.fragment or not re.fullmatch(r"[A-Za-z0-9_./~-]*", url.path):
-        raise ValueError(no_url)
-    if own_port is not None and port is not None and own_port != port:
-        raise ValueError(f"host names the port {own_port}, but the port is {port}: keep one of them.")
-    port = port if own_port is None else own_port
-    if port is not None and not 1 <= port <= 65535:
-        raise ValueError(f"port is {port}: give one from 1 to 65535, or leave it out.")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(name)):
-        raise ValueError(
-            f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
-        )
-    port_suffix = "" if port is None else f":{port}"
-    # Put together anew from the parts that were checked, so that no other parser can read it otherwise.
-    return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
 
 
 def _is_host(name: str) -> bool:

@@ -7,6 +7,7 @@ import os
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from copy import copy
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,8 +43,11 @@ class SharedClient:
         self._loop = asyncio.get_running_loop()
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
-        self._credentials: Credentials | None = None
+        self.credentials: Credentials | None = None
+        """What was looked up last."""
         self._looked_up_at = 0.0
+        self._failure: YouCanError | None = None
+        self._failed_at = 0.0
         self._look_up_lock = asyncio.Lock()
 
     @classmethod
@@ -89,15 +93,26 @@ class SharedClient:
         :param stale: credentials that the shop refused; they are looked up anew, unless another user just did.
         """
         if self._is_stale(stale):
+            asked_at = time.monotonic()
             async with self._look_up_lock:
                 if self._is_stale(stale):
-                    self._credentials = await look_up()
-                    self._looked_up_at = time.monotonic()
-        assert self._credentials is not None  # noqa: S101  # for the type checker: it was looked up
-        return self._credentials
+                    if self._failure is not None and self._failed_at > asked_at:
+                        # It was tried while this one waited, and took its time.
+                        raise copy(self._failure)
+                    await self._look_up(look_up)
+        assert self.credentials is not None  # noqa: S101  # for the type checker: it was looked up
+        return self.credentials
+
+    async def _look_up(self, look_up: Callable[[], Awaitable[Credentials]]) -> None:
+        try:
+            self.credentials = await look_up()
+            self._looked_up_at = time.monotonic()
+        except YouCanError as error:
+            self._failure, self._failed_at = copy(error), time.monotonic()
+            raise
 
     def _is_stale(self, stale: Credentials | None) -> bool:
-        return self._credentials is None or self._credentials is stale or self._credentials.is_running_out
+        return self.credentials is None or self.credentials is stale or self.credentials.is_running_out
 
     async def carry(self, request: api.Request, credentials: Credentials) -> tuple[int, Mapping[str, str], bytes]:
         """
@@ -113,7 +128,7 @@ class SharedClient:
             failure = _read_failure(request, error, credentials)
         if time.monotonic() > self._looked_up_at + _OLD:
             # Someone may have mended the connection's host meanwhile.
-            self._credentials = None
+            self.credentials = None
         # Raised out here, so that it carries no trace of the library's error: that one's text holds the address.
         raise failure
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +23,12 @@ from typing import Any
 import tenacity
 
 from airflow_provider_youcan import api
-from airflow_provider_youcan.exceptions import YouCanAuthenticationError
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanConnectionError,
+    YouCanError,
+    YouCanTransientError,
+)
 from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, mask_secret
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.retries import request_policy
@@ -36,13 +42,22 @@ _LONGEST_MARGIN = 300.0
 # How long whoever was second waits until the first one has kept the new pair: it takes a request to YouCan and one to
 # Airflow, both of which may be slow.
 _PATIENCE = 20.0
+# How long it is tried to keep a new pair: without it, a person has to authorise again.
+_PERSISTENCE = 120.0
+# How long the next attempt at an early renewal waits after one that failed.
+_REST = 30.0
 _MOST_ROUNDS = 10
 
 _log = logging.getLogger(__name__)
 
 
 def with_current_token(
-    credentials: Credentials, youcan_conn_id: str, refused: str | None = None, *, may_renew: bool = True
+    credentials: Credentials,
+    youcan_conn_id: str,
+    refused: str | None = None,
+    *,
+    may_renew: bool = True,
+    max_retry_seconds: float | None = None,
 ) -> Credentials:
     """
     Return the credentials with a token that is good, as far as one can tell without asking YouCan.
@@ -51,23 +66,33 @@ def with_current_token(
     :param youcan_conn_id: its id, for the error messages.
     :param refused: a token that YouCan refused, if any.
     :param may_renew: whether a new token may be obtained, rather than taken up from who else did (default ``True``).
+    :param max_retry_seconds: YouCan is not asked for one later than this after the first time; ``None`` leaves it to
+        the connection's ``max_attempts`` alone (default).
     :raises YouCanAuthenticationError: if YouCan gives no new token, and no one else obtained one.
-    :raises YouCanTransientError: if YouCan could not be asked for one.
+    :raises YouCanTransientError: if YouCan could not be asked for one, or Airflow can't keep one now.
     """
     client = credentials.oauth_client
     if client is None:
         return credentials
     variable = _TokenVariable(client)
     kept = variable.read()
-    if kept is None and credentials.token not in ("", refused):
+    is_own_untried = credentials.token not in ("", refused)
+    if kept is None and is_own_untried:
         return credentials
     if kept is not None and kept.access_token != refused and not kept.is_running_out:
         return kept.put_into(credentials)
     if not may_renew:
         return replace(credentials, token=refused or "")
-    # In a thread of its own, which no timeout of the task's cuts off between the new token and its keeping.
-    with ThreadPoolExecutor(1, "youcan-renewal") as thread:
-        return thread.submit(_renew, credentials, client, variable, kept, youcan_conn_id).result()
+    try:
+        return _renew(credentials, client, variable, kept, youcan_conn_id, max_retry_seconds)
+    except YouCanError as error:
+        if kept is not None and kept.access_token != refused and time.time() < kept.expires_at:
+            _log.warning("%s Going on with the old token, which still lives.", error)
+            return replace(kept.put_into(credentials), renew_at=min(time.time() + _REST, kept.expires_at))
+        # Perhaps a person gave the connection a good token, and nothing to renew it with.
+        if is_own_untried and isinstance(error, YouCanAuthenticationError):
+            return credentials
+        raise
 
 
 @dataclass(frozen=True)
@@ -85,16 +110,37 @@ class _Pair:
     def is_running_out(self) -> bool:
         return time.time() >= self.renew_at
 
+    @property
+    def is_sound(self) -> bool:
+        """Whether it holds what it should: a person may have edited the Variable."""
+        numbers = (self.expires_at, self.lifetime)
+        return all(map(api.is_token, (self.access_token, self.refresh_token))) and all(
+            isinstance(number, (int, float)) for number in numbers
+        )
+
     def put_into(self, credentials: Credentials, *, is_renewed: bool = False) -> Credentials:
         return replace(credentials, token=self.access_token, renew_at=self.renew_at, is_renewed=is_renewed)
 
 
 def _renew(
-    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
+    credentials: Credentials,
+    client: OAuthClient,
+    variable: _TokenVariable,
+    kept: _Pair | None,
+    youcan_conn_id: str,
+    max_retry_seconds: float | None,
 ) -> Credentials:
+    # Before a refresh token is spent that could not be kept, or that only seems to be the newest because Airflow
+    # takes a database that is out of reach for one without the Variable.
+    variable.see_that_it_can_be_kept()
+    kept = variable.read() or kept
+    policy = request_policy(credentials.max_attempts, _log.warning, max_retry_seconds)
     for _ in range(_MOST_ROUNDS):
         try:
-            new = _exchange(credentials, client, kept.refresh_token if kept else client.refresh_token, youcan_conn_id)
+            new = policy(_exchange, credentials, client, variable, kept, youcan_conn_id)
+        except YouCanTransientError as error:
+            error.was_retried = True
+            raise
         except YouCanAuthenticationError as error:
             if error.detail == "invalid_client":
                 raise
@@ -106,7 +152,6 @@ def _renew(
                 return newer.put_into(credentials)
             kept = newer
         else:
-            variable.write(new, instead_of=kept)
             _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
             return new.put_into(credentials, is_renewed=True)
     raise YouCanAuthenticationError(
@@ -115,22 +160,32 @@ def _renew(
     )
 
 
-def _exchange(credentials: Credentials, client: OAuthClient, refresh_token: str, youcan_conn_id: str) -> _Pair:
+def _exchange(
+    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
+) -> _Pair:
+    """Give the refresh token for a new pair, once, and keep that."""
+    # In a thread of its own, which no timeout of the task's cuts off between the new pair and its keeping.
+    with ThreadPoolExecutor(1, "youcan-renewal") as thread:
+        return thread.submit(_exchange_and_keep, credentials, client, variable, kept, youcan_conn_id).result()
+
+
+def _exchange_and_keep(
+    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
+) -> _Pair:
+    refresh_token = kept.refresh_token if kept else client.refresh_token
     request = api.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
     nobody = replace(credentials, token="")
-
-    def ask() -> dict[str, Any]:
-        with Session(nobody) as session:
-            return api.read_response(request, *session.carry(request, nobody), youcan_conn_id=youcan_conn_id)
-
     asked_at = time.time()
-    answer = request_policy(credentials.max_attempts, _log.warning)(ask)
+    with Session(nobody) as session:
+        answer = api.read_response(request, *session.carry(request, nobody), youcan_conn_id=youcan_conn_id)
     # Some servers leave the refresh token out, and then the old one stays.
     next_refresh_token = answer["refresh_token"] if api.is_token(answer.get("refresh_token")) else refresh_token
     lifetime = api.read_lifetime(answer)
     mask_secret(answer["access_token"])
     mask_secret(next_refresh_token)
-    return _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
+    new = _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
+    variable.write(new, instead_of=kept)
+    return new
 
 
 class _TokenVariable:
@@ -157,11 +212,35 @@ class _TokenVariable:
         try:
             pair = _Pair(**json.loads(text))
         except (TypeError, ValueError):
+            pair = None
+        if pair is None or not pair.is_sound:
             _log.warning("The Airflow Variable %r holds no tokens, and is passed over.", self.name)
             return None
         mask_secret(pair.access_token)
         mask_secret(pair.refresh_token)
         return pair
+
+    def see_that_it_can_be_kept(self) -> None:
+        """
+        Set another Variable and read it back: what Airflow can't keep now must not be asked for.
+
+        :raises YouCanConnectionError: if Airflow doesn't hand out what was set.
+        """
+        trial = f"{self.name}_trial_{secrets.token_hex(4)}"
+        variables = _variable_class()
+        try:
+            variables.set(trial, "kept", "Whether a new access token could be kept; it can be deleted.")
+            if variables.get(trial, None) != "kept":
+                raise LookupError("it was not kept")
+            variables.delete(trial)
+        except Exception as error:  # whatever Airflow's database or API raises
+            reason = type(error).__name__
+        else:
+            return
+        raise YouCanConnectionError(
+            f"The access token has to be renewed, but Airflow can't keep a new one in its Variables now ({reason}), so "
+            "none was asked for; see that tasks can set Variables, or it may work later."
+        )
 
     def write(self, pair: _Pair, instead_of: _Pair | None) -> None:
         """
@@ -172,14 +251,16 @@ class _TokenVariable:
         value = json.dumps(vars(pair))
 
         def keep() -> None:
-            # Between two attempts, who read the first one may have renewed the token once more.
-            if self.read() == instead_of:
+            # None may only mean that the Variable can't be read now. What is another is newer: who read this pair
+            # at an earlier attempt has renewed it.
+            if self.read() in (None, instead_of):
                 _variable_class().set(self.name, value, self._description)
-                if self.read() == instead_of:
+                if self.read() in (None, instead_of):
                     raise LookupError("it was not kept")
 
+        retries = tenacity.Retrying(stop=tenacity.stop_after_delay(_PERSISTENCE), wait=_wait, reraise=True)
         try:
-            tenacity.Retrying(stop=tenacity.stop_after_attempt(5), wait=_wait, reraise=True)(keep)
+            retries(keep)
         except Exception as error:  # whatever Airflow's database or API raises
             reason = type(error).__name__
         else:

@@ -6,7 +6,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from itertools import count
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -91,7 +92,13 @@ class _Hook(BaseHook):
     ) -> Credentials:
         """Read what the connection says, with a token that is good; it may take requests to YouCan and to Airflow."""
         credentials = read_credentials(connection, self.youcan_conn_id)
-        return with_current_token(credentials, self.youcan_conn_id, refused, may_renew=may_renew)
+        return with_current_token(
+            credentials,
+            self.youcan_conn_id,
+            refused,
+            may_renew=may_renew,
+            max_retry_seconds=self.max_retry_seconds,
+        )
 
     def _look_up_error(self, error: Exception) -> YouCanError:
         """Tell what it means that Airflow did not hand out the connection."""
@@ -110,6 +117,7 @@ class _Hook(BaseHook):
 
 
 _FORM = get_provider_info()["connection-types"][0]
+_UNCHANGED = "RATHER_LONG_SENSITIVE_FIELD_PLACEHOLDER"
 
 
 class YouCanHook(_Hook):
@@ -197,8 +205,12 @@ class YouCanHook(_Hook):
         move = _Move(order_id, status, context, only_from)
 
         def attempt() -> tuple[str, bool]:
-            if move.is_due(OrderStatuses.from_order(self._send_once(move.read))):
-                self._send_once(move.update)
+            while move.is_due(OrderStatuses.from_order(self._send_once(move.read))):
+                try:
+                    self._send_once(move.update, move.renewals)
+                except _HeldBackError:
+                    continue
+                break
             assert move.before is not None  # noqa: S101  # for the type checker: a guard refuses what can't be read
             return move.before, move.changed
 
@@ -349,6 +361,12 @@ class YouCanHook(_Hook):
         from wtforms import PasswordField, StringField
         from wtforms.validators import Optional
 
+        class SecretWidget(BS3PasswordFieldWidget):  # type: ignore[misc]
+            # An empty field would delete what is saved; this text is what Airflow 2 leaves it alone by.
+            def __call__(self, field: Any, **options: Any) -> Any:
+                self.hide_value = False
+                return super().__call__(field, **options, value=_UNCHANGED if field.data else "")
+
         widgets: dict[str, Any] = {}
         for name, field in _FORM["conn-fields"].items():
             is_secret = field["schema"].get("format") == "password"
@@ -357,7 +375,7 @@ class YouCanHook(_Hook):
                 field["label"],
                 [Optional()],
                 description=field["description"],
-                widget=(BS3PasswordFieldWidget if is_secret else BS3TextFieldWidget)(),
+                widget=(SecretWidget if is_secret else BS3TextFieldWidget)(),
             )
         return widgets
 
@@ -373,9 +391,18 @@ class YouCanHook(_Hook):
         policy = request_policy(self._get_credentials().max_attempts, self.log.warning, self.max_retry_seconds)
         return policy(function, *arguments)
 
-    def _send_once(self, request: api.Request) -> dict[str, Any]:
+    def _send_once(self, request: api.Request, guarded: _Renewals | None = None) -> dict[str, Any]:
+        """
+        Send a request, and go on with another token where this one is refused.
+
+        :param request: the request.
+        :param guarded: what the guarded update has cost in tokens so far; it is not sent again with another one.
+        """
+        before = self._credentials
         credentials = self._get_credentials()
-        renewals = _Renewals()
+        if guarded is not None and credentials is not before:
+            guarded.hold_back()
+        renewals = guarded or _Renewals()
         while True:
             try:
                 return self._ask(request, credentials)
@@ -384,6 +411,8 @@ class YouCanHook(_Hook):
                 if not renewals.is_worth_another(credentials, renewed):
                     raise
                 credentials = renewed
+            if guarded is not None:
+                raise _HeldBackError
 
     def _ask(self, request: api.Request, credentials: Credentials) -> dict[str, Any]:
         self.log.debug("%s %s", request.method, request.path)
@@ -494,14 +523,15 @@ class YouCanAsyncHook(_Hook):
         known = [found] if found is not None else []
 
         async def attempt(client: SharedClient) -> tuple[str | None, bool]:
-            for reading in range(_MOST_READINGS):
-                may_be_held = only_from is None or reading == _MOST_READINGS - 1
+            guarded = move.renewals if only_from is not None else None
+            for reading in count(1):
+                may_be_held = only_from is None or reading >= _MOST_READINGS
                 holds = None if may_be_held or self._limiter is None else self._limiter.holds
                 statuses = known.pop() if known else OrderStatuses.from_order(await self._send_once(client, move.read))
                 if not move.is_due(statuses):
                     break
                 try:
-                    await self._send_once(client, move.update, holds)
+                    await self._send_once(client, move.update, holds, guarded)
                 except _HeldBackError:
                     # What was read is old by now, and a guard has to be asked again.
                     continue
@@ -627,7 +657,13 @@ class YouCanAsyncHook(_Hook):
         # A rate limit was waited for by the limiter, where there is one, until that gave up.
         return is_worth_waiting(error) and not (self._limiter and isinstance(error, YouCanRateLimitError))
 
-    async def _send_once(self, client: SharedClient, request: api.Request, holds: int | None = None) -> dict[str, Any]:
+    async def _send_once(
+        self,
+        client: SharedClient,
+        request: api.Request,
+        holds: int | None = None,
+        guarded: _Renewals | None = None,
+    ) -> dict[str, Any]:
         """
         Send a request, in its turn.
 
@@ -635,9 +671,13 @@ class YouCanAsyncHook(_Hook):
         :param request: the request.
         :param holds: how often the limiter had held requests back when it was made, if it is not to be sent after
             another time.
+        :param guarded: what the guarded update has cost in tokens so far; it is not sent again with another one.
         """
+        before = client.credentials
         credentials = await client.get_credentials(self._look_up)
-        renewals = _Renewals()
+        if guarded is not None and credentials is not before:
+            guarded.hold_back()
+        renewals = guarded or _Renewals()
         while True:
             try:
                 return await self._ask(client, request, credentials, holds)
@@ -648,6 +688,8 @@ class YouCanAsyncHook(_Hook):
                 if not renewals.is_worth_another(credentials, renewed):
                     raise
                 credentials = renewed
+            if guarded is not None:
+                raise _HeldBackError
 
     async def _ask(
         self, client: SharedClient, request: api.Request, credentials: Credentials, holds: int | None
@@ -697,6 +739,7 @@ class _Renewals:
     How often a request that YouCan refuses with 401 goes on with another token, whoever carries it.
 
     It costs one new token. Should others renew the token as well, it takes up theirs: each kills the one before.
+    A renewal may take its time, after which a guard has to be asked again.
     """
 
     def __init__(self) -> None:
@@ -706,6 +749,16 @@ class _Renewals:
     def may_renew(self, refused: Credentials) -> bool:
         """Tell whether a new token may be obtained: the first time, or where the refused one has simply run out."""
         return not self._is_spent or refused.is_running_out
+
+    def hold_back(self) -> NoReturn:
+        """Hold an update back, because its token was renewed after its guard was asked."""
+        self._tokens += 1
+        if self._tokens > MOST_TOKENS:
+            raise YouCanAuthenticationError(
+                "The access token runs out faster than a guarded update can be sent; look at how long YouCan lets it "
+                "live."
+            )
+        raise _HeldBackError
 
     def is_worth_another(self, refused: Credentials, renewed: Credentials) -> bool:
         """Tell whether the request is sent again."""
@@ -731,6 +784,8 @@ class _Move:
         """Whether it was changed, once the update is sent or no longer due."""
         self.unconfirmed = False
         """Whether an update was sent whose outcome isn't known."""
+        self.renewals = _Renewals()
+        """What the update has cost in tokens."""
         self._order_id = order_id
         self._status = status
         self._context = StatusContext(context)
