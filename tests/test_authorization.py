@@ -240,6 +240,19 @@ def test_an_answer_without_a_token_is_no_success(body: str) -> None:
         api.read_response(request, 200, {}, body.encode())
 
 
+@pytest.mark.parametrize("status_code", [400, 401, 403])
+def test_a_refusal_repeats_no_secret(status_code: int) -> None:
+    request = api.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
+    echo = "client_secret=s3%2Fcr%2Bet refresh_token=re%2Ffresh s3/cr+et"
+
+    with pytest.raises(YouCanAuthenticationError) as raised:
+        api.read_response(request, status_code, {}, json.dumps({"detail": echo}).encode())
+
+    told = f"{raised.value} {vars(raised.value)} {request}"
+    assert "client_secret=***" in told
+    assert not any(secret in told for secret in ("s3/cr", "s3%2F", "re/fresh", "re%2Ffresh"))
+
+
 @pytest.mark.parametrize(
     ("told", "lifetime"),
     [(60, 60.0), ("60", 60.0), ("soon", math.inf), (1e999, math.inf), (-1, math.inf), (True, math.inf)],

@@ -79,12 +79,12 @@ def with_current_token(
     is_own_untried = credentials.token not in ("", refused)
     if kept is None and is_own_untried:
         return credentials
-    if kept is not None and kept.access_token != refused and not kept.is_running_out:
+    if kept is not None and kept.is_good(refused):
         return kept.put_into(credentials)
     if not may_renew:
         return replace(credentials, token=refused or "")
     try:
-        return _renew(credentials, client, variable, kept, youcan_conn_id, max_retry_seconds)
+        return _renew(credentials, client, variable, kept, refused, youcan_conn_id, max_retry_seconds)
     except YouCanError as error:
         if kept is not None and kept.access_token != refused and time.time() < kept.expires_at:
             _log.warning("%s Going on with the old token, which still lives.", error)
@@ -106,9 +106,8 @@ class _Pair:
     def renew_at(self) -> float:
         return self.expires_at - min(_LONGEST_MARGIN, self.lifetime / 10)
 
-    @property
-    def is_running_out(self) -> bool:
-        return time.time() >= self.renew_at
+    def is_good(self, refused: str | None) -> bool:
+        return self.access_token != refused and time.time() < self.renew_at
 
     @property
     def is_sound(self) -> bool:
@@ -127,13 +126,17 @@ def _renew(
     client: OAuthClient,
     variable: _TokenVariable,
     kept: _Pair | None,
+    refused: str | None,
     youcan_conn_id: str,
     max_retry_seconds: float | None,
 ) -> Credentials:
     # Before a refresh token is spent that could not be kept, or that only seems to be the newest because Airflow
     # takes a database that is out of reach for one without the Variable.
     variable.see_that_it_can_be_kept()
-    kept = variable.read() or kept
+    newest = variable.read()
+    if newest is not None and newest.is_good(refused):
+        return newest.put_into(credentials)
+    kept = newest or kept
     policy = request_policy(credentials.max_attempts, _log.warning, max_retry_seconds)
     for _ in range(_MOST_ROUNDS):
         try:
@@ -142,13 +145,14 @@ def _renew(
             error.was_retried = True
             raise
         except YouCanAuthenticationError as error:
-            if error.detail == "invalid_client":
+            # Only a refresh token that YouCan refuses may have been spent by another.
+            if error.status_code is None or error.detail == "invalid_client":
                 raise
             _log.info("The refresh token was refused; looking for %g s whether another task has renewed it.", _PATIENCE)
             newer = variable.wait_for_another(kept)
             if newer is None:
                 raise
-            if not newer.is_running_out:
+            if newer.is_good(refused):
                 return newer.put_into(credentials)
             kept = newer
         else:
