@@ -106,8 +106,9 @@ def _print_connection(conn_id: str, connection: dict[str, Any]) -> None:
     print(Connection(conn_id=conn_id, **{**connection, "extra": json.dumps(connection["extra"])}).get_uri())
     # By way of a file, because Airflow writes the arguments of "connections add" into its audit log, and masks no
     # secret among them but --conn-password.
-    text, path = shlex.quote(json.dumps({conn_id: connection})), shlex.quote(f"{conn_id}.json")
-    print(f"(umask 077 && printf %s {text} > {path}) && airflow connections import --overwrite {path}; rm -f {path}")
+    text = shlex.quote(json.dumps({conn_id: connection}))
+    folder = "d=$(mktemp -d) && trap 'rm -r \"$d\"' EXIT"
+    print(f'({folder} && printf %s {text} > "$d/c.json" && airflow connections import --overwrite "$d/c.json")')
 
 
 def _base_url(text: str) -> str:

@@ -398,10 +398,12 @@ def _read_error(
     if status_code == 408 or 500 <= status_code < 600:
         return error(YouCanServerError, said, "it may work later", retry_after=_read_retry_after(headers))
     if request.form and status_code in (400, 401, 403):
+        is_renewal = request.form["grant_type"] == "refresh_token"
         if detail == "invalid_client":
-            return error(YouCanAuthenticationError, said, f"check client_id and client_secret in {connection}")
-        advice = f"authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}"
-        return error(YouCanAuthenticationError, said, advice)
+            place = f" in {connection}" if is_renewal else ""
+            return error(YouCanAuthenticationError, said, f"check the client id and the client secret{place}")
+        again = f"authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}"
+        return error(YouCanAuthenticationError, said, again if is_renewal else "begin anew, and approve it again")
     if status_code == 401:
         what = f"the access token is missing, wrong, revoked or expired: {said}"
         return error(YouCanAuthenticationError, what, f"renew the token in {connection}")

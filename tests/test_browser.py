@@ -126,7 +126,7 @@ def test_a_shop_is_driven_from_airflows_own_pages(
         page.get_by_role("button", name="Test Connection").click()
     answer = response.value.json()
     assert answer["status"] is True, answer
-    assert answer["message"].startswith("Connected to the YouCan store 'Sandbox Shop'. Its token has the scopes")
+    assert answer["message"].startswith("Connected to the YouCan store 'Sandbox Shop'. Scopes of its token:")
 
     # and what is secret isn't shown again.
     page.get_by_role("button", name="Edit Connection").click()

@@ -120,7 +120,10 @@ def test_a_token_in_the_host_is_not_repeated() -> None:
         ({"extra": '{"verify": "false"}'}, "always verified"),
         ({"extra": '{"client_id": "7"}'}, "lacks client_secret and refresh_token"),
         ({"extra": '{"client_id": "7", "client_secret": "s3cret", "refresh_token": ""}'}, "lacks refresh_token"),
-        ({"extra": '{"client_id": "7", "client_secret": "of two", "refresh_token": "r"}'}, "'client_secret' is none"),
+        (
+            {"extra": '{"client_id": "7", "client_secret": "of two", "refresh_token": "r"}'},
+            "'client_secret' can't be used",
+        ),
         ({"extra": '{"verify": "/no/such/bundle.pem"}'}, "always verified"),
         ({"extra": json.dumps({"verify": __file__})}, "always verified"),
         ({"extra": json.dumps({"verify": "-----BEGIN CERTIFICATE-----" * 1000})}, "always verified"),

@@ -147,7 +147,7 @@ def test_its_requests_share_one_connection(hook: YouCanHook, order_id: str) -> N
 def test_the_connection_test_names_the_store(hook: YouCanHook) -> None:
     assert hook.test_connection() == (
         True,
-        "Connected to the YouCan store 'Sandbox Shop'. Its token has the scopes 'read-orders', 'read-orders-statuses'. "
+        "Connected to the YouCan store 'Sandbox Shop'. Scopes of its token: 'read-orders', 'read-orders-statuses'. "
         "Whether it has 'edit-orders' can't be told without changing an order.",
     )
 
@@ -162,11 +162,19 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
 @pytest.mark.parametrize(
     ("scopes", "told", "message"),
     [
-        (ALL_SCOPES, ["read-orders"], "It lacks 'edit-orders': grant that in YouCan's seller area."),
-        (ALL_SCOPES, ["*"], "Its token has the scopes 'read-orders', 'read-orders-statuses', 'edit-orders'."),
+        (ALL_SCOPES, ["read-orders"], "Missing, to be granted in YouCan's seller area: 'edit-orders'."),
+        (ALL_SCOPES, ["*"], "Scopes of its token: 'read-orders', 'read-orders-statuses', 'edit-orders'."),
         (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be told without changing an order."),
-        (["read-orders"], ["edit-orders"], "'edit-orders'. It lacks 'read-orders-statuses': grant"),
-        ([], ["read-orders"], "It lacks 'read-orders', 'read-orders-statuses', 'edit-orders': grant"),
+        (
+            ["read-orders"],
+            ["edit-orders"],
+            "'edit-orders'. Missing, to be granted in YouCan's seller area: 'read-orders-",
+        ),
+        (
+            [],
+            ["read-orders"],
+            "Missing, to be granted in YouCan's seller area: 'read-orders', 'read-orders-",
+        ),
     ],
 )
 def test_the_connection_test_tells_the_scopes_and_changes_nothing(

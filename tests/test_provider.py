@@ -84,7 +84,7 @@ def test_airflows_own_connection_test_asks_the_shop(sandbox: Sandbox) -> None:
 
     answer = airflow_connections_test()
     assert "Connection success!" in answer
-    assert "Connected to the YouCan store 'Sandbox Shop'. Its token has the scopes 'read-orders'," in answer
+    assert "Connected to the YouCan store 'Sandbox Shop'. Scopes of its token: 'read-orders'," in answer
     assert {request["method"] for request in sandbox.shop.requests()} == {"GET"}
 
     sandbox.shop.revoke_token("sandbox-access-token")

@@ -207,6 +207,25 @@ def test_a_revoked_token_is_renewed_once(sandbox: Sandbox, connect: Call, ask: C
 
 
 @pytest.mark.usefixtures("impatient")
+def test_an_app_that_was_revoked_is_asked_once_more_and_ends_in_how_to_authorise_again(
+    sandbox: Sandbox, connect: Call, ask: Call
+) -> None:
+    # Given the connection as the command line prints it, whose tokens were renewed, and an app that is revoked then,
+    issued = sandbox.shop.issue_token()
+    connect(issued, with_token=True)
+    expire(sandbox)
+    ask()
+    sandbox.shop._write("delete from tokens")
+
+    # when the shop is asked,
+    with pytest.raises(YouCanAuthenticationError, match="authorise again"):
+        ask()
+
+    # then the refresh token was tried once.
+    assert exchanges(sandbox) == [200, 401]
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_refresh_token_that_was_used_elsewhere_ends_in_how_to_authorise_again(
     sandbox: Sandbox, connect: Call, ask: Call
 ) -> None:
@@ -229,7 +248,7 @@ def test_a_refresh_token_that_was_used_elsewhere_ends_in_how_to_authorise_again(
 def test_a_wrong_client_secret_is_told_at_once(sandbox: Sandbox, connect: Call, ask: Call) -> None:
     connect(sandbox.shop.issue_token(), client_secret="wrong")
 
-    with pytest.raises(YouCanAuthenticationError, match="check client_id and client_secret"):
+    with pytest.raises(YouCanAuthenticationError, match="check the client id and the client secret in"):
         ask()
 
 

@@ -169,7 +169,7 @@ def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
         if name != "client_id":
             mask_secret(text)
         if not api.is_token(text):
-            raise ValueError(f"extra {name!r} is none: paste it alone, without spaces or line breaks.")
+            raise ValueError(f"extra {name!r} can't be used: paste it alone, without spaces or line breaks.")
     if not texts:
         return None
     if missing := {"client_id", "client_secret", "refresh_token"} - texts.keys():

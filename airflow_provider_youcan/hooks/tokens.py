@@ -15,7 +15,9 @@ import json
 import logging
 import secrets
 import sys
+import threading
 import time
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,7 +28,6 @@ from airflow_provider_youcan import api
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
-    YouCanError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, mask_secret
@@ -54,7 +55,7 @@ _log = logging.getLogger(__name__)
 def with_current_token(
     credentials: Credentials,
     youcan_conn_id: str,
-    refused: str | None = None,
+    refused: Collection[str] = (),
     *,
     may_renew: bool = True,
     max_retry_seconds: float | None = None,
@@ -64,10 +65,11 @@ def with_current_token(
 
     :param credentials: what the Airflow connection says.
     :param youcan_conn_id: its id, for the error messages.
-    :param refused: a token that YouCan refused, if any.
+    :param refused: the tokens that YouCan refused, if any.
     :param may_renew: whether a new token may be obtained, rather than taken up from who else did (default ``True``).
     :param max_retry_seconds: YouCan is not asked for one later than this after the first time; ``None`` leaves it to
         the connection's ``max_attempts`` alone (default).
+    :return: the credentials, with a refused token if there is no other and none may be obtained.
     :raises YouCanAuthenticationError: if YouCan gives no new token, and no one else obtained one.
     :raises YouCanTransientError: if YouCan could not be asked for one, or Airflow can't keep one now.
     """
@@ -76,23 +78,20 @@ def with_current_token(
         return credentials
     variable = _TokenVariable(client)
     kept = variable.read()
-    is_own_untried = credentials.token not in ("", refused)
-    if kept is None and is_own_untried:
-        return credentials
     if kept is not None and kept.is_good(refused):
         return kept.put_into(credentials)
+    # The connection's own token, until it is refused: a person may have put in a better one than is kept.
+    if credentials.token not in ("", *refused) and (kept is None or kept.access_token in refused):
+        return credentials
     if not may_renew:
-        return replace(credentials, token=refused or "")
+        return kept.put_into(credentials) if kept is not None else credentials
     try:
         return _renew(credentials, client, variable, kept, refused, youcan_conn_id, max_retry_seconds)
-    except YouCanError as error:
-        if kept is not None and kept.access_token != refused and time.time() < kept.expires_at:
-            _log.warning("%s Going on with the old token, which still lives.", error)
-            return replace(kept.put_into(credentials), renew_at=min(time.time() + _REST, kept.expires_at))
-        # Perhaps a person gave the connection a good token, and nothing to renew it with.
-        if is_own_untried and isinstance(error, YouCanAuthenticationError):
-            return credentials
-        raise
+    except YouCanTransientError as error:
+        if kept is None or kept.access_token in refused or time.time() >= kept.expires_at:
+            raise
+        _log.warning("%s Going on with the old token, which still lives.", error)
+        return replace(kept.put_into(credentials), renew_at=min(time.time() + _REST, kept.expires_at))
 
 
 @dataclass(frozen=True)
@@ -106,8 +105,8 @@ class _Pair:
     def renew_at(self) -> float:
         return self.expires_at - min(_LONGEST_MARGIN, self.lifetime / 10)
 
-    def is_good(self, refused: str | None) -> bool:
-        return self.access_token != refused and time.time() < self.renew_at
+    def is_good(self, refused: Collection[str]) -> bool:
+        return self.access_token not in refused and time.time() < self.renew_at
 
     @property
     def is_sound(self) -> bool:
@@ -126,7 +125,7 @@ def _renew(
     client: OAuthClient,
     variable: _TokenVariable,
     kept: _Pair | None,
-    refused: str | None,
+    refused: Collection[str],
     youcan_conn_id: str,
     max_retry_seconds: float | None,
 ) -> Credentials:
@@ -168,7 +167,9 @@ def _exchange(
     credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
 ) -> _Pair:
     """Give the refresh token for a new pair, once, and keep that."""
-    # In a thread of its own, which no timeout of the task's cuts off between the new pair and its keeping.
+    if threading.current_thread() is not threading.main_thread():
+        return _exchange_and_keep(credentials, client, variable, kept, youcan_conn_id)
+    # Off the main thread, where no timeout of the task's cuts in between the new pair and its keeping.
     with ThreadPoolExecutor(1, "youcan-renewal") as thread:
         return thread.submit(_exchange_and_keep, credentials, client, variable, kept, youcan_conn_id).result()
 
@@ -234,9 +235,10 @@ class _TokenVariable:
         variables = _variable_class()
         try:
             variables.set(trial, "kept", "Whether a new access token could be kept; it can be deleted.")
-            if variables.get(trial, None) != "kept":
-                raise LookupError("it was not kept")
+            is_kept = variables.get(trial, None) == "kept"
             variables.delete(trial)
+            if not is_kept:
+                raise LookupError("it was not kept")
         except Exception as error:  # whatever Airflow's database or API raises
             reason = type(error).__name__
         else:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -88,7 +88,7 @@ class _Hook(BaseHook):
         )
 
     def _read_credentials(
-        self, connection: Connection, refused: str | None = None, *, may_renew: bool = True
+        self, connection: Connection, refused: Collection[str] = (), *, may_renew: bool = True
     ) -> Credentials:
         """Read what the connection says, with a token that is good; it may take requests to YouCan and to Airflow."""
         credentials = read_credentials(connection, self.youcan_conn_id)
@@ -328,7 +328,8 @@ class YouCanHook(_Hook):
             message = f"Connected to the YouCan store {store.get('name') or store.get('slug')!r}. {self._tell_scopes()}"
         except YouCanError as error:
             # The Test button gives the connection an id of its own, which no one could look for.
-            return False, str(error).replace(f"the Airflow connection {self.youcan_conn_id!r}", "this connection")
+            name = f"he Airflow connection {self.youcan_conn_id!r}"
+            return False, str(error).replace(f"t{name}", "this connection").replace(f"T{name}", "This connection")
         if logging.root.manager.disable >= logging.INFO:
             # Airflow's command line shows nothing of a success, and silences the log.
             print(message)  # noqa: T201
@@ -348,8 +349,8 @@ class YouCanHook(_Hook):
         if told is not None:
             (granted if told & {"edit-orders", "*"} else missing).append("edit-orders")
         sentences = [
-            f"Its token has the scopes {', '.join(map(repr, granted))}." if granted else "",
-            f"It lacks {', '.join(map(repr, missing))}: grant that in YouCan's seller area." if missing else "",
+            f"Scopes of its token: {', '.join(map(repr, granted))}." if granted else "",
+            f"Missing, to be granted in YouCan's seller area: {', '.join(map(repr, missing))}." if missing else "",
             "Whether it has 'edit-orders' can't be told without changing an order." if told is None else "",
         ]
         return " ".join(filter(None, sentences))
@@ -400,14 +401,15 @@ class YouCanHook(_Hook):
         """
         before = self._credentials
         credentials = self._get_credentials()
-        if guarded is not None and credentials is not before:
-            guarded.hold_back()
+        if guarded is not None:
+            guarded.see_token(before, credentials)
         renewals = guarded or _Renewals()
         while True:
             try:
                 return self._ask(request, credentials)
             except YouCanAuthenticationError:
-                renewed = self._get_credentials(refused=credentials, may_renew=renewals.may_renew(credentials))
+                may_renew = renewals.refuse(credentials)
+                renewed = self._get_credentials(renewals.refused, may_renew=may_renew)
                 if not renewals.is_worth_another(credentials, renewed):
                     raise
                 credentials = renewed
@@ -431,12 +433,11 @@ class YouCanHook(_Hook):
             self._session = Session(credentials)
         return self._session
 
-    def _get_credentials(self, refused: Credentials | None = None, *, may_renew: bool = True) -> Credentials:
-        if self._credentials is None or refused is not None or self._credentials.is_running_out:
-            token = refused.token if refused else None
+    def _get_credentials(self, refused: Collection[str] = (), *, may_renew: bool = True) -> Credentials:
+        if self._credentials is None or refused or self._credentials.is_running_out:
             try:
                 connection = self.get_connection(self.youcan_conn_id)
-                self._credentials = self._read_credentials(connection, token, may_renew=may_renew)
+                self._credentials = self._read_credentials(connection, refused, may_renew=may_renew)
             except Exception as error:  # whatever a secrets backend raises
                 failure = self._look_up_error(error)
             else:
@@ -675,15 +676,16 @@ class YouCanAsyncHook(_Hook):
         """
         before = client.credentials
         credentials = await client.get_credentials(self._look_up)
-        if guarded is not None and credentials is not before:
-            guarded.hold_back()
+        if guarded is not None:
+            guarded.see_token(before, credentials)
         renewals = guarded or _Renewals()
         while True:
             try:
                 return await self._ask(client, request, credentials, holds)
             except YouCanAuthenticationError:
                 # A wait may last for weeks: the token may have been renewed since it was looked up.
-                look_up = partial(self._look_up, credentials.token, may_renew=renewals.may_renew(credentials))
+                may_renew = renewals.refuse(credentials)
+                look_up = partial(self._look_up, renewals.refused, may_renew=may_renew)
                 renewed = await client.get_credentials(look_up, stale=credentials)
                 if not renewals.is_worth_another(credentials, renewed):
                     raise
@@ -723,7 +725,7 @@ class YouCanAsyncHook(_Hook):
             self._limiter = RateLimiter(min(ceilings, default=None), warn=self.log.warning)
         return self._limiter
 
-    async def _look_up(self, refused: str | None = None, *, may_renew: bool = True) -> Credentials:
+    async def _look_up(self, refused: Collection[str] = (), *, may_renew: bool = True) -> Credentials:
         try:
             connection = await get_async_connection(self.youcan_conn_id)
             # In a thread, because it asks the supervisor on Airflow 3, and perhaps YouCan.
@@ -743,15 +745,24 @@ class _Renewals:
     """
 
     def __init__(self) -> None:
+        self.refused: list[str] = []
+        """The tokens that were refused."""
         self._is_spent = False
         self._tokens = 1
 
-    def may_renew(self, refused: Credentials) -> bool:
-        """Tell whether a new token may be obtained: the first time, or where the refused one has simply run out."""
-        return not self._is_spent or refused.is_running_out
+    def refuse(self, credentials: Credentials) -> bool:
+        """
+        Take note of a token that was refused.
 
-    def hold_back(self) -> NoReturn:
-        """Hold an update back, because its token was renewed after its guard was asked."""
+        :return: whether a new one may be obtained: the first time, or where the refused one has simply run out.
+        """
+        self.refused.append(credentials.token)
+        return not self._is_spent or credentials.is_running_out
+
+    def see_token(self, before: Credentials | None, now: Credentials) -> None:
+        """Hold a guarded update back if its token was renewed after its guard was asked."""
+        if before is None or (before.token, before.base_url) == (now.token, now.base_url):
+            return
         self._tokens += 1
         if self._tokens > MOST_TOKENS:
             raise YouCanAuthenticationError(
