@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from airflow_provider_youcan import api
+from airflow_provider_youcan.answers import read_response
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
 from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.hooks.session import Session
@@ -143,7 +144,7 @@ class Authorization:
         request = api.exchange_code(self.client_id, client_secret, self.redirect_uri, code)
         credentials = Credentials(base_url, token="")
         with Session(credentials) as session:
-            answer = api.read_response(request, *session.carry(request, credentials))
+            answer = read_response(request, session.send_request(request, credentials))
         if not api.is_token(answer.get("refresh_token")):
             raise YouCanAuthenticationError(
                 "YouCan gave an access token, but no refresh token to renew it with; look at the app on YouCan."

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = [
     "YouCanAuthenticationError",
     "YouCanConnectionError",
+    "YouCanConnectionNotFoundError",
     "YouCanError",
     "YouCanInvalidInputError",
     "YouCanOrderNotFoundError",
@@ -34,8 +35,8 @@ __all__ = [
     "YouCanUnexpectedResponseError",
     "YouCanUnknownStatusError",
     "YouCanValidationError",
-    "as_json",
-    "from_json",
+    "from_dict",
+    "to_dict",
 ]
 
 
@@ -60,10 +61,7 @@ class YouCanError(AirflowException):
     """
 
     unconfirmed = False
-    """Whether an update was sent of which nobody can say whether YouCan took it."""
-
-    was_retried = False
-    """Whether what it ended was already tried as often as the connection allows."""
+    """True if an update may have been applied although no confirmation came."""
 
     # Everything but the message is optional, so that pickling and copying (which call the class with
     # ``args`` alone and then restore the attributes) work for every error.
@@ -103,6 +101,15 @@ class YouCanTransientError(YouCanError):
 
 class YouCanConnectionError(YouCanTransientError):
     """No answer came: no connection, a reset one, or a timeout. The update may or may not have happened."""
+
+
+class YouCanConnectionNotFoundError(YouCanConnectionError):
+    """
+    Airflow 3 handed out no such Airflow connection: there is none, or its secrets backend is out of reach.
+
+    The Task SDK answers both with ``AirflowNotFoundException``, so it may work later. Airflow 2 tells them apart,
+    and a connection that is not there is a :class:`YouCanInvalidInputError` on it.
+    """
 
 
 class YouCanServerError(YouCanTransientError):
@@ -171,13 +178,13 @@ class YouCanUnknownStatusError(YouCanInvalidInputError):
         self.closest = list(closest)
 
 
-def as_json(error: YouCanError) -> dict[str, Any]:
+def to_dict(error: YouCanError) -> dict[str, Any]:
     """Return an error as plain JSON, for the way from the triggerer to the task."""
     return {"error": type(error).__name__, "message": str(error), "attributes": vars(error)}
 
 
-def from_json(data: Mapping[str, Any]) -> YouCanError:
-    """Make the error anew that :func:`as_json` was given: the same class, message and attributes."""
+def from_dict(data: Mapping[str, Any]) -> YouCanError:
+    """Rebuild the error that :func:`to_dict` was given: the same class, message and attributes."""
     kind: type[YouCanError] = globals()[data["error"]]
     error = kind(data["message"])
     vars(error).update(data["attributes"])

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 
-from airflow_provider_youcan.orders import is_order_id, order_page
+from airflow_provider_youcan.checks import is_order_id
+from airflow_provider_youcan.orders import order_page
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey

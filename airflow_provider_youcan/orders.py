@@ -7,27 +7,14 @@ https://developer.youcan.shop/store-admin.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
-from typing import Any, TypeGuard
+from typing import Any
 
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = [
-    "OrderStatuses",
-    "StatusContext",
-    "check_flag",
-    "check_known_status",
-    "check_order_id",
-    "check_status",
-    "closest_statuses",
-    "is_order_id",
-    "is_text",
-    "order_page",
-]
+__all__ = ["OrderStatuses", "StatusContext", "order_page"]
 
 
 class StatusContext(str, Enum):
@@ -117,121 +104,6 @@ def _read_slug(part: Any, top_level: Any) -> str | None:
     return next((text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()), None)
 
 
-_ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
-
-
-def check_order_id(order_id: object) -> str:
-    """
-    Return ``order_id`` if it may stand in a path, or refuse it before anything is sent.
-
-    :param order_id: a string of 1 to 100 ASCII letters, digits, ``-`` and ``_``.
-    :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
-    """
-    if _is_empty(order_id):
-        raise YouCanInvalidInputError(
-            f"The order id is empty ({order_id!r}); nothing was sent: look at where it came from, "
-            "often an upstream task that returned nothing."
-        )
-    if not isinstance(order_id, str):
-        raise YouCanInvalidInputError(
-            f"The order id is of type {type(order_id).__name__}, not a string; nothing was sent: "
-            "give the order's UUID as text."
-        )
-    if not is_order_id(order_id):
-        raise YouCanInvalidInputError(
-            f"{_shorten(order_id)} is not an order id; nothing was sent: give the order's UUID "
-            "(1 to 100 letters, digits, '-' and '_'), not its ref or an address."
-        )
-    return order_id
-
-
-def is_order_id(order_id: object) -> TypeGuard[str]:
-    """Tell whether ``order_id`` may stand in a path."""
-    return isinstance(order_id, str) and not _is_empty(order_id) and _ORDER_ID.fullmatch(order_id) is not None
-
-
-def check_status(status: object) -> str:
-    """
-    Return ``status`` if it says anything, or refuse it before anything is sent.
-
-    :param status: a string in any script that is more than white space.
-    :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
-    """
-    if isinstance(status, str) and not _is_empty(status) and is_text(status):
-        return status
-    raise YouCanInvalidInputError(
-        f"The status is {_shorten(status)}, which is no status; nothing was sent: give a slug such as 'paid', "
-        "or look at the upstream task that it came from."
-    )
-
-
-def is_text(value: str) -> bool:
-    """Tell whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _is_empty(value: object) -> bool:
-    # "None" is what a template makes of an XCom that isn't there.
-    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
-
-
-def check_flag(name: str, value: object) -> bool:
-    """
-    Return a plain ``True`` or ``False``, or refuse what only passes for one.
-
-    :raises YouCanInvalidInputError: for anything else: the text "False" is as good as true to Python, and so is
-        an XCom that will say no.
-    """
-    if not isinstance(value, bool):
-        raise YouCanInvalidInputError(f"{name} is {value!r}: give True or False; it is not templated.")
-    return value
-
-
-def check_known_status(status: str, context: StatusContext, store_slugs: Iterable[str]) -> None:
-    """
-    Refuse a status that is neither documented nor in the store's own list.
-
-    YouCan would not refuse it: it would put the text on the order as a label.
-
-    :param status: what is to be set.
-    :param context: which of the three statuses.
-    :param store_slugs: the slugs of that context in the store's own list.
-    :raises YouCanUnknownStatusError: with the closest known slugs.
-    """
-    known = list(dict.fromkeys([*context.documented_slugs, *store_slugs]))
-    if status in known:
-        return
-    closest = closest_statuses(status, known)
-    hint = f"did you mean {' or '.join(map(_shorten, closest))}?" if closest else f"known are {_some(known)}."
-    raise YouCanUnknownStatusError(
-        f"{_shorten(status)} is not a {context} status of this store, so nothing was sent: {hint} "
-        "Set allow_custom_label=True if the label is meant.",
-        closest=closest,
-    )
-
-
-def closest_statuses(status: str, known: Iterable[str]) -> list[str]:
-    """Return up to three of the ``known`` slugs that resemble ``status``, best first, letter case aside."""
-    by_folded = {slug.casefold(): slug for slug in reversed(list(known))}
-    folded = status.strip().casefold()
-    matches = [folded] if folded in by_folded else get_close_matches(folded[:100], by_folded, n=3)
-    return [by_folded[match] for match in matches]
-
-
 def order_page(order_id: str) -> str:
     """Return the address of an order's page in the seller area."""
     return f"https://seller-area.youcan.shop/admin/orders/{order_id}"
-
-
-def _shorten(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _some(slugs: list[str]) -> str:
-    shown = ", ".join(map(_shorten, slugs[:12]))
-    return f"{shown} and {len(slugs) - 12} more" if len(slugs) > 12 else shown

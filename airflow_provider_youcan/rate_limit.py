@@ -2,271 +2,557 @@
 How fast a shop may be asked: a limit that YouCan doesn't publish, found by listening to the answers.
 
 The limit is taken for a fixed window, as Laravel's throttle has it: so many requests in so many seconds, counted
-from the first of them. It is used up as fast as it may be, and the next window is waited for. What is believed of
-it is only ever a guess: each refusal mends it, and so do the ``X-RateLimit-*`` headers where a shop sends them.
+from the first of them. Other tasks may use the same window, so what is learned is the share that is left to this one.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
+import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from enum import Enum
 
-from aiolimiter import AsyncLimiter
+from airflow_provider_youcan.answers import Answer, read_rate_limit, read_retry_after
+from airflow_provider_youcan.api import Request
+from airflow_provider_youcan.attempts import MAX_RETRY_AFTER, Attempts
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTransientError
+from airflow_provider_youcan.logs import Throttle
 
-from airflow_provider_youcan.exceptions import YouCanRateLimitError
-from airflow_provider_youcan.retries import LONGEST_RETRY_AFTER
+__all__ = ["Phase", "RateLimit", "RateLimiter"]
 
-__all__ = ["RateLimit", "RateLimiter"]
+MAX_SILENCE = 900.0
+"""The longest window, in seconds, that is waited for within a task where the shop doesn't say how long it lasts."""
 
-_MOST_REFUSALS = 10
-"""After so many refusals in a row, and a minute, it is left to Airflow's retries."""
+_MAX_REFUSALS = 10
+"""A shop that says how long to wait, and refuses so often in a row over a minute, is left to Airflow's retries."""
 
-_SELDOM = 16
+_MAX_PROBE_INTERVAL = 16
 """At most so many windows pass until it is tried whether the limit has risen."""
+
+_KEPT_SHARE = 0.9
+"""How much of its share a task keeps when others took a part of it, so that shares even out."""
+
+_CATCH_UP_SECONDS = 0.05
+"""How far a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
 
 
 class RateLimiter:
     """
-    Lets requests go when the shop takes them, and holds back all of them when it refused one.
+    Sends requests when the shop takes them, and delays all of them when it refused one.
+
+    A request takes its turn in the order in which it was asked for. The look that a guarded update rests on takes two
+    turns of the same window: the second is its update's.
 
     :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
-    :param warn: a logger's ``warning``, told of each time that the shop refused.
-    :param clock: tells the time in seconds (default the machine's monotonic one).
+    :param max_windows: after so many windows in a row in which no guarded update could be sent, it gives up (default
+        4).
+    :param clock: returns the time in seconds (default the machine's monotonic one).
     """
 
     def __init__(
         self,
         requests_per_second: float | None = None,
         *,
-        warn: Callable[..., None],
+        max_windows: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.holds = 0
-        """How often requests had to be held back for a while, because the limit was used up."""
         self._limit = RateLimit()
-        self._warn = warn
+        self._interval = 1 / requests_per_second if requests_per_second else 0.0
+        self._next_slot = clock()
+        self._max_windows = max_windows
         self._clock = clock
-        self._last_answer = clock()
-        # One at a time, evenly: a burst of a second's worth would go beyond a ceiling of the same size.
-        self._ceiling = AsyncLimiter(1, 1 / requests_per_second) if requests_per_second else None
+        self._last_success = clock()
         self._queue = asyncio.Lock()
-        self._answer_came = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._is_stopped = False
         self._given_up: YouCanRateLimitError | None = None
+        self._given_up_until = 0.0
+        self._window_of_last_update = 0
+        self._warning = Throttle(logging.getLogger(__name__), clock)
 
-    async def take_turn(self) -> int:
+    async def send(self, request: Request, send: Callable[[], Awaitable[Answer]], attempts: Attempts) -> Answer:
         """
-        Wait until a request may be sent, and return its number, to be given back with the answer.
+        Send a request in its turn, and learn from its answer.
 
-        :raises YouCanRateLimitError: if the shop has refused too often, or for too long, to be waited for.
+        :param request: what is sent.
+        :param send: sends it, and returns the answer.
+        :param attempts: the attempts that this one belongs to. A turn that is reserved for the update is kept there.
+        :return: the answer, a 429 among others.
+        :raises StaleReadError: in place of sending an update that rests on a look that is too old by now.
+        :raises YouCanRateLimitError: if the shop refused too often, or for too long, to be waited for.
         """
+        number = attempts.take_reserved_turn() if request.look is not None else None
+        if number is None:
+            number = await self._take_turn(request, attempts)
+        else:
+            await self._use_reserved_turn(number, request, attempts)
+        answer = None
+        try:
+            answer = await send()
+            return answer
+        finally:
+            self._record(number, request, answer)
+
+    def check_ceiling(self, look_max_age: float) -> None:
+        """
+        Refuse a ceiling under which an update comes too late after the look that its guard rests on.
+
+        :raises YouCanInvalidInputError: that names both settings.
+        """
+        if self._interval > look_max_age:
+            raise YouCanInvalidInputError(
+                f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after the "
+                "look that its guard rests on, so nothing was sent: raise requests_per_second, or guard_max_age above "
+                f"{self._interval:g}."
+            )
+
+    def stop(self) -> None:
+        """Let nothing wait any longer: what waits for its turn is refused."""
+        self._is_stopped = True
+        self._changed.set()
+
+    async def _take_turn(self, request: Request, attempts: Attempts) -> int:
         async with self._queue:
-            self._raise_if_given_up()
-            if self._ceiling is not None:
-                await self._ceiling.acquire()
-            while delay := self._limit.delay(self._clock()):
-                self.holds += delay != math.inf
-                self._answer_came.clear()
-                with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._answer_came.wait(), None if delay == math.inf else delay)
-                self._raise_if_given_up()
-            return self._limit.send(self._clock())
+            size = 1 if request.look_max_age is None else 2
+            slot = await self._wait_for_slot(size, request)
+            await self._wait_for_limit(size)
+            try:
+                self._refuse_hopeless(request, attempts)
+                attempts.check_look(request)
+            except BaseException:
+                self._next_slot = slot
+                raise
+            number = self._limit.send(self._clock())
+            if size == 2:
+                reserved = self._limit.reserve()
+                attempts.reserve_turn(reserved, slot + self._interval, lambda: self._give_back(reserved))
+            return number
 
-    def give_back(self, number: int) -> None:
-        """Take back a turn that was not used."""
-        self._limit.give_back(number)
-        self._answer_came.set()
+    async def _use_reserved_turn(self, number: int, request: Request, attempts: Attempts) -> None:
+        try:
+            if (seconds := attempts.reserved_at - self._clock()) > 0 and self._interval:
+                await asyncio.sleep(seconds)
+            while delay := self._limit.delay_of_reserved(self._clock()):
+                await self._wait_for_change(delay)
+            attempts.check_look(request)
+        except BaseException:
+            self._give_back(number)
+            raise
+        self._limit.send_reserved(number, self._clock())
 
-    def see_answer(self, number: int, limit: int | None = None, remaining: int | None = None) -> None:
-        """
-        Take in an answer that was no refusal, or that none will come.
+    async def _wait_for_slot(self, size: int, request: Request) -> float:
+        """Wait for the ceiling's next slot, and return the moment of it."""
+        if not self._interval:
+            return 0.0
+        if request.look_max_age is not None:
+            self.check_ceiling(request.look_max_age)
+        slot = max(self._next_slot, self._clock() - _CATCH_UP_SECONDS)
+        self._next_slot = slot + size * self._interval
+        if (seconds := slot - self._clock()) > 0:
+            await asyncio.sleep(seconds)
+        return slot
 
-        :param number: the request's.
-        :param limit: ``X-RateLimit-Limit``, where the answer has it.
-        :param remaining: ``X-RateLimit-Remaining``, where the answer has it.
-        """
-        self._last_answer = self._clock()
-        self._limit.answered(number, self._last_answer, limit, remaining)
-        self._answer_came.set()
-
-    def see_refusal(self, number: int, error: YouCanRateLimitError) -> None:
-        """
-        Take in a 429. The request may take another turn.
-
-        :param number: the request's.
-        :param error: what the shop said.
-        :raises YouCanRateLimitError: if the shop has refused too often, or for too long, to be waited for.
-        """
-        first = self._limit.refused(number, self._clock(), error.retry_after)
-        self._answer_came.set()
-        for_long = self._clock() - self._last_answer > LONGEST_RETRY_AFTER
-        if (error.retry_after or 0.0) > LONGEST_RETRY_AFTER or (for_long and self._limit.refusals >= _MOST_REFUSALS):
-            self._given_up = error
+    async def _wait_for_limit(self, size: int) -> None:
         self._raise_if_given_up()
-        if first and (seconds := self._limit.delay(self._clock())) != math.inf:
-            self._warn("The shop answered 429 (too many requests): all requests wait for %.1f s.", seconds)
+        while delay := self._limit.delay(self._clock(), size):
+            await self._wait_for_change(delay)
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        self._changed.clear()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if seconds == math.inf else seconds)
+        self._raise_if_given_up()
+
+    def _give_back(self, number: int) -> None:
+        self._limit.give_back(number)
+        self._changed.set()
+
+    def _record(self, number: int, request: Request, answer: Answer | None) -> None:
+        now = self._clock()
+        if answer is not None and answer.status_code == 429:
+            self._record_refusal(number, now, read_retry_after(answer.headers))
+        else:
+            self._last_success, self._given_up = now, None
+            self._limit.answered(number, now, *(read_rate_limit(answer.headers) if answer else ()))
+            if request.look is not None and request.look.is_guard:
+                self._window_of_last_update = self._limit.windows
+        self._changed.set()
+
+    def _record_refusal(self, number: int, now: float, retry_after: float | None) -> None:
+        is_first = self._limit.refused(number, now, retry_after)
+        silence = now - self._last_success
+        max_silence = MAX_SILENCE if retry_after is None else MAX_RETRY_AFTER
+        if (retry_after or 0.0) > MAX_RETRY_AFTER:
+            self._give_up(now, retry_after, f"asked to be left alone for {retry_after:g} s")
+        elif self._limit.refusals >= _MAX_REFUSALS and silence > max_silence:
+            self._give_up(now, retry_after, f"refused {self._limit.refusals} requests in a row over {silence:.0f} s")
+        elif is_first and (seconds := self._limit.delay(now)) != math.inf:
+            self._warning("The shop answered 429 (too many requests): all requests wait for %.1f s.", seconds)
+
+    def _give_up(self, now: float, retry_after: float | None, what: str) -> None:
+        when = "later" if retry_after is None else f"in {retry_after:g} s"
+        self._given_up = YouCanRateLimitError(
+            f"Too many requests: the shop {what}; it may work {when}.", status_code=429, retry_after=retry_after
+        )
+        self._given_up_until = now + (retry_after or 0.0)
 
     def _raise_if_given_up(self) -> None:
-        if self._given_up is not None:
-            raise self._given_up
+        if self._is_stopped:
+            raise YouCanTransientError("The task was told to end, so nothing more was sent.")
+        if self._given_up is None:
+            return
+        if (seconds := self._given_up_until - self._clock()) > 0:
+            raise YouCanRateLimitError(str(self._given_up), status_code=429, retry_after=seconds)
+        error, self._given_up = self._given_up, None
+        if error.retry_after is None:
+            raise error
+
+    def _refuse_hopeless(self, request: Request, attempts: Attempts) -> None:
+        """Give up where the limit leaves no room for a look and its update, however often they are tried."""
+        max_age = request.look.max_age if request.look is not None else request.look_max_age
+        if max_age is None or max_age == math.inf:
+            return
+        windows = self._limit.windows - max(self._window_of_last_update, attempts.first_window(self._limit.windows))
+        if windows >= self._max_windows:
+            raise YouCanRateLimitError(
+                f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
+                f"within {max_age:g} s of the look that it rests on, so it was not sent: raise "
+                "guard_max_age, or send fewer requests to this shop from elsewhere.",
+                status_code=429,
+            )
+
+
+class Phase(Enum):
+    """What is believed of the shop's window at the moment; :class:`RateLimit` has the table."""
+
+    FREE = "free"
+    OPEN = "open"
+    BLOCKED = "blocked"
+    OPENING = "opening"
+    PROBING = "probing"
 
 
 class RateLimit:
     """
-    What is believed of a shop's limit. It knows no clock of its own and waits for nothing.
+    What is believed of a shop's limit. It has no clock of its own, and waits for nothing.
 
-    Where the limit isn't known, requests go freely, until one is refused: then the window's ``capacity`` is what
-    was accepted in it. A new window begins with one request that goes ahead alone, so that a wrong guess costs one
-    refusal and not many. Now and then one request more than the capacity is tried, ever more seldom, to find out
-    whether the shop takes more by now.
+    ========  ==========================================  ====================================================
+    phase     what may be sent                            what ends it
+    ========  ==========================================  ====================================================
+    FREE      no more at a time than were accepted so     a refusal: BLOCKED; headers: OPEN
+              far: no limit was met
+    OPEN      what is left of the window's capacity,      its end, once it is used up: OPENING; now and then,
+              ever fewer at a time                        when it is nearly over: PROBING; a refusal: BLOCKED
+    BLOCKED   nothing: the shop refused                   the time that it said, or a guess: OPENING
+    OPENING   one request, alone, so that a wrong guess   accepted: OPEN, in a new window; refused: BLOCKED
+              of the window costs one refusal
+    PROBING   one request more than the capacity, alone   accepted: OPEN, with more capacity; refused: BLOCKED
+    ========  ==========================================  ====================================================
+
+    What was accepted in a window in which the shop refused is the capacity; that is learned when the window ends, not
+    when it refuses, because answers overtake each other. Where the shop sends ``X-RateLimit-*`` headers, they decide.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, rng: random.Random | None = None) -> None:
+        self.phase = Phase.FREE
         self.capacity: int | None = None
         """How many requests a window takes, ``None`` while it is not known."""
         self.length: float | None = None
         """How many seconds a window has, ``None`` while it is not known."""
         self.sent = 0
         self.refusals = 0
-        """How often in a row the shop refused, counting those as one that were on their way together."""
+        """How often in a row the shop refused, counting those as one that were under way together."""
+        self.windows = 0
+        """How many windows have begun."""
+        self._window = _Window()
         self._in_flight = 0
+        self._alone: int | None = None  # the request that opens a window, or probes, until its answer comes
+        self._until = 0.0  # when BLOCKED ends
         self._refused_at = 0.0  # when the first of the refusals in a row came
-        self._ahead_since = 0.0
-        self._start: float | None = None  # when the window's first answer came
-        self._taken = 0  # what the window has taken: accepted, or still on its way
-        self._accepted = 0
-        self._blocked_until = 0.0
-        self._together = 0  # the requests up to this number were on their way when one of them was refused
-        self._ahead: int | None = None  # the request that goes ahead alone
-        self._is_over = False  # whether the window is: a refusal ended it
-        self._is_measured = False  # whether what was accepted in this window is its capacity
-        self._told_by_headers = False
-        self._latest_told = 0
-        self._told_taken = 0
-        self._check_every = self._check_in = 1  # windows until one more than the capacity is tried
+        self._together = 0  # the requests up to this number were under way when one of them was refused
+        self._probe = _Probe()
+        self._headers: _Headers | None = None
+        self._is_length_exact = False
+        self._longest_wait = 0.0
+        self._is_end_known = False
+        self._rng = rng or random.Random()  # noqa: S311  # jitter
 
-    def delay(self, now: float) -> float:
-        """Return in how many seconds the next request may go, infinite seconds where an answer has to come first."""
-        if now < self._blocked_until:
-            return self._blocked_until - now
-        if self._ahead is not None:
+    def delay(self, now: float, size: int = 1) -> float:
+        """
+        Return in how many seconds the next request may be sent, infinity where an answer has to come first.
+
+        :param now: the time.
+        :param size: how many turns it takes in one window.
+        """
+        if self._alone is not None:
             return math.inf
-        if not self._is_used_up:
-            return 0.0
-        if self._goes_ahead(now):
-            # Alone, or the shop may take it first and refuse one of the others.
-            return math.inf if self._in_flight else 0.0
-        assert self._start is not None  # noqa: S101  # for the type checker: else the request goes ahead
-        assert self.length is not None  # noqa: S101
-        return self._start + self.length - now
+        if self.phase is Phase.BLOCKED and now < self._until:
+            return self._until - now
+        if self._room >= size and self.phase in (Phase.FREE, Phase.OPEN):
+            return math.inf if self._in_flight >= self._max_in_flight else 0.0
+        if self.phase is Phase.OPEN and not self._has_ended(now) and not self._may_probe(now):
+            return self._next_moment - now
+        # Alone, or the shop may take it first and refuse one of the others.
+        return math.inf if self._in_flight else 0.0
+
+    def delay_of_reserved(self, now: float) -> float:
+        """Return in how many seconds a reserved turn may be used."""
+        if self.phase is Phase.BLOCKED and now < self._until:
+            return self._until - now
+        return math.inf if self._alone is not None else 0.0
 
     def send(self, now: float) -> int:
-        """Note that a request goes, and return its number."""
+        """Record that a request is sent, once :meth:`delay` allows it, and return its number."""
         self.sent += 1
-        if self._is_over or (self._is_used_up and self._goes_ahead(now)):
-            self._ahead, self._ahead_since = self.sent, now
-        elif self._start is not None and self.length is not None and now >= self._start + self.length:
+        if self.phase is Phase.BLOCKED or (self._room < 1 and self._has_ended(now)):
+            self._is_end_known &= self.phase is Phase.BLOCKED
+            self.phase, self._alone = Phase.OPENING, self.sent
+            self._window.opening_since = now
+        elif self._room < 1 and self.phase is Phase.OPEN:
+            self.phase, self._alone = Phase.PROBING, self.sent
+        elif self._has_ended(now):
             # A window passed that was not used up.
-            self._start, self._taken, self._accepted = now, self._in_flight, 0
+            self._begin_window(now)
         self._in_flight += 1
-        self._taken += 1
+        self._window.taken += 1
         return self.sent
 
-    def give_back(self, number: int) -> None:
-        """Note that a request was not sent after all."""
-        self._in_flight -= 1
-        self._taken -= 1
-        if number == self._ahead:
-            self._ahead = None
+    def reserve(self) -> int:
+        """Reserve another turn of this window, and return its number."""
+        self.sent += 1
+        self._window.taken += 1
+        return self.sent
+
+    def send_reserved(self, number: int, now: float) -> None:
+        """Record that the request is sent whose turn was reserved."""
+        if self.phase is Phase.BLOCKED:
+            self.phase, self._alone = Phase.OPENING, number
+            self._window.opening_since = now
+        self._in_flight += 1
+
+    def give_back(self, number: int) -> None:  # noqa: ARG002  # turns are counted, not kept
+        """Record that a reserved turn will not be used."""
+        self._window.taken -= 1
 
     def answered(self, number: int, now: float, limit: int | None = None, remaining: int | None = None) -> None:
-        """Note that a request was accepted, or that nobody knows."""
+        """Record that a request was accepted, or that no answer came and nobody knows."""
         self._in_flight -= 1
         self.refusals = 0
-        went_ahead = number == self._ahead
-        if went_ahead:
-            self._ahead = None
-        if went_ahead and (self._is_over or self._has_ended(now)):
-            self._begin_window(now)
-        elif went_ahead and self.capacity is not None and self.length is not None:
-            # One more than the capacity was taken: there may be a quarter more.
-            self.capacity = self._taken + max(1, self._taken // 4)
-        self._accepted += 1
-        if self._start is None:
-            self._start = now
-        if limit is not None and remaining is not None and 0 <= remaining <= limit > 0 and number > self._latest_told:
-            self._hear(number, now, limit, remaining)
+        if number == self._alone:
+            self._alone = None
+            if self.phase is Phase.OPENING:
+                self._learn(now)
+                opened_at = self._window.opening_since
+                self._begin_window(now)
+                self._window.taken += 1
+                self._window.opened_at = opened_at
+                self._window.is_exact = self._is_end_known
+            else:
+                self.capacity = self._window.taken + self._probe.succeed(self.capacity or 0)
+            self.phase = Phase.OPEN
+        self._window.accepted += 1
+        if self._window.start is None:
+            self._window.start = self._window.opened_at = now
+        if limit is not None and remaining is not None and 0 <= remaining <= limit > 0:
+            self._read_headers(number, now, limit, remaining)
 
     def refused(self, number: int, now: float, retry_after: float | None) -> bool:
-        """Note a 429, and tell whether it is the first of those that were on their way together."""
+        """Record a 429, and return whether it is the first of those that were under way together."""
         self._in_flight -= 1
-        self._taken -= 1
+        self._window.taken -= 1
         if number <= self._together:
-            # The shop says it once more.
-            self._blocked_until = max(self._blocked_until, now + (retry_after or 0.0))
+            self._until = max(self._until, now + (retry_after or 0.0))
             return False
         self._together = self.sent
-        is_early = number == self._ahead and (self._is_over or self._has_ended(now))
+        is_early = number == self._alone and self.phase is Phase.OPENING
         if not self.refusals:
             self._refused_at = now
-        if retry_after is not None and self._start is not None:
-            # A slow answer to a request that came too early must not make the window seem longer than it is.
-            elapsed = (self._ahead_since if is_early else now) - self._start
-            self.length = _whole_seconds(elapsed + retry_after)
-            if is_early:
-                # The window goes on for longer than it was thought to.
-                self.length = max(self.length, math.floor(elapsed) + 1.0)
-        self._blocked_until = max(self._blocked_until, now + self._pause(now, retry_after))
+        self._learn_length(now, retry_after, is_early)
+        pause = self._pause(now, retry_after)
+        self._is_end_known = retry_after is not None
+        # Those that were refused together would come back together.
+        self._until = max(self._until, now + pause + self._rng.uniform(0.0, 0.04 * pause))
         self.refusals += 1
         if not is_early:
-            self._is_measured = True
-            # That the capacity stands, when one more was tried, makes it worth trying ever more seldom.
-            self._check_every = min(self._check_every * 4, _SELDOM) if number == self._ahead else 1
-            self._check_in = self._check_every
-        self._ahead = None
-        self._is_over = True
+            self._window.is_full = True
+            self._probe.fail(was_probe=number == self._alone)
+        self._alone = None
+        self.phase = Phase.BLOCKED
         return True
 
-    def _pause(self, now: float, retry_after: float | None) -> float:
-        if self._start is not None and self.length is not None and not self._has_ended(now):
-            return max(retry_after or 0.0, min(self._start + self.length - now, LONGEST_RETRY_AFTER))
-        return retry_after or min(2.0**self.refusals, LONGEST_RETRY_AFTER)
+    # --- what is left of the window ---
 
     @property
-    def _is_used_up(self) -> bool:
-        return self._is_over or (self.capacity is not None and self._taken >= self.capacity)
+    def _room(self) -> float:
+        if self.phase is Phase.FREE or (self.phase is Phase.OPEN and self.capacity is None):
+            return math.inf
+        if self.phase is not Phase.OPEN or self.capacity is None:
+            return 0
+        others = self._headers.share_of_others(self._window.accepted) if self._headers else 0
+        room = self.capacity - self._window.taken
+        # Others will take the last ones; what they have under way is not seen.
+        return room if room >= others / 2 else 0
 
-    def _goes_ahead(self, now: float) -> bool:
-        """Tell whether a request may go beyond what is used up: into a new window, or to try."""
-        if self._is_over or self.length is None or self._start is None:
-            return True
-        return self._has_ended(now) or (self._check_in <= 0 and not self._told_by_headers)
+    @property
+    def _max_in_flight(self) -> float:
+        if self.phase is Phase.FREE:
+            return 1 + self._window.accepted // 4
+        others = self._headers.share_of_others(self._window.accepted) if self._headers else 1
+        return max(1.0, self._room / (1 + others))
 
     def _has_ended(self, now: float) -> bool:
-        return self._start is not None and self.length is not None and now >= self._start + self.length
+        return self._window.start is not None and self.length is not None and now >= self._window.start + self.length
+
+    @property
+    def _next_moment(self) -> float:
+        assert self._window.start is not None  # noqa: S101  # for the type checker: a window is open
+        assert self.length is not None  # noqa: S101
+        end = self._window.start + self.length
+        if self._headers or self._in_flight or not self._probe.is_due(self.capacity or 0):
+            return end
+        return self._probe_at
+
+    @property
+    def _probe_at(self) -> float:
+        # Late in the window, when other tasks have used their shares: what is taken then was really left.
+        share = 0.0 if self._probe.is_early(self.capacity or 0) else 0.85
+        return (self._window.start or 0.0) + share * (self.length or 0.0)
+
+    def _may_probe(self, now: float) -> bool:
+        if self._window.start is None or self.length is None:
+            return True
+        return self._probe.is_due(self.capacity or 0) and self._headers is None and now >= self._probe_at
+
+    # --- what is learned ---
 
     def _begin_window(self, now: float) -> None:
-        if self._is_measured and self._accepted and not self._told_by_headers:
-            self.capacity = self._accepted
-        if self.length is None and self._start is not None:
-            # The shop didn't say for how long it refuses; now it is known that this was long enough.
-            self.length = min(now - max(self._start, self._refused_at - 1.0), LONGEST_RETRY_AFTER)
-        self._start, self._accepted, self._taken = now, 0, self._in_flight + 1
-        self._is_over = self._is_measured = False
-        self._check_in -= 1
+        self.windows += 1
+        self._probe.next_window()
+        self._window = _Window(start=now, taken=self._in_flight)
 
-    def _hear(self, number: int, now: float, limit: int, remaining: int) -> None:
-        taken = max(0, limit - remaining)
-        # Answers overtake each other, but by no more than are on their way.
-        if taken + self._in_flight < self._told_taken or not self._told_by_headers:
-            self._start = now
-        self._latest_told, self._told_taken, self._told_by_headers = number, taken, True
-        # Those on their way may be in the shop's count already; to count them twice only makes it slower by a few.
-        self.capacity, self._taken = limit, taken + self._in_flight
+    def _learn(self, now: float) -> None:
+        """Learn from the window that has ended."""
+        window = self._window
+        if window.is_full and window.accepted and not self._headers:
+            is_crowded = self.capacity is not None and window.accepted < self.capacity
+            self.capacity = max(1, int(window.accepted * _KEPT_SHARE)) if is_crowded else window.accepted
+        if self.length is None and window.start is not None:
+            # The shop didn't say for how long it refuses; now it is known that this was long enough.
+            self.length = min(now - max(window.start, self._refused_at - 1.0), MAX_SILENCE)
+
+    def _learn_length(self, now: float, retry_after: float | None, is_early: bool) -> None:
+        window = self._window
+        if retry_after is None or window.start is None:
+            return
+        # A slow answer to a request that came too early must not make the window seem longer than it is.
+        elapsed = (window.opening_since if is_early else now) - window.opened_at
+        length = _whole_seconds(elapsed + retry_after)
+        if is_early:
+            length = max(length, math.floor(elapsed) + 1.0)
+        if window.is_exact or self.length is None:
+            # Too much where other tasks have filled another window meanwhile, and never too little.
+            self._longest_wait = max(self._longest_wait, retry_after)
+            shorter = min(length, self.length) if self._is_length_exact and self.length else length
+            self.length = max(shorter, math.floor(self._longest_wait))
+            self._is_length_exact = window.is_exact
+        if is_early and self.length is not None:
+            # Perhaps others have begun a window, and filled it.
+            self._window = _Window(start=now + retry_after - self.length, taken=self._in_flight)
+
+    def _pause(self, now: float, retry_after: float | None) -> float:
+        left = math.inf
+        if self._window.start is not None and self.length is not None:
+            left = self._window.start + self.length - now
+        if retry_after is None:
+            return min(left, MAX_RETRY_AFTER) if 0 < left < math.inf else min(2.0**self.refusals, MAX_RETRY_AFTER)
+        # The shop rounds up to whole seconds. Who waits for all of them finds the next window used up by others.
+        return left if retry_after - 1 < left < retry_after else retry_after
+
+    def _read_headers(self, number: int, now: float, limit: int, remaining: int) -> None:
+        if self._headers is None:
+            self._headers = _Headers()
+        headers, taken = self._headers, limit - remaining
+        if number <= headers.latest:
+            return
+        # Answers overtake each other, but by no more than are under way.
+        if taken + self._in_flight < headers.taken or self._window.start is None:
+            self.windows += 1
+            self._window = _Window(start=now, accepted=1)
+        headers.latest, headers.taken = number, taken
+        if self.phase is Phase.FREE:
+            self.phase = Phase.OPEN
+        # Those under way may be in the shop's count already; to count them twice only makes it slower by a few.
+        self.capacity, self._window.taken = limit, taken + self._in_flight
+
+
+class _Window:
+    """One window, as far as this task sees it."""
+
+    def __init__(self, start: float | None = None, taken: int = 0, accepted: int = 0) -> None:
+        self.start = start
+        """When its first answer came."""
+        self.taken = taken
+        """What it has taken: accepted, under way or reserved."""
+        self.accepted = accepted
+        self.is_full = False
+        """Whether the shop refused a request in it."""
+        self.opening_since = 0.0
+        self.opened_at = start or 0.0
+        self.is_exact = False
+        """Whether it began when the shop's own did."""
+
+
+class _Probe:
+    """When one request more than the capacity is tried, and how much more there may be."""
+
+    def __init__(self) -> None:
+        self._interval = self._left = 1
+        self._since_early = 0
+        self._step = 1
+
+    def is_due(self, capacity: int) -> bool:
+        return self._left <= 0 or self.is_early(capacity)
+
+    def is_early(self, capacity: int) -> bool:
+        return self._since_early >= min(capacity, _MAX_PROBE_INTERVAL)
+
+    def next_window(self) -> None:
+        self._left -= 1
+        self._since_early += 1
+
+    def succeed(self, capacity: int) -> int:
+        """Return how many more may be sent after one that was accepted."""
+        if self.is_early(capacity):
+            self._since_early = 0
+            return 0
+        self._step, step = self._step * 2, self._step
+        self._interval = self._left = 1
+        return step
+
+    def fail(self, *, was_probe: bool) -> None:
+        # That the capacity stands makes it worth trying ever more seldom.
+        self._interval = min(self._interval * 4, _MAX_PROBE_INTERVAL) if was_probe else 1
+        if was_probe:
+            self._since_early = 0
+        self._left, self._step = self._interval, 1
+
+
+class _Headers:
+    """What the shop said of its window."""
+
+    def __init__(self) -> None:
+        self.latest = 0
+        self.taken = 0
+
+    def share_of_others(self, accepted: int) -> float:
+        """Return how many requests others send for each of this task's."""
+        return max(0.0, (self.taken - accepted) / accepted) if accepted else 0.0
 
 
 def _whole_seconds(seconds: float) -> float:
     """Round a window down to whole seconds, which it has; the shop rounds up what it says of it."""
-    return max(float(math.floor(seconds)), min(seconds, 1.0))
+    return max(float(math.floor(seconds + 0.1)), min(seconds, 1.0))

@@ -7,15 +7,25 @@ here once, so that waiting in one mode can't come to differ from waiting in anot
 
 from __future__ import annotations
 
+import logging
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanPermanentError, YouCanTransientError
-from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status
+from airflow_provider_youcan.checks import check_order_id, join_slugs
+from airflow_provider_youcan.exceptions import (
+    YouCanConnectionNotFoundError,
+    YouCanInvalidInputError,
+    YouCanPermanentError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.logs import Logger
+from airflow_provider_youcan.orders import StatusContext
 
-__all__ = ["OrderStatusWait", "as_slugs", "poll_interval"]
+__all__ = ["OrderStatusWait", "poll_interval"]
+
+_log = logging.getLogger(__name__)
 
 
 class OrderStatusWait:
@@ -26,9 +36,8 @@ class OrderStatusWait:
     :param context: which of its three statuses.
     :param target_status: the slugs that end the wait well.
     :param failure_status: the slugs that mean the target will never come.
-    :param seen: what another wait for the same saw before, as its :attr:`seen` tells it (default nothing).
-    :param info: a logger's ``info``, told when the status has changed.
-    :param warn: a logger's ``warning``, told of what keeps the status from being read.
+    :param seen: what another wait for the same saw before, as its :attr:`seen` has it (default nothing).
+    :param logger: where it logs when the status has changed, and what keeps it from being read.
     :raises YouCanInvalidInputError: if one of them makes no sense.
     """
 
@@ -40,22 +49,22 @@ class OrderStatusWait:
         failure_status: Collection[str] = (),
         *,
         seen: Mapping[str, Any] | None = None,
-        info: Callable[..., None],
-        warn: Callable[..., None],
+        logger: Logger | None = None,
     ) -> None:
         self.order_id = check_order_id(order_id)
         self.context = StatusContext(context)
         self.target_status = tuple(target_status)
         self.failure_status = tuple(failure_status)
         if both := set(target_status) & set(failure_status):
-            raise YouCanInvalidInputError(f"{_join(sorted(both))} can't be both target_status and failure_status.")
+            raise YouCanInvalidInputError(f"{join_slugs(sorted(both))} can't be both target_status and failure_status.")
         seen = seen or {}
         self.resume_at: float = seen.get("resume_at", 0.0)
         """Until when, in seconds since 1970, the shop asked to be left alone."""
-        self._info = info
-        self._warn = warn
+        self.is_connected: bool = seen.get("is_connected", False)
+        """Whether the Airflow connection was found, so that it is there."""
+        self._log: Logger = _log if logger is None else logger
         self._status: str | None = seen.get("status")
-        self._said_unknown: bool = seen.get("said_unknown", False)
+        self._logged_unreadable: bool = seen.get("logged_unreadable", False)
         self._failing_since: float | None = seen.get("failing_since")
         self._last_error: str | None = seen.get("last_error")
 
@@ -64,52 +73,61 @@ class OrderStatusWait:
         """What was seen so far, as plain JSON, for the way from a worker to the triggerer."""
         return {
             "resume_at": self.resume_at,
+            "is_connected": self.is_connected,
             "status": self._status,
-            "said_unknown": self._said_unknown,
+            "logged_unreadable": self._logged_unreadable,
             "failing_since": self._failing_since,
             "last_error": self._last_error,
         }
 
-    def see_status(self, status: str | None) -> bool:
+    def record_status(self, status: str | None) -> bool:
         """
-        Take in the status that was read, and tell whether the wait has ended well.
+        Record the status that was read, and return whether the wait has ended well.
 
         :param status: the slug, or ``None`` where it could not be read: that is not the target, and no failure.
         :raises YouCanPermanentError: if the target will never come.
         """
         self._failing_since = self._last_error = None
+        self.is_connected = True
         subject = f"Order {self.order_id}: the {self.context} status"
-        if status is None and not self._said_unknown:
-            self._said_unknown = True
-            self._warn("%s can't be read from YouCan's answer. The wait goes on.", subject)
+        if status is None and not self._logged_unreadable:
+            self._logged_unreadable = True
+            self._log.warning("%s can't be read from YouCan's answer. The wait goes on.", subject)
         if status is not None and status != self._status:
-            waiting = "" if status in self.target_status else f", waiting for {_join(self.target_status)}"
-            self._info("%s is %r%s.", subject, status, waiting)
+            waiting = "" if status in self.target_status else f", waiting for {join_slugs(self.target_status)}"
+            self._log.info("%s is %r%s.", subject, status, waiting)
         self._status = status
         if status is not None and status in self.failure_status:
+            target = join_slugs(self.target_status)
             raise YouCanPermanentError(
-                f"{subject} is {status!r}, which failure_status names, so {_join(self.target_status)} will not come."
+                f"{subject} is {status!r}, which failure_status names, so {target} will not come."
             )
         return status is not None and status in self.target_status
 
-    def see_error(self, error: YouCanTransientError, now: float) -> None:
+    def record_error(self, error: YouCanTransientError, now: float) -> None:
         """
-        Take in an error that may pass: "not yet".
+        Record an error that may pass: "not yet".
 
         :param error: what came instead of the status.
         :param now: the time, in seconds since 1970.
+        :raises YouCanConnectionNotFoundError: the error itself, where the Airflow connection was never found: it may
+            not be there at all, so Airflow's ``retries`` decide.
         """
-        self._warn("%s The wait goes on.", error)
+        if isinstance(error, YouCanConnectionNotFoundError) and not self.is_connected:
+            raise error
+        self.is_connected = self.is_connected or error.method is not None
+        self._log.warning("%s The wait goes on.", error)
         self._failing_since = self._failing_since or now
         self._last_error = str(error)
         if error.retry_after is not None:
             self.resume_at = max(self.resume_at, now + error.retry_after)
 
-    def describe_timeout(self, timeout: float) -> str:
+    def describe_timeout(self, timeout: float, *, ended_early: bool = False) -> str:
         """
-        Say in a sentence that the wait was in vain, and what was last seen.
+        Return in a sentence that the wait was in vain, and what was last seen.
 
-        :param timeout: for how many seconds it went on.
+        :param timeout: for how many seconds it goes on at most.
+        :param ended_early: whether it ended before that, because the shop asked to be left alone for longer.
         """
         if self._last_error is not None and self._failing_since is not None:
             since = datetime.fromtimestamp(self._failing_since, timezone.utc)
@@ -118,31 +136,14 @@ class OrderStatusWait:
             seen = "it could not be read from YouCan's answers."
         else:
             seen = f"it was last seen as {self._status!r}."
-        return (
-            f"Order {self.order_id}: the {self.context} status has not become {_join(self.target_status)} within "
-            f"{timeout:g} s; {seen}"
-        )
+        when = f"within {timeout:g} s"
+        if ended_early:
+            when = f"yet, and the shop asked to be left alone for longer than the timeout of {timeout:g} s leaves"
+        target = join_slugs(self.target_status)
+        return f"Order {self.order_id}: the {self.context} status has not become {target} {when}; {seen}"
 
 
-def as_slugs(name: str, slugs: object, *, may_be_empty: bool = False) -> tuple[str, ...]:
-    """
-    Return one slug, or several, as a tuple.
-
-    :param name: the argument that they come from, for the error message.
-    :param slugs: a string, or a list, tuple or set of strings.
-    :param may_be_empty: whether there may be none (default ``False``).
-    :raises YouCanInvalidInputError: if there is none, or one of them is no status.
-    """
-    found = (slugs,) if isinstance(slugs, str) else slugs
-    if found is None and may_be_empty:
-        found = ()
-    # Airflow's own lazy sequence of a mapped task's results is one, too.
-    if not isinstance(found, (Sequence, Set)) or not (len(found) or may_be_empty):
-        raise YouCanInvalidInputError(f"{name} is {slugs!r}; nothing was sent: give a slug, or a list of slugs.")
-    return tuple(check_status(slug) for slug in found)
-
-
-def poll_interval(base: float, poll: int, *, exponential: bool, longest: float | None, draw: random.Random) -> float:
+def poll_interval(base: float, poll: int, *, exponential: bool, longest: float | None, rng: random.Random) -> float:
     """
     Seconds from one poll to the next.
 
@@ -150,15 +151,11 @@ def poll_interval(base: float, poll: int, *, exponential: bool, longest: float |
     :param poll: which poll is over, from 1.
     :param exponential: whether the waits double, as the sensor's ``exponential_backoff`` asks.
     :param longest: the sensor's ``max_wait``, or ``None``.
-    :param draw: draws the jitter that a growing wait has.
+    :param rng: draws the jitter that a growing wait has.
     """
     if not exponential:
         return base
     # As Airflow's own sensors do: from half the base on, doubling, and up to twice that by chance.
     shortest = max(base * 2.0 ** min(poll - 2, 30), 1.0)
-    interval = shortest * (1 + draw.random())
+    interval = shortest * (1 + rng.random())
     return interval if longest is None else min(interval, longest)
-
-
-def _join(slugs: Collection[str]) -> str:
-    return " or ".join(map(repr, slugs))

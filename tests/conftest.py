@@ -104,9 +104,9 @@ def hook(sandbox: Sandbox) -> YouCanHook:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The waits that were asked of the retry policy, in seconds; none of them is slept through."""
+    """The pauses between attempts, in seconds; none of them is slept through."""
     waits: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", waits.append)
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.time.sleep", waits.append)
     return waits
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan import api
+from airflow_provider_youcan import answers, api
+from airflow_provider_youcan.answers import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
@@ -46,7 +47,7 @@ REQUESTS = [request for request, _ in SUCCESSES]
 
 
 def read(request: api.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
-    return api.read_response(request, status_code, headers or {}, json.dumps(payload).encode())
+    return answers.read_response(request, Answer(status_code, headers or {}, json.dumps(payload).encode()))
 
 
 # --- requests ---
@@ -134,7 +135,7 @@ def test_the_documented_answers_are_successes(request_: api.Request, payload: di
 )
 def test_a_200_that_is_not_youcans_is_no_success(request_: api.Request, body: bytes) -> None:
     with pytest.raises(YouCanUnexpectedResponseError):
-        api.read_response(request_, 200, {}, body)
+        answers.read_response(request_, Answer(200, {}, body))
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_each_answer_raises_what_airflow_should_do(
 )
 def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
     with pytest.raises(YouCanPermanentError) as raised:
-        api.read_response(UPDATE, 404, {}, body)
+        answers.read_response(UPDATE, Answer(404, {}, body))
 
     assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
 
@@ -252,7 +253,7 @@ def test_a_refused_field_is_named() -> None:
 
 def test_the_connection_to_mend_is_named() -> None:
     with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
-        api.read_response(UPDATE, 401, {}, b"", youcan_conn_id="my_shop")
+        answers.read_response(UPDATE, Answer(401, {}, b""), youcan_conn_id="my_shop")
 
 
 @pytest.mark.parametrize("status_code", [200, 401, 422, 500])
@@ -263,7 +264,7 @@ def test_a_token_that_the_answer_echoes_goes_no_further(status_code: int) -> Non
     body = json.dumps({"detail": echoes, "meta": {"fields": {secret: [echoes]}}}).replace("/", "\\/")
 
     with pytest.raises(YouCanError) as raised:
-        api.read_response(UPDATE, status_code, {}, body.encode(), secret=secret)
+        answers.read_response(UPDATE, Answer(status_code, {}, body.encode()), secret=secret)
 
     assert "t0ken" not in f"{raised.value} {vars(raised.value)}"
 
@@ -281,7 +282,7 @@ def test_no_answer_can_break_the_log_that_it_is_written_to() -> None:
     body = b'{"detail": "x\\ud800 \\u001b[2J\\u202e", "meta": {"fields": {"a\\nFAKE LINE": ["\\u0000"]}}}'
 
     with pytest.raises(YouCanValidationError) as raised:
-        api.read_response(UPDATE, 422, {}, body)
+        answers.read_response(UPDATE, Answer(422, {}, body))
 
     told = f"{raised.value} {raised.value.fields}"
     told.encode()
@@ -401,7 +402,7 @@ def test_any_answer_is_a_payload_or_a_youcan_error(
     request: api.Request, status_code: int, headers: dict[str, str], body: bytes
 ) -> None:
     try:
-        payload = api.read_response(request, status_code, headers, body)
+        payload = answers.read_response(request, Answer(status_code, headers, body))
     except YouCanError as error:
         assert str(error)
     else:
@@ -412,7 +413,7 @@ def test_any_answer_is_a_payload_or_a_youcan_error(
 @given(status_code=st.integers(200, 299), body=BODIES | st.just(json.dumps(UPDATED).encode()))
 def test_no_random_2xx_is_taken_for_an_update(status_code: int, body: bytes) -> None:
     try:
-        payload = api.read_response(UPDATE, status_code, {}, body)
+        payload = answers.read_response(UPDATE, Answer(status_code, {}, body))
     except YouCanUnexpectedResponseError:
         return
     assert status_code == payload["status"] == 200

@@ -13,6 +13,7 @@ import pytest
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
+    YouCanConnectionNotFoundError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
@@ -27,13 +28,13 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.hooks import shared_client
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
 from airflow_provider_youcan.orders import OrderStatuses
-from tests.conftest import Sandbox
+from tests.conftest import AIRFLOW_3, Sandbox
 
 
 @pytest.fixture
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the retry policy wait for nothing."""
-    monkeypatch.setattr("airflow_provider_youcan.retries.wait_seconds", lambda _: 0.0)
+    """Let no attempt wait for the next."""
+    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: 0.0)
 
 
 def run(call: Callable[[YouCanAsyncHook], Any], conn_id: str = "youcan_default") -> Any:
@@ -123,8 +124,9 @@ def test_a_slow_shop_is_a_transient_error(sandbox: Sandbox, order_id: str, monke
         run(lambda hook: hook.get_order(order_id), "other")
 
 
-def test_a_missing_connection_is_refused() -> None:
-    with pytest.raises(YouCanInvalidInputError, match="There is no Airflow connection 'nowhere'"):
+def test_a_missing_connection_is_permanent_where_airflow_knows_that_it_is_missing() -> None:
+    kind = YouCanConnectionNotFoundError if AIRFLOW_3 else YouCanInvalidInputError
+    with pytest.raises(kind, match="There is no Airflow connection 'nowhere'"):
         run(lambda hook: hook.get_order("abc"), "nowhere")
 
 
@@ -144,9 +146,9 @@ def test_a_thousand_hooks_of_one_shop_share_a_handful_of_sockets_and_one_look_up
     looked_up = []
     look_up = YouCanAsyncHook._look_up
 
-    async def count(hook: YouCanAsyncHook) -> Any:
+    async def count(hook: YouCanAsyncHook, *refused: Any, **options: Any) -> Any:
         looked_up.append(hook)
-        return await look_up(hook)
+        return await look_up(hook, *refused, **options)
 
     monkeypatch.setattr(YouCanAsyncHook, "_look_up", count)
     sandbox.misbehave("latency", seconds=0.005)
@@ -164,7 +166,7 @@ def test_a_thousand_hooks_of_one_shop_share_a_handful_of_sockets_and_one_look_up
     asyncio.run(main())
 
     assert len(looked_up) == 1
-    assert 1 < most_open <= shared_client.MOST_SOCKETS
+    assert 1 < most_open <= shared_client.MAX_CONNECTIONS
 
 
 def test_the_last_hook_closes_the_connections(sandbox: Sandbox, order_id: str) -> None:
@@ -224,7 +226,7 @@ def test_a_token_that_was_renewed_in_the_connection_is_taken_up(
 def test_a_host_that_was_mended_in_the_connection_is_taken_up(
     sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_client, "_OLD", -1.0)
+    monkeypatch.setattr(shared_client, "_CREDENTIALS_TTL", -1.0)
     lost = json.loads(sandbox.connection(max_attempts=1)) | {"host": "http://127.0.0.1:9"}
 
     async def call(hook: YouCanAsyncHook) -> None:

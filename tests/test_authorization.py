@@ -17,7 +17,8 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from airflow_provider_youcan import api
+from airflow_provider_youcan import answers, api
+from airflow_provider_youcan.answers import Answer
 from airflow_provider_youcan.authorization import Authorization
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
 from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, read_credentials
@@ -246,7 +247,7 @@ def test_an_answer_without_a_token_is_no_success(body: str) -> None:
     request = api.exchange_refresh_token("7", "s3cret", "refresh")
 
     with pytest.raises(YouCanUnexpectedResponseError):
-        api.read_response(request, 200, {}, body.encode())
+        answers.read_response(request, Answer(200, {}, body.encode()))
 
 
 @pytest.mark.parametrize("status_code", [400, 401, 403])
@@ -255,7 +256,7 @@ def test_a_refusal_repeats_no_secret(status_code: int) -> None:
     echo = "client_secret=s3%2Fcr%2Bet refresh_token=re%2Ffresh s3/cr+et"
 
     with pytest.raises(YouCanAuthenticationError) as raised:
-        api.read_response(request, status_code, {}, json.dumps({"detail": echo}).encode())
+        answers.read_response(request, Answer(status_code, {}, json.dumps({"detail": echo}).encode()))
 
     told = f"{raised.value} {vars(raised.value)} {request}"
     assert "client_secret=***" in told

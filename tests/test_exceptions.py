@@ -17,8 +17,8 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
     YouCanUnknownStatusError,
     YouCanValidationError,
-    as_json,
-    from_json,
+    from_dict,
+    to_dict,
 )
 
 ERRORS = [getattr(exceptions, name) for name in exceptions.__all__ if name.startswith("YouCan")]
@@ -50,7 +50,7 @@ def test_airflow_fails_a_task_at_once_on_a_permanent_error_only() -> None:
     [
         copy.copy,
         lambda error: pickle.loads(pickle.dumps(error)),
-        lambda error: from_json(json.loads(json.dumps(as_json(error)))),
+        lambda error: from_dict(json.loads(json.dumps(to_dict(error)))),
     ],
 )
 def test_an_error_survives_the_way_between_processes(error: YouCanError, duplicate: object) -> None:

@@ -10,13 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from airflow_provider_youcan.checks import (
+    check_known_status,
+    check_order_id,
+    check_status_text,
+    known_statuses,
+)
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import (
     OrderStatuses,
     StatusContext,
-    check_known_status,
-    check_order_id,
-    check_status,
 )
 
 DOCUMENTED_ORDER: dict[str, Any] = {
@@ -117,6 +120,11 @@ def test_an_order_id_passes_as_it_is(order_id: str) -> None:
     assert check_order_id(order_id) == order_id
 
 
+def test_a_uuid_is_sent_in_lower_case() -> None:
+    assert check_order_id("72AA7882-3898-49A8-87A2-506AF3DD7320") == "72aa7882-3898-49a8-87a2-506af3dd7320"
+    assert check_order_id("A_b-9") == "A_b-9"
+
+
 @pytest.mark.parametrize(
     ("order_id", "told"),
     [
@@ -153,13 +161,13 @@ def test_no_order_id_can_leave_its_place_in_the_path(order_id: str) -> None:
 
 @pytest.mark.parametrize("status", ["paid", " paid ", "تم التسليم", "Livré à l'agence", "?"])
 def test_a_status_in_any_script_passes_as_it_is(status: str) -> None:
-    assert check_status(status) == status
+    assert check_status_text(status) == status
 
 
 @pytest.mark.parametrize("status", ["", "  ", "\n", "None", None, 3, ["paid"], "half \ud800"])
 def test_an_empty_status_is_refused(status: Any) -> None:
     with pytest.raises(YouCanInvalidInputError, match="nothing was sent"):
-        check_status(status)
+        check_status_text(status)
 
 
 def test_a_status_of_the_store_is_known() -> None:
@@ -172,13 +180,15 @@ def test_a_status_of_the_store_is_known() -> None:
 )
 def test_an_unknown_status_names_the_closest(status: str, meant: str) -> None:
     with pytest.raises(YouCanUnknownStatusError, match=f"did you mean '{meant}'") as raised:
-        check_known_status(status, StatusContext.SHIPPING, ["Retournée", "تم التسليم"])
+        check_known_status(
+            status, StatusContext.SHIPPING, known_statuses(StatusContext.SHIPPING, ["Retournée", "تم التسليم"])
+        )
 
     assert raised.value.closest[0] == meant
 
 
 def test_an_unknown_status_that_resembles_none_lists_them() -> None:
     with pytest.raises(YouCanUnknownStatusError, match=r"known are 'pending', 'paid'.*allow_custom_label") as raised:
-        check_known_status("xyzzy", StatusContext.PAYMENT, [])
+        check_known_status("xyzzy", StatusContext.PAYMENT, known_statuses(StatusContext.PAYMENT, []))
 
     assert raised.value.closest == []

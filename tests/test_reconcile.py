@@ -54,7 +54,7 @@ def fresh(sandbox: Sandbox) -> list[str]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no request wait before it is sent again."""
-    monkeypatch.setattr("airflow_provider_youcan.retries._back_off", lambda state: 0.0)
+    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: 0.0)
 
 
 def test_it_sends_the_difference_and_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -253,8 +253,8 @@ def test_a_guard_sees_what_changed_since_the_list_was_read(
 ) -> None:
     find_orders = sandbox.shop.find_orders
 
-    def refund_after_listing(*arguments: Any) -> Any:
-        listed = find_orders(*arguments)
+    def refund_after_listing(*arguments: Any, **options: Any) -> Any:
+        listed = find_orders(*arguments, **options)
         sandbox.shop.set_status(fresh[0], "payment", "refunded")
         return listed
 
@@ -480,11 +480,11 @@ def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: San
     list_orders = sandbox.shop.find_orders
     calls: list[int] = []
 
-    def fail_from_the_second(*arguments: Any) -> Any:
+    def fail_from_the_second(*arguments: Any, **options: Any) -> Any:
         calls.append(1)
         if len(calls) > 1:
             raise RuntimeError("the sandbox answers 500")
-        return list_orders(*arguments)
+        return list_orders(*arguments, **options)
 
     sandbox.shop.find_orders = fail_from_the_second  # type: ignore[method-assign]
     summary = reconcile([{"order_id": order["id"], "status": order["general_status"]} for order in orders])

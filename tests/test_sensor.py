@@ -21,7 +21,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanPermanentError,
     YouCanServerError,
     YouCanUnknownStatusError,
-    as_json,
+    to_dict,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
@@ -247,7 +247,7 @@ def test_a_secrets_backend_that_is_out_of_reach_is_waited_for(
         return hiccup(conn_id)
 
     monkeypatch.setattr(YouCanHook, "get_connection", staticmethod(hiccup))
-    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.get_async_connection", async_hiccup)
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan_async.get_async_connection", async_hiccup)
 
     assert wait_in(mode, order_id=order_id, target_status="unfulfilled")
     lines = log_lines()
@@ -369,7 +369,7 @@ def test_the_event_carries_the_error_that_a_worker_would_have_raised(
 
     event = fire(trigger(order_id))
 
-    assert event == {"outcome": "failed", **as_json(on_a_worker.value)}
+    assert event == {"outcome": "failed", **to_dict(on_a_worker.value)}
     with pytest.raises(error) as on_the_triggerer:
         make_sensor("deferrable", order_id=order_id, target_status="x").execute_complete({}, event)  # type: ignore[typeddict-item]
     assert str(on_the_triggerer.value) == str(on_a_worker.value)
@@ -402,7 +402,7 @@ def test_triggers_that_start_together_do_not_poll_together(order_id: str, monkey
 def test_a_shop_that_hangs_does_not_hold_a_wait_beyond_its_deadline(
     sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.triggers.order_status._LAST_LOOK", 0.5)
+    monkeypatch.setattr("airflow_provider_youcan.triggers.order_status._LAST_LOOK_SECONDS", 0.5)
     sandbox.misbehave("latency", seconds=30)
 
     async def main() -> list[float]:
@@ -441,14 +441,14 @@ def test_an_error_that_is_no_youcan_error_is_not_hidden(
     def broken(*_: Any) -> Any:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.YouCanAsyncHook.get_order_statuses", broken)
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan_async.YouCanAsyncHook.get_order_statuses", broken)
 
     with pytest.raises(ZeroDivisionError):
         fire(trigger(order_id))
 
 
 def test_a_transient_error_comes_back_from_json_with_its_attributes() -> None:
-    event = {"outcome": "failed", **json.loads(json.dumps(as_json(YouCanServerError("503", retry_after=3.0))))}
+    event = {"outcome": "failed", **json.loads(json.dumps(to_dict(YouCanServerError("503", retry_after=3.0))))}
 
     with pytest.raises(YouCanServerError) as raised:
         make_sensor("deferrable", order_id="x", target_status="x").execute_complete({}, event)  # type: ignore[typeddict-item]

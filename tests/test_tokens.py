@@ -51,7 +51,7 @@ def _no_variables(_airflow_database: None) -> Iterator[None]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """No one waits for another task that may have renewed the token."""
-    monkeypatch.setattr(tokens, "_PATIENCE", 0)
+    monkeypatch.setattr(tokens, "_WAIT_FOR_OTHER_SECONDS", 0)
 
 
 @pytest.fixture(params=["requests", "aiohttp"])
@@ -370,7 +370,7 @@ def test_a_new_token_that_airflow_does_not_keep_is_no_success(
 
     connect(sandbox.shop.issue_token())
     set_variable = Variable.set
-    monkeypatch.setattr(tokens, "_PERSISTENCE", 0.1)
+    monkeypatch.setattr(tokens, "_STORE_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(
         Variable, "set", lambda key, *rest, **named: "_trial_" in key and set_variable(key, *rest, **named)
     )
@@ -448,7 +448,7 @@ def test_a_good_token_of_the_connections_own_is_tried_before_all_is_lost(
     sandbox: Sandbox, connect: Call, ask: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given tokens that were renewed, until the seller revoked the app,
-    monkeypatch.setattr(tokens, "_PATIENCE", 0)
+    monkeypatch.setattr(tokens, "_WAIT_FOR_OTHER_SECONDS", 0)
     issued = sandbox.shop.issue_token()
     connect(issued)
     ask()
@@ -552,7 +552,7 @@ def test_what_is_no_pair_is_passed_over(sandbox: Sandbox, connect: Call, log_lin
         hook = YouCanHook()
         hook._credentials = None
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(tokens, "_PATIENCE", 0)
+            patch.setattr(tokens, "_WAIT_FOR_OTHER_SECONDS", 0)
             with pytest.raises(YouCanAuthenticationError):
                 hook.get_store()
     assert any("holds no tokens" in line for line in log_lines())

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import math
 import re
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlsplit
 
 try:
@@ -19,7 +21,8 @@ try:
 except ImportError:  # Airflow 2; common-compat knows this one only in its newest versions
     from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
-from airflow_provider_youcan import api
+from airflow_provider_youcan import api, get_provider_info
+from airflow_provider_youcan.checks import check_limits
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
 if TYPE_CHECKING:
@@ -57,6 +60,7 @@ class Credentials:
     :param oauth_client: what the token is renewed with, or ``None`` for one that isn't.
     :param renew_at: when the token is to be renewed, in seconds since 1970.
     :param is_renewed: whether the token was obtained just now, by this process.
+    :param token_since: since when this token is used, in seconds of the monotonic clock.
     """
 
     base_url: str
@@ -68,11 +72,22 @@ class Credentials:
     oauth_client: OAuthClient | None = None
     renew_at: float = math.inf
     is_renewed: bool = False
+    token_since: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
     @property
     def is_running_out(self) -> bool:
         """Whether it is time to renew the token."""
         return time.time() >= self.renew_at
+
+    def is_same_token(self, other: Credentials) -> bool:
+        """Whether they lead to the same place with the same token."""
+        return (self.token, self.base_url) == (other.token, other.base_url)
+
+    def following(self, earlier: Credentials | None) -> Credentials:
+        """Return these credentials, which take the place of others; the same token has been used since then."""
+        if earlier is None or not self.is_same_token(earlier):
+            return self
+        return replace(self, token_since=earlier.token_since)
 
 
 def read_credentials(connection: Connection, conn_id: str) -> Credentials:
@@ -94,10 +109,10 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
             base_url=read_base_url(connection.host, connection.schema, connection.port),
             token=token,
             oauth_client=oauth_client,
-            timeout=_read_timeout(extra),
-            max_attempts=_read_max_attempts(extra),
+            timeout=_read_number(extra, "timeout", 30.0),
+            max_attempts=int(_read_number(extra, "max_attempts", 4)),
             verify=_read_verify(extra),
-            requests_per_second=_read_requests_per_second(extra),
+            requests_per_second=_read_number(extra, "requests_per_second", None),
         )
     except ValueError as error:
         problem = str(error)
@@ -109,9 +124,9 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
     Read where the API is, and refuse what a secret must not be sent to.
 
     :param host: a host name or a whole URL; empty for YouCan's own.
-    :param schema: what the host leaves out.
-    :param port: what the host leaves out.
-    :raises ValueError: that goes on from the name of the field: "host is no base URL …".
+    :param schema: the protocol, if the host does not contain it (default https).
+    :param port: the port, if the host does not contain it.
+    :raises ValueError: that goes on from the name of the field: "host is not a base URL …".
     """
     host = (host or "").strip()
     if not host:
@@ -121,7 +136,9 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
         return api.BASE_URL
     if "@" in host:  # first, because no message may repeat a login
         raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
-    no_url = f"host is no base URL: give one such as {api.BASE_URL}."
+    no_url = f"host is not a base URL: give one such as {api.BASE_URL}."
+    if _is_address(host) and ":" in host:
+        host = f"[{host}]"
     try:
         url = urlsplit(host if "://" in host else f"{schema or 'https'}://{host}")
         name, own_port = url.hostname or "", url.port
@@ -139,9 +156,12 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
             f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
         )
     port_suffix = "" if port is None else f":{port}"
-    # Put together anew from the parts that were checked, so that no other parser can read it otherwise.
+    # Put together from the parts that were checked, so that no other parser can read it otherwise.
     return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
 
+
+_log = logging.getLogger(__name__)
+_warned_names: set[str] = set()
 
 # Each of these raises a ValueError that names the field and goes on: "password is empty: set it to …".
 
@@ -157,7 +177,7 @@ def _read_token(password: str | None, *, required: bool) -> str:
         return ""
     mask_secret(token)
     if not api.is_token(token):
-        raise ValueError("password is no access token: paste the token alone, without 'Bearer' or line breaks.")
+        raise ValueError("password is not an access token: paste the token alone, without 'Bearer' or line breaks.")
     return token
 
 
@@ -181,29 +201,34 @@ def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
 
 
 def _read_extra(connection: Connection) -> Mapping[str, Any]:
-    # Airflow's own extra_dejson makes {} of what is no JSON, and would so pass over every setting in it.
+    # Airflow's own extra_dejson makes {} of what is not JSON, and would so pass over every setting in it.
     try:
         extra = json.loads(connection.extra or "{}")
     except ValueError:
         extra = None
     if not isinstance(extra, Mapping):
-        raise ValueError('extra is no JSON object: write it as {"timeout": 30}.')
+        raise ValueError('extra is not a JSON object: write it as {"timeout": 30}.')
+    _check_names(extra)
     # A field of a connection form that was left empty comes as null, or on Airflow 2 as an empty text.
     return {name: value for name, value in extra.items() if value is not None and value != ""}
 
 
-def _read_timeout(extra: Mapping[str, Any]) -> float:
-    timeout = _number(extra.get("timeout", 30))
-    if not 0 < timeout <= 3600:
-        raise ValueError(f"extra 'timeout' is {extra['timeout']!r}: give seconds, above 0 and up to 3600.")
-    return timeout
+def _check_names(extra: Mapping[str, Any]) -> None:
+    """Refuse a name that resembles a known one, and warn of any other: what isn't known has no effect."""
+    known = get_provider_info()["connection-types"][0]["conn-fields"]
+    for name in extra.keys() - known.keys() - _warned_names:
+        if closest := get_close_matches(str(name).casefold(), known, n=1, cutoff=0.8):
+            raise ValueError(f"extra {name!r} is not known: did you mean {closest[0]!r}?")
+        _warned_names.add(name)
+        _log.warning("The extra %r of a YouCan connection is not known, and has no effect.", name)
 
 
-def _read_max_attempts(extra: Mapping[str, Any]) -> int:
-    max_attempts = _number(extra.get("max_attempts", 4))
-    if not (1 <= max_attempts <= 100 and max_attempts.is_integer()):
-        raise ValueError(f"extra 'max_attempts' is {extra['max_attempts']!r}: give a whole number from 1 to 100.")
-    return int(max_attempts)
+@overload
+def _read_number(extra: Mapping[str, Any], name: str, default: float) -> float: ...
+@overload
+def _read_number(extra: Mapping[str, Any], name: str, default: None) -> float | None: ...
+def _read_number(extra: Mapping[str, Any], name: str, default: float | None) -> float | None:
+    return check_limits(name, extra[name], f"extra {name!r}") if name in extra else default
 
 
 def _read_verify(extra: Mapping[str, Any]) -> bool | str:
@@ -217,18 +242,6 @@ def _read_verify(extra: Mapping[str, Any]) -> bool | str:
     )
 
 
-def _read_requests_per_second(extra: Mapping[str, Any]) -> float | None:
-    if "requests_per_second" not in extra:
-        return None
-    rate = _number(extra["requests_per_second"])
-    if not 0 < rate <= 10_000:
-        raise ValueError(
-            f"extra 'requests_per_second' is {extra['requests_per_second']!r}: give a number above 0 and up to 10000, "
-            "or leave it out."
-        )
-    return rate
-
-
 def _is_ca_bundle(path: str) -> bool:
     try:
         if Path(path).is_dir():
@@ -238,16 +251,6 @@ def _is_ca_bundle(path: str) -> bool:
     except (OSError, ValueError):  # ssl's own errors are OSErrors; a path with a NUL in it is a ValueError
         return False
     return bool(path)
-
-
-def _number(value: object) -> float:
-    """Read a number, from text too, as a connection's URI gives it; what is none becomes NaN."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 def _is_host(name: str) -> bool:

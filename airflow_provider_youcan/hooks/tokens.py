@@ -17,7 +17,7 @@ import secrets
 import sys
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -25,29 +25,32 @@ from typing import Any
 import tenacity
 
 from airflow_provider_youcan import api
+from airflow_provider_youcan.answers import read_response
+from airflow_provider_youcan.attempts import Attempts
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
+    YouCanError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, mask_secret
 from airflow_provider_youcan.hooks.session import Session
-from airflow_provider_youcan.retries import request_policy
 
-__all__ = ["MOST_TOKENS", "with_current_token"]
+__all__ = ["with_current_token"]
 
-MOST_TOKENS = 5
-"""With how many tokens one request is sent at most, where others renew the token again and again meanwhile."""
+_MAX_MARGIN = 300.0
+"""A token is renewed so many seconds before it runs out, or a tenth of its life if that is less."""
 
-_LONGEST_MARGIN = 300.0
-# How long whoever was second waits until the first one has kept the new pair: it takes a request to YouCan and one to
-# Airflow, both of which may be slow.
-_PATIENCE = 20.0
-# How long it is tried to keep a new pair: without it, a person has to authorise again.
-_PERSISTENCE = 120.0
-# How long the next attempt at an early renewal waits after one that failed.
-_REST = 30.0
-_MOST_ROUNDS = 10
+_WAIT_FOR_OTHER_SECONDS = 20.0
+"""How long a task waits for a pair that another one is storing: two requests, both of which may be slow."""
+
+_STORE_RETRY_SECONDS = 120.0
+"""How long it is tried to store a new pair: without it, a person has to authorise again."""
+
+_RENEWAL_COOLDOWN = 30.0
+"""How long an early renewal that failed is not tried again."""
+
+_MAX_ROUNDS = 10
 
 _log = logging.getLogger(__name__)
 
@@ -78,20 +81,20 @@ def with_current_token(
         return credentials
     variable = _TokenVariable(client)
     kept = variable.read()
-    if kept is not None and kept.is_good(refused):
-        return kept.put_into(credentials)
+    if kept is not None and kept.is_usable(refused):
+        return kept.apply_to(credentials)
     # The connection's own token, until it is refused: a person may have put in a better one than is kept.
     if credentials.token not in ("", *refused) and (kept is None or kept.access_token in refused):
         return credentials
     if not may_renew:
-        return kept.put_into(credentials) if kept is not None else credentials
+        return kept.apply_to(credentials) if kept is not None else credentials
     try:
         return _renew(credentials, client, variable, kept, refused, youcan_conn_id, max_retry_seconds)
     except YouCanTransientError as error:
         if kept is None or kept.access_token in refused or time.time() >= kept.expires_at:
             raise
         _log.warning("%s Going on with the old token, which still lives.", error)
-        return replace(kept.put_into(credentials), renew_at=min(time.time() + _REST, kept.expires_at))
+        return replace(kept.apply_to(credentials), renew_at=min(time.time() + _RENEWAL_COOLDOWN, kept.expires_at))
 
 
 @dataclass(frozen=True)
@@ -103,20 +106,20 @@ class _Pair:
 
     @property
     def renew_at(self) -> float:
-        return self.expires_at - min(_LONGEST_MARGIN, self.lifetime / 10)
+        return self.expires_at - min(_MAX_MARGIN, self.lifetime / 10)
 
-    def is_good(self, refused: Collection[str]) -> bool:
+    def is_usable(self, refused: Collection[str]) -> bool:
         return self.access_token not in refused and time.time() < self.renew_at
 
     @property
-    def is_sound(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it holds what it should: a person may have edited the Variable."""
         numbers = (self.expires_at, self.lifetime)
         return all(map(api.is_token, (self.access_token, self.refresh_token))) and all(
             isinstance(number, (int, float)) for number in numbers
         )
 
-    def put_into(self, credentials: Credentials, *, is_renewed: bool = False) -> Credentials:
+    def apply_to(self, credentials: Credentials, *, is_renewed: bool = False) -> Credentials:
         return replace(credentials, token=self.access_token, renew_at=self.renew_at, is_renewed=is_renewed)
 
 
@@ -131,32 +134,31 @@ def _renew(
 ) -> Credentials:
     # Before a refresh token is spent that could not be kept, or that only seems to be the newest because Airflow
     # takes a database that is out of reach for one without the Variable.
-    variable.see_that_it_can_be_kept()
+    variable.check_that_it_can_be_stored()
     newest = variable.read()
-    if newest is not None and newest.is_good(refused):
-        return newest.put_into(credentials)
+    if newest is not None and newest.is_usable(refused):
+        return newest.apply_to(credentials)
     kept = newest or kept
-    policy = request_policy(credentials.max_attempts, _log.warning, max_retry_seconds)
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         try:
-            new = policy(_exchange, credentials, client, variable, kept, youcan_conn_id)
-        except YouCanTransientError as error:
-            error.was_retried = True
-            raise
+            new = _exchange(credentials, client, variable, kept, youcan_conn_id, max_retry_seconds)
         except YouCanAuthenticationError as error:
             # Only a refresh token that YouCan refuses may have been spent by another.
             if error.status_code is None or error.detail == "invalid_client":
                 raise
-            _log.info("The refresh token was refused; looking for %g s whether another task has renewed it.", _PATIENCE)
+            _log.info(
+                "The refresh token was refused; looking for %g s whether another task has renewed it.",
+                _WAIT_FOR_OTHER_SECONDS,
+            )
             newer = variable.wait_for_another(kept)
             if newer is None:
                 raise
-            if newer.is_good(refused):
-                return newer.put_into(credentials)
+            if newer.is_usable(refused):
+                return newer.apply_to(credentials)
             kept = newer
         else:
             _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
-            return new.put_into(credentials, is_renewed=True)
+            return new.apply_to(credentials, is_renewed=True)
     raise YouCanAuthenticationError(
         f"The access token of the Airflow connection {youcan_conn_id!r} runs out faster than it can be renewed; look "
         "at how long YouCan lets it live."
@@ -164,33 +166,51 @@ def _renew(
 
 
 def _exchange(
-    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
+    credentials: Credentials,
+    client: OAuthClient,
+    variable: _TokenVariable,
+    kept: _Pair | None,
+    youcan_conn_id: str,
+    max_retry_seconds: float | None,
 ) -> _Pair:
-    """Give the refresh token for a new pair, once, and keep that."""
-    if threading.current_thread() is not threading.main_thread():
-        return _exchange_and_keep(credentials, client, variable, kept, youcan_conn_id)
-    # Off the main thread, where no timeout of the task's cuts in between the new pair and its keeping.
-    with ThreadPoolExecutor(1, "youcan-renewal") as thread:
-        return thread.submit(_exchange_and_keep, credentials, client, variable, kept, youcan_conn_id).result()
-
-
-def _exchange_and_keep(
-    credentials: Credentials, client: OAuthClient, variable: _TokenVariable, kept: _Pair | None, youcan_conn_id: str
-) -> _Pair:
+    """Give the refresh token for a new pair, and store that."""
     refresh_token = kept.refresh_token if kept else client.refresh_token
     request = api.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
-    nobody = replace(credentials, token="")
-    asked_at = time.time()
-    with Session(nobody) as session:
-        answer = api.read_response(request, *session.carry(request, nobody), youcan_conn_id=youcan_conn_id)
-    # Some servers leave the refresh token out, and then the old one stays.
-    next_refresh_token = answer["refresh_token"] if api.is_token(answer.get("refresh_token")) else refresh_token
-    lifetime = api.read_lifetime(answer)
-    mask_secret(answer["access_token"])
-    mask_secret(next_refresh_token)
-    new = _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
-    variable.write(new, instead_of=kept)
-    return new
+    # The request for a token carries none.
+    anonymous = replace(credentials, token="")
+    attempts = Attempts(max_retry_seconds)
+
+    def exchange_and_store() -> _Pair:
+        asked_at = time.time()
+        with Session(anonymous) as session:
+            answer = read_response(request, session.send_request(request, anonymous), youcan_conn_id=youcan_conn_id)
+        # Some servers leave the refresh token out, and then the old one stays.
+        next_refresh_token = answer["refresh_token"] if api.is_token(answer.get("refresh_token")) else refresh_token
+        lifetime = api.read_lifetime(answer)
+        mask_secret(answer["access_token"])
+        mask_secret(next_refresh_token)
+        new = _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
+        variable.write(new, instead_of=kept)
+        return new
+
+    while True:
+        attempts.begin(anonymous)
+        try:
+            return _run_uninterrupted(exchange_and_store)
+        except YouCanAuthenticationError:
+            raise
+        except YouCanError as error:
+            seconds = attempts.fail(request, error)
+            _log.warning("%s Trying again in %.1f s.", error, seconds)
+        time.sleep(seconds)
+
+
+def _run_uninterrupted(function: Callable[[], _Pair]) -> _Pair:
+    """Call a function where no timeout of the task's interrupts it, between a new pair and its storing."""
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    with ThreadPoolExecutor(1, "youcan-renewal") as thread:
+        return thread.submit(function).result()
 
 
 class _TokenVariable:
@@ -218,14 +238,14 @@ class _TokenVariable:
             pair = _Pair(**json.loads(text))
         except (TypeError, ValueError):
             pair = None
-        if pair is None or not pair.is_sound:
+        if pair is None or not pair.is_valid:
             _log.warning("The Airflow Variable %r holds no tokens, and is passed over.", self.name)
             return None
         mask_secret(pair.access_token)
         mask_secret(pair.refresh_token)
         return pair
 
-    def see_that_it_can_be_kept(self) -> None:
+    def check_that_it_can_be_stored(self) -> None:
         """
         Set another Variable and read it back: what Airflow can't keep now must not be asked for.
 
@@ -264,7 +284,7 @@ class _TokenVariable:
                 if self.read() in (None, instead_of):
                     raise LookupError("it was not kept")
 
-        retries = tenacity.Retrying(stop=tenacity.stop_after_delay(_PERSISTENCE), wait=_wait, reraise=True)
+        retries = tenacity.Retrying(stop=tenacity.stop_after_delay(_STORE_RETRY_SECONDS), wait=_wait, reraise=True)
         try:
             retries(keep)
         except Exception as error:  # whatever Airflow's database or API raises
@@ -281,7 +301,7 @@ class _TokenVariable:
         """Wait until someone keeps another pair, and return it, or ``None`` if no one does."""
         policy = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda read: read is None or read == pair),
-            stop=tenacity.stop_after_delay(_PATIENCE),
+            stop=tenacity.stop_after_delay(_WAIT_FOR_OTHER_SECONDS),
             wait=_wait,
             retry_error_callback=lambda _: None,
         )

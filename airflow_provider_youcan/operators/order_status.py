@@ -7,12 +7,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanOrderNotFoundError
+from airflow_provider_youcan.checks import (
+    NOT_GIVEN,
+    check_flag,
+    check_order_id,
+    check_slugs,
+    check_status_text,
+    join_slugs,
+    likely_typos,
+    was_given,
+)
+from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
-from airflow_provider_youcan.orders import StatusContext, check_flag, check_order_id, check_status, closest_statuses
+from airflow_provider_youcan.orders import StatusContext
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
 
 __all__ = [
     "YouCanUpdateOrderStatusOperator",
@@ -25,7 +37,7 @@ class _UpdateStatusOperator(BaseOperator):
     """
     What the three operators share: everything but which status they set.
 
-    The arguments are told in each of them, where a user looks.
+    The arguments are documented in each of them, where a user looks.
     """
 
     status_context: ClassVar[StatusContext]
@@ -41,7 +53,7 @@ class _UpdateStatusOperator(BaseOperator):
         status: str,
         youcan_conn_id: str = "youcan_default",
         allow_custom_label: bool = False,
-        only_from: str | Collection[str] | None = None,
+        only_from: str | Collection[str] | None = NOT_GIVEN,
         skip_not_found: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -50,8 +62,10 @@ class _UpdateStatusOperator(BaseOperator):
         self.status = status
         self.youcan_conn_id = youcan_conn_id
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
-        self.only_from = only_from
+        self.only_from = None if only_from is NOT_GIVEN else only_from
+        self._is_guarded = was_given(self, only_from)
         self.skip_not_found = check_flag("skip_not_found", skip_not_found)
+        self._hook: YouCanHook | None = None
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -68,21 +82,17 @@ class _UpdateStatusOperator(BaseOperator):
         from airflow_provider_youcan.hooks.youcan import YouCanHook
 
         YouCanOrderLink.persist(context, self.order_id)
-        order_id, status, only_from = check_order_id(self.order_id), check_status(self.status), self._read_guard()
-        hook = YouCanHook(self.youcan_conn_id)
-        hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
-        previous_status, changed = None, True
-        try:
-            if only_from is None:
-                hook.update_order_status(order_id, status, self.status_context)
-            else:
-                previous_status, changed = hook.move_order_status(
-                    order_id, status, self.status_context, only_from=only_from
-                )
-        except YouCanOrderNotFoundError as error:
-            if not self.skip_not_found:
-                raise
-            raise AirflowSkipException(f"Skipped because skip_not_found is set. {error}") from None
+        order_id, status = check_order_id(self.order_id), check_status_text(self.status)
+        only_from = check_slugs("only_from", self.only_from) if self._is_guarded else None
+        with YouCanHook(self.youcan_conn_id) as hook:
+            self._hook = hook
+            hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
+            try:
+                previous_status, changed = self._set_status(hook, order_id, status, only_from)
+            except YouCanOrderNotFoundError as error:
+                if not self.skip_not_found or error.unconfirmed:
+                    raise
+                raise AirflowSkipException(f"Skipped because skip_not_found is set. {error}") from None
         if previous_status is not None and not changed and previous_status != status:
             self._skip(previous_status, only_from or ())
         self.log.info(
@@ -101,36 +111,31 @@ class _UpdateStatusOperator(BaseOperator):
             "changed": changed,
         }
 
-    def _read_guard(self) -> tuple[str, ...] | None:
-        if self.only_from is None:
-            return None
-        slugs = (self.only_from,) if isinstance(self.only_from, str) else self.only_from
-        if (
-            not isinstance(slugs, Collection)
-            or not slugs
-            or not all(isinstance(slug, str) and slug.strip() for slug in slugs)
-        ):
-            raise YouCanInvalidInputError(
-                f"only_from is {self.only_from!r}; nothing was sent: give the slug, or the slugs, that the status may "
-                "be moved from, or leave it out."
-            )
-        return tuple(slugs)
+    def on_kill(self) -> None:
+        """Send nothing more; Airflow calls this when the task is to end."""
+        if self._hook is not None:
+            self._hook.stop()
+
+    def _set_status(
+        self, hook: YouCanHook, order_id: str, status: str, only_from: Collection[str] | None
+    ) -> tuple[str | None, bool]:
+        if only_from is not None:
+            return hook.move_order_status(order_id, status, self.status_context, only_from=only_from)
+        hook.update_order_status(order_id, status, self.status_context)
+        return None, True
 
     def _skip(self, found: str, only_from: Collection[str]) -> NoReturn:
         """
-        Skip the task, and warn of each slug in the guard that may be a slip of the pen.
+        Skip the task, and warn of each slug in the guard that may be a typo.
 
         A guard may name junk labels, in order to repair them, so an unknown slug is no error; but a guard
         with a typo in it skips every order, and must not do so without a word.
         """
-        known = self.status_context.documented_slugs
-        for slug in only_from:
-            closest = [] if slug in known else closest_statuses(slug, known)
-            if closest:
-                self.log.warning("only_from names %r: did you mean %r?", slug, closest[0])
+        for slug, closest in likely_typos(only_from, self.status_context):
+            self.log.warning("only_from names %r: did you mean %r?", slug, closest)
         raise AirflowSkipException(
             f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
-            f"{' or '.join(map(repr, only_from))}, so it was left alone."
+            f"{join_slugs(only_from)}, so it was left alone."
         )
 
 
@@ -140,7 +145,8 @@ class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
 
     The status is checked before anything is sent: one of YouCan's documented slugs (``open``, ``closed``,
     ``processed``, ``canceled-by-seller``), or one in the store's own list. YouCan itself would take a typo
-    and put it on the order as a label.
+    and put it on the order as a label. A documented slug is sent without looking at the store's list, so one that
+    the store has deleted is not noticed.
 
     A permanent error (a revoked token, an unknown order) fails the task on the first try; a transient one is
     tried again inside the task, and then left to ``retries``. From Airflow 3.3 on, one line makes these come when
@@ -152,7 +158,9 @@ class YouCanUpdateOrderStatusOperator(_UpdateStatusOperator):
     :param allow_custom_label: set any text, even one that is in no list (default ``False``).
     :param only_from: the slug, or the slugs, that the status may be moved from. The status is read first:
         where it is the target already, the task succeeds and sends nothing; where it is something else, the
-        task is skipped. Without it, an old task run again moves the order back (templated; default ``None``).
+        task is skipped. Without it, an old task run again moves the order back (templated; default: no guard). What
+        is given and renders to nothing is refused; a list passes a template with
+        ``render_template_as_native_obj=True``, or as the output of a task.
     :param skip_not_found: skip the task, rather than fail it, where the shop has no such order (default
         ``False``).
     """

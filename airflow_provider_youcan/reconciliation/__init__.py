@@ -1,1 +1,1 @@
-"""Reconciling a table with the shop: the rows, the plan, the run and the record of it."""
+"""Reconciling a table with the shop: the rows, what the shop shows, the plan, the workers and the report."""

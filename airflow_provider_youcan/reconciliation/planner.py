@@ -1,4 +1,4 @@
-"""What has to be done so that an order stands as it is wished to. It asks nobody and sends nothing."""
+"""Compare desired with actual statuses. No I/O."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from enum import Enum
 
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
-__all__ = ["Outcome", "Step", "plan"]
+__all__ = ["CONTEXTS_IN_ORDER", "Outcome", "Step", "general_is_protected", "plan", "plan_status"]
+
+CONTEXTS_IN_ORDER = (StatusContext.SHIPPING, StatusContext.PAYMENT, StatusContext.GENERAL)
+"""The general status comes last, because an order is closed when all else is done."""
 
 
 class Outcome(str, Enum):
-    """What became of a wish, or of a row that can't be used."""
+    """What became of a status that a row asks for, or of a row that can't be used."""
 
     PLANNED = "planned"
     CHANGED = "changed"
@@ -28,7 +31,7 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be done about one status: it is planned to change, unchanged or protected."""
+    """What is to be done about one status, or what became of it."""
 
     outcome: Outcome
     before: str | None
@@ -37,34 +40,43 @@ class Step:
 
 
 def plan(
-    wanted: Mapping[StatusContext, str],
-    found: OrderStatuses,
+    desired: Mapping[StatusContext, str],
+    actual: OrderStatuses,
     only_from: Mapping[StatusContext, Collection[str]],
 ) -> dict[StatusContext, Step]:
     """
     Compare what an order should be with what it is.
 
-    :param wanted: what each status should be; one that isn't named is left alone.
-    :param found: what the statuses are.
+    :param desired: what each status should be; one that isn't named is left alone.
+    :param actual: what the statuses are.
     :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
-    :return: a step for each status that is wanted. The general one comes last, because an order is closed when
-        all else is done.
+    :return: a step for each status that is desired, the general one last. That one is protected where another is.
     """
-    contexts = (StatusContext.SHIPPING, StatusContext.PAYMENT, StatusContext.GENERAL)
-    return {
-        context: _plan(wanted[context], found[context], only_from.get(context))
-        for context in contexts
-        if context in wanted
-    }
+    steps: dict[StatusContext, Step] = {}
+    for context in CONTEXTS_IN_ORDER:
+        if context not in desired:
+            continue
+        step = plan_status(desired[context], actual[context], only_from.get(context))
+        obstacle = next((other for other, made in steps.items() if made.outcome is Outcome.PROTECTED), None)
+        if context is StatusContext.GENERAL and obstacle is not None and step.outcome is Outcome.PLANNED:
+            step = general_is_protected(step.before, obstacle, "was protected")
+        steps[context] = step
+    return steps
 
 
-def _plan(wanted: str, found: str | None, only_from: Collection[str] | None) -> Step:
-    if found == wanted:
-        return Step(Outcome.UNCHANGED, found)
+def plan_status(desired: str, actual: str | None, only_from: Collection[str] | None) -> Step:
+    """Compare one status: it is planned to change, unchanged or protected."""
+    if actual == desired:
+        return Step(Outcome.UNCHANGED, actual)
     if only_from is None:
-        return Step(Outcome.PLANNED, found)
-    if found is None:
+        return Step(Outcome.PLANNED, actual)
+    if actual is None:
         return Step(Outcome.PROTECTED, None, "the status can't be read, and only_from asks for it")
-    if found not in only_from:
-        return Step(Outcome.PROTECTED, found, f"{found!r} is not in only_from")
-    return Step(Outcome.PLANNED, found)
+    if actual not in only_from:
+        return Step(Outcome.PROTECTED, actual, f"{actual!r} is not in only_from")
+    return Step(Outcome.PLANNED, actual)
+
+
+def general_is_protected(before: str | None, obstacle: StatusContext, what: str) -> Step:
+    """Return the step for a general status that is left alone, because another status of the order was not set."""
+    return Step(Outcome.PROTECTED, before, f"the {obstacle} status of this order {what}, so the order is left as it is")

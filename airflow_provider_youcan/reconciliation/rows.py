@@ -1,16 +1,17 @@
-"""The desired state: rows of any table, checked, and turned into orders and what is wished of them."""
+"""The desired state: rows of any table, checked, and turned into orders and what their statuses should be."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from airflow_provider_youcan.checks import check_contexts, check_order_id, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.orders import StatusContext, check_order_id, check_status
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
-__all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow", "Wish", "check_mappings"]
+__all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow"]
 
 STATUS_COLUMNS = {
     StatusContext.GENERAL: "status",
@@ -19,15 +20,7 @@ STATUS_COLUMNS = {
 }
 COLUMNS = ("order_id", "ref", *STATUS_COLUMNS.values())
 
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What one row says of one status: it should be ``wanted``."""
-
-    row: int
-    """Which row, from 1."""
-    context: StatusContext
-    wanted: str
+_NOTHING = OrderStatuses()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +28,7 @@ class InvalidRow:
     """A row that can't be used, and why."""
 
     row: int
+    """Which row, from 1."""
     order_id: str | None
     ref: str | None
     reason: str
@@ -42,49 +36,67 @@ class InvalidRow:
     """The error that says so, where there is one."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DesiredOrder:
-    """One order, by its id or its ref, and all that is wished of it."""
+    """One order, by its id or its ref, and what its statuses should be. Most are named by a single row."""
 
     order_id: str | None
     ref: str | None
-    wishes: list[Wish] = field(default_factory=list)
+    row: int
+    statuses: OrderStatuses
+    more: tuple[tuple[int, OrderStatuses], ...] = ()
+    """Further rows that name it."""
     other_ref: str | None = None
     """Another ref that a row gives to the same order."""
-    settled: frozenset[StatusContext] = frozenset()
-    """The statuses of which it is known what became of them."""
-    unconfirmed: Mapping[StatusContext, str | None] = field(default_factory=dict)
-    """What the statuses were before an update that was sent and met an error."""
 
     @property
-    def unsettled(self) -> dict[StatusContext, str]:
-        """What each status should be that is spoken of and not settled."""
-        return {wish.context: wish.wanted for wish in self.wishes if wish.context not in self.settled}
+    def entries(self) -> Iterator[tuple[int, OrderStatuses]]:
+        """The rows that name it, each with what it asks for."""
+        yield self.row, self.statuses
+        yield from self.more
 
     @property
-    def rows(self) -> list[int]:
-        """The rows that speak of it."""
-        return sorted({wish.row for wish in self.wishes})
+    def desired(self) -> dict[StatusContext, str]:
+        """What each status should be that a row asks for."""
+        return {
+            context: status
+            for _, statuses in self.entries
+            for context in StatusContext
+            if (status := statuses[context]) is not None
+        }
+
+    def rows_for(self, context: StatusContext) -> list[tuple[int, str]]:
+        """Return the rows that ask for a status, each with the slug."""
+        return [(row, status) for row, statuses in self.entries if (status := statuses[context]) is not None]
 
     def find_contradiction(self) -> str | None:
-        """Tell what the rows say of it that can't all be true, if they do."""
+        """Return what the rows say of it that can't all be true, if they do."""
         if self.other_ref is not None:
             return f"the rows contradict each other on the ref of this order: {self.ref!r} and {self.other_ref!r}"
-        if len(self.unsettled) == len(self.wishes):
-            return None
-        for context in StatusContext:
-            wishes = [wish for wish in self.wishes if wish.context is context]
-            if len({wish.wanted for wish in wishes}) > 1:
-                rows = " and ".join(f"row {wish.row} wants {wish.wanted!r}" for wish in wishes[:4])
+        for context in StatusContext if self.more else ():
+            wanted = self.rows_for(context)
+            if len({status for _, status in wanted}) > 1:
+                rows = " and ".join(f"row {row} wants {status!r}" for row, status in wanted[:4])
                 return f"the rows contradict each other on the {context} status of this order: {rows}"
         return None
+
+    def add(self, entries: Iterable[tuple[int, OrderStatuses]]) -> None:
+        """Take what further rows ask for."""
+        self.more = tuple(sorted((*self.more, *entries), key=lambda entry: entry[0]))
+
+    def remove(self, rows: Collection[int]) -> None:
+        """Forget what some of its rows ask for."""
+        left = [(row, statuses) for row, statuses in self.entries if row not in rows]
+        (self.row, self.statuses), *more = left or [(self.row, _NOTHING)]
+        self.more = tuple(more)
 
 
 class DesiredState:
     """
-    Takes in rows, one by one, and keeps of each what is wished, or why it can't be used.
+    Takes rows, one by one, and keeps of each what it asks for, or why it can't be used.
 
-    :param columns: what a column is called in the rows, where its name is another: ``{"order_id": "youcan_id"}``.
+    :param columns: what a column is called in the rows, where its name is another: ``{"order_id": "youcan_id"}``. Where
+        it names a status, only the named ones are read.
     :param status_map: for each context the words of the rows and the slugs that they mean, or ``None`` for a word
         that leaves the status alone: ``{"payment": {"COLLECTED": "paid"}}``.
     :raises YouCanInvalidInputError: if one of them makes no sense.
@@ -98,17 +110,19 @@ class DesiredState:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
         self._renamed = _check_columns(columns)
-        self._names = {column: column for column in COLUMNS} | self._renamed
+        named_statuses = self._renamed.keys() & set(STATUS_COLUMNS.values())
+        read = [column for column in COLUMNS if not named_statuses or column in (*named_statuses, "order_id", "ref")]
+        self._names = {column: self._renamed.get(column, column) for column in read}
         self._seen_columns: dict[str, None] = {}
         self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
-        maps = check_mappings("status_map", status_map)
-        if not all(isinstance(words, Mapping) for words in maps.values()):
-            raise YouCanInvalidInputError("status_map has for each context a mapping from words to slugs.")
-        self._words: dict[StatusContext, Mapping[Any, str | None]] = maps
-        self._orders: dict[tuple[str, str], DesiredOrder] = {}
+        self._words = _check_status_map(status_map)
+        # One object for each combination of statuses, of which a million rows have a handful.
+        self._combinations: dict[OrderStatuses, OrderStatuses] = {}
+        self._by_id: dict[str, DesiredOrder] = {}
+        self._by_ref: dict[str, DesiredOrder] = {}
 
     def add(self, row: object) -> None:
-        """Take in a row: a mapping from column names to values."""
+        """Take a row: a mapping from column names to values."""
         self.rows += 1
         order_id = ref = None
         try:
@@ -118,18 +132,17 @@ class DesiredState:
                 raise YouCanInvalidInputError(
                     f"it names no order: {self._names['order_id']!r} and {self._names['ref']!r} are empty or missing"
                 )
-            if not any(column in values for column in STATUS_COLUMNS.values()):
-                names = ", ".join(repr(self._names[column]) for column in STATUS_COLUMNS.values())
-                raise YouCanInvalidInputError(f"it says nothing: it has none of the columns {names}")
-            wishes = list(self._read_wishes(values))
+            statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
             # Without its traceback, which would keep the whole row in memory.
             reason, error = str(error).rstrip("."), error.with_traceback(None)
             self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error))
             return
-        key = ("order_id", order_id.casefold()) if order_id is not None else ("ref", str(ref))
-        order = self._orders.setdefault(key, DesiredOrder(order_id, ref))
-        order.wishes += wishes
+        orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
+        if (order := orders.get(key)) is None:
+            orders[key] = DesiredOrder(order_id, ref, self.rows, statuses)
+            return
+        order.add([(self.rows, statuses)])
         order.ref = order.ref or ref
         if ref not in (None, order.ref):
             order.other_ref = ref
@@ -141,7 +154,9 @@ class DesiredState:
         :param names: what its columns are called.
         :raises YouCanInvalidInputError: that says which column is missing.
         """
-        found = self._find_columns(tuple(names))
+        names = tuple(names)
+        self._seen_columns.update(dict.fromkeys(map(str, names)))
+        found = self._find_columns(names)
         shown = ", ".join(map(repr, names))
         if missing := [name for column, name in self._renamed.items() if column not in found]:
             raise YouCanInvalidInputError(
@@ -170,49 +185,77 @@ class DesiredState:
         if self._seen_columns:
             self.check_columns(list(self._seen_columns))
 
+    def describe_columns(self) -> str:
+        """Return which columns are read as what: ``order_id from 'youcan_id', payment_status``."""
+        found = self._find_columns(tuple(self._seen_columns))
+        return ", ".join(column if column == name else f"{column} from {name!r}" for column, name in found.items())
+
     @property
-    def orders(self) -> list[DesiredOrder]:
-        """The orders that something is wished of."""
-        return [order for order in self._orders.values() if order.wishes]
+    def orders(self) -> Iterator[DesiredOrder]:
+        """The orders of which a row asks for something."""
+        for orders in (self._by_id, self._by_ref):
+            yield from (order for order in orders.values() if order.statuses != _NOTHING or order.more)
+
+    @property
+    def refs(self) -> list[str]:
+        """The refs of the orders that are named by a ref alone."""
+        return [ref for ref, order in self._by_ref.items() if order.desired]
+
+    def is_ref(self, ref: str) -> bool:
+        """Return whether a row names an order by this ref alone."""
+        return ref in self._by_ref
+
+    def find(self, order_id: str, ref: str | None) -> DesiredOrder | None:
+        """Return the order that an order of the shop is, if a row names it."""
+        return self._by_id.get(order_id) or (self._by_ref.get(ref) if ref is not None else None)
 
     @property
     def statuses(self) -> list[tuple[StatusContext, str]]:
-        """All that is wished for, each once."""
-        return list(dict.fromkeys((wish.context, wish.wanted) for order in self.orders for wish in order.wishes))
+        """All statuses that are asked for, each once."""
+        combinations = dict.fromkeys(statuses for order in self.orders for _, statuses in order.entries)
+        found = ((context, statuses[context]) for statuses in combinations for context in StatusContext)
+        return list(dict.fromkeys((context, status) for context, status in found if status is not None))
+
+    def count_statuses(self) -> int:
+        """Return for how many statuses the rows ask, counting each row's own."""
+        return sum(len(order.rows_for(context)) for order in self.orders for context in StatusContext)
 
     def refuse_statuses(self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError]) -> None:
-        """Take the rows that wish for one of these statuses for invalid."""
-        for order in self.orders:
-            refused = {wish.row: error for wish in order.wishes if (error := errors.get((wish.context, wish.wanted)))}
+        """Take the rows that ask for one of these statuses for invalid."""
+        for order in list(self.orders) if errors else ():
+            refused = {
+                row: error
+                for row, statuses in order.entries
+                for context in StatusContext
+                if (error := errors.get((context, statuses[context] or ""))) is not None
+            }
             self.invalid += [
                 InvalidRow(row, order.order_id, order.ref, str(error).rstrip("."), error)
                 for row, error in refused.items()
             ]
-            order.wishes = [wish for wish in order.wishes if wish.row not in refused]
+            order.remove(refused)
 
     def refuse_contradictions(self) -> None:
         """Take the rows that want different things of the same order for invalid."""
-        for order in self.orders:
+        for order in list(self.orders):
             if reason := order.find_contradiction():
-                self.discard(order, reason)
+                rows = [row for row, _ in order.entries]
+                self.invalid += [InvalidRow(row, order.order_id, order.ref, reason) for row in rows]
+                order.remove(rows)
 
     def join(self, order_ids: Mapping[str, str]) -> None:
         """
-        Bring together what is wished of the same order, once by its id and once by its ref.
+        Bring together what is desired of the same order, once by its id and once by its ref.
 
         :param order_ids: the ids that refs turned out to belong to.
         """
         for ref, order_id in order_ids.items():
-            order = self._orders.pop(("ref", ref))
-            joined = self._orders.setdefault(("order_id", order_id.casefold()), DesiredOrder(order_id, ref))
-            joined.ref = joined.ref or ref
-            joined.wishes += order.wishes
-            joined.wishes.sort(key=lambda wish: wish.row)
-
-    def discard(self, order: DesiredOrder, reason: str) -> None:
-        """Take all rows of an order for invalid."""
-        self.invalid += [InvalidRow(row, order.order_id, order.ref, reason) for row in order.rows]
-        order.wishes = []
+            order = self._by_ref.pop(ref)
+            order.order_id = order_id
+            joined = self._by_id.setdefault(order_id, order)
+            if joined is not order:
+                joined.ref = joined.ref or ref
+                joined.add(order.entries)
 
     def _read_columns(self, row: object) -> dict[str, Any]:
         if not isinstance(row, Mapping):
@@ -224,36 +267,25 @@ class DesiredState:
         return {column: row[name] for column, name in self._layout[1].items()}
 
     def _find_columns(self, names: Collection[str]) -> dict[str, str]:
-        """Tell for each column that is there what it is called."""
+        """Return for each column that is there what it is called."""
         # Some databases write all names in capitals.
         folded = {str(name).casefold(): name for name in reversed(tuple(names))}
         found = {column: name if name in names else folded.get(name.casefold()) for column, name in self._names.items()}
         return {column: name for column, name in found.items() if name is not None}
 
-    def _read_wishes(self, values: Mapping[str, Any]) -> Iterator[Wish]:
+    def _read_statuses(self, values: Mapping[str, Any]) -> OrderStatuses:
+        if not values.keys() & set(STATUS_COLUMNS.values()):
+            names = ", ".join(repr(name) for column, name in self._names.items() if column in STATUS_COLUMNS.values())
+            raise YouCanInvalidInputError(f"it says nothing: it has none of the columns {names}")
+        found: dict[str, str] = {}
         for context, column in STATUS_COLUMNS.items():
             value = values.get(column)
             if words := self._words.get(context):
                 value = _translate(value, words)
             if not _is_null(value):
-                yield Wish(self.rows, context, check_status(value))
-
-
-def check_mappings(argument: str, value: object) -> dict[StatusContext, Any]:
-    """
-    Return a mapping that has something to say for some contexts.
-
-    :param argument: what it is called, for the error message.
-    :param value: a mapping whose keys are contexts, or ``None``.
-    :raises YouCanInvalidInputError: if it is none.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        raise YouCanInvalidInputError(
-            f"{argument} is {value!r}: give a mapping whose keys are 'general', 'shipping' and 'payment'."
-        )
-    return {StatusContext(context): entry for context, entry in value.items()}
+                found[context.value] = check_status_text(value)
+        statuses = OrderStatuses(**found)
+        return self._combinations.setdefault(statuses, statuses)
 
 
 def _check_columns(columns: object) -> dict[str, str]:
@@ -269,6 +301,13 @@ def _check_columns(columns: object) -> dict[str, str]:
     return dict(columns)
 
 
+def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, str | None]]:
+    maps = {} if status_map is None else check_contexts("status_map", status_map)
+    if not all(isinstance(words, Mapping) for words in maps.values()):
+        raise YouCanInvalidInputError("status_map has for each context a mapping from words to slugs.")
+    return maps
+
+
 def _is_null(value: object) -> bool:
     # A frame of pandas has NaN, the one value that differs from itself, in place of a null.
     return value is None or (isinstance(value, float) and value != value)
@@ -276,7 +315,8 @@ def _is_null(value: object) -> bool:
 
 def _translate(value: object, words: Mapping[Any, str | None]) -> object:
     # A number in the table may be a text in a mapping that came as JSON. What can't be a key is no word.
-    for word in (value, str(value)):
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    for word in (value, str(value), str(whole)):
         if isinstance(word, Hashable) and word in words:
             return words[word]
     return value
@@ -295,4 +335,4 @@ def _read_ref(value: object) -> str | None:
         return str(value)
     if isinstance(value, str) and value.strip() not in ("", "None") and value.isprintable() and len(value) <= 100:
         return value
-    raise YouCanInvalidInputError(f"{value!r:.100} is no ref: give it as text, such as '021'")
+    raise YouCanInvalidInputError(f"{value!r:.100} is not a ref: give it as text, such as '021'")

@@ -18,9 +18,10 @@ from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
 from airflow_provider_youcan.sandbox.shop import ALL_SCOPES, CLIENT_ID, CLIENT_SECRET, InvalidGrantError, Shop
 
-__all__ = ["LARGEST_PAGE", "STATUS_LISTS", "build_application"]
+__all__ = ["MAX_PAGE_SIZE", "STATUS_LISTS", "build_application"]
 
-LARGEST_PAGE = 100
+MAX_PAGE_SIZE = 50
+"""A larger or a negative limit is silently taken for this one, as YouCan's QueryOption does."""
 STATUS_LISTS = {
     "ordersStatus": StatusContext.GENERAL,
     "shipping": StatusContext.SHIPPING,
@@ -72,18 +73,17 @@ class _Pages:
     async def list_orders(self, request: Request) -> Response:
         self._authorise(request, "read-orders")
         query = request.query_params
-        page, limit = _whole_number(query, "page", 1), _whole_number(query, "limit", 10)
-        limit = min(limit, LARGEST_PAGE)
+        page, limit = _whole_number(query, "page", 1), _page_size(query)
         sort_field, sort_order = query.get("sort_field", "created_at"), query.get("sort_order", "desc")
         if sort_field not in ("ref", "total", "created_at"):
             raise _invalid("sort_field", "The selected sort field is invalid.")
         if sort_order not in ("asc", "desc"):
             raise _invalid("sort_order", "The selected sort order is invalid.")
-        if any(name.startswith("filters[") for name in query):
-            raise _invalid("filters", "The sandbox has no filters: YouCan does not document which fields it takes.")
-        found = self._shop.find_orders(query.get("q", ""), sort_field, sort_order == "desc")
-        orders = found[(page - 1) * limit : page * limit]
-        total_pages = max(1, -(-len(found) // limit))
+        # Filters are dropped without a word, as YouCan drops those on a field that is not allowed; it does not
+        # document which ones are.
+        text, descending = query.get("q", ""), sort_order == "desc"
+        total, orders = self._shop.find_orders(text, sort_field, descending, offset=(page - 1) * limit, limit=limit)
+        total_pages = max(1, -(-total // limit))
         # The seller area's host, as on YouCan's page: a client must not follow it with its token.
         next_page = f"https://seller-area.youcan.shop/admin/orders?page={page + 1}"
         return JSONResponse(
@@ -91,7 +91,7 @@ class _Pages:
                 "data": [_present_order(order, _included(request), self._names()) for order in orders],
                 "meta": {
                     "pagination": {
-                        "total": len(found),
+                        "total": total,
                         "count": len(orders),
                         "per_page": limit,
                         "current_page": page,
@@ -147,9 +147,20 @@ class _Pages:
         return await self.get_settings(request)
 
     async def get_store(self, request: Request) -> Response:
-        self._authorise(request)
+        self._authorise(request, "view-store-info")
         return JSONResponse(
-            {"slug": "sandbox", "name": "Sandbox Shop", "email": "owner@example.com", "currency": "MAD"}
+            {
+                "id": "5a0d3b1e-0000-4000-8000-000000000001",
+                "slug": "sandbox",
+                "name": "Sandbox Shop",
+                "email": "owner@example.com",
+                "domain": "sandbox.youcan.store",
+                "currency": {"code": "MAD", "symbol": "DH"},
+                "status_text": "active",
+                "is_active": True,
+                "is_dev": True,
+                "closed_at": None,
+            }
         )
 
     async def issue_token(self, request: Request) -> Response:
@@ -163,7 +174,7 @@ class _Pages:
             if form.get("grant_type") == "refresh_token":
                 return JSONResponse(self._shop.exchange_refresh_token(refresh_token))
         except InvalidGrantError:
-            return _oauth_error(401, "invalid_grant", "The code or the refresh token is invalid.")
+            return _oauth_error(400, "invalid_grant", "The code or the refresh token is invalid.")
         return _oauth_error(400, "unsupported_grant_type", "The grant type is not supported.")
 
     async def ask_for_consent(self, request: Request) -> Response:
@@ -305,6 +316,15 @@ def _number(context: StatusContext, slug: str) -> int:
 
 def _included(request: Request) -> set[str]:
     return set(request.query_params.get("include", "").split(","))
+
+
+def _page_size(query: Mapping[str, str]) -> int:
+    """Read ``limit``: 10 by default, and the largest page for a larger or a negative one."""
+    try:
+        limit = int(query.get("limit", 10))
+    except ValueError:
+        limit = 10
+    return limit if 0 < limit <= MAX_PAGE_SIZE else MAX_PAGE_SIZE
 
 
 def _whole_number(query: Mapping[str, str], name: str, default: int) -> int:

@@ -20,7 +20,7 @@ __all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidG
 ACCESS_TOKEN = "sandbox-access-token"
 CLIENT_ID = "sandbox-client"
 CLIENT_SECRET = "sandbox-client-secret"
-ALL_SCOPES = ("edit-orders", "read-orders", "read-orders-statuses")
+ALL_SCOPES = ("edit-orders", "read-orders", "read-orders-statuses", "view-store-info")
 TOKEN_SECONDS = 1_295_999
 """How long a token lives, as YouCan's page ``introduction/oauth`` shows it: 15 days less a second."""
 
@@ -32,8 +32,9 @@ create table if not exists orders (
     total real not null, currency text not null, notes text not null, gateway text not null,
     general_status text not null, shipping_status text not null, payment_status text not null,
     customer text not null, variants text not null);
-create index if not exists orders_by_created_at on orders (created_at);
-create index if not exists orders_by_ref on orders (ref);
+create index if not exists orders_by_created_at on orders (created_at, id);
+create index if not exists orders_by_total on orders (total, id);
+create index if not exists orders_by_ref on orders (cast(ref as integer), id);
 create table if not exists statuses (
     context text not null, position integer not null, slug text not null, name text not null,
     color text not null, primary key (context, slug));
@@ -48,6 +49,12 @@ create table if not exists requests (
     number integer primary key, method text not null, path text not null, query text not null,
     body text not null, status integer, at text not null);
 create table if not exists settings (name text primary key, value text not null);
+create table if not exists searched (number integer not null);
+insert into searched select 0 where not exists (select 1 from searched);
+create trigger if not exists order_added after insert on orders begin update searched set number = number + 1; end;
+create trigger if not exists order_deleted after delete on orders begin update searched set number = number + 1; end;
+create trigger if not exists order_renamed after update of ref, notes, customer on orders
+begin update searched set number = number + 1; end;
 """
 
 _OWN_STATUSES = {
@@ -121,6 +128,7 @@ class Shop:
     ) -> None:
         self._clock = clock
         self._lock = threading.RLock()
+        self._searched: tuple[int, list[tuple[int, str]]] = (-1, [])
         self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         # A sandbox may lose its last second when the machine dies, but not when it is killed.
@@ -197,18 +205,35 @@ class Shop:
         """Delete an order."""
         self._write("delete from orders where id = ?", order_id)
 
-    def find_orders(self, text: str, sort_field: str, descending: bool) -> list[dict[str, Any]]:
-        """Return the orders whose ref, notes or customer contains ``text``, sorted."""
+    def find_orders(
+        self, text: str, sort_field: str, descending: bool, *, offset: int = 0, limit: int = -1
+    ) -> tuple[int, list[dict[str, Any]]]:
+        """Return how many orders have ``text`` in their ref, notes or customer, and a part of them, sorted."""
         direction = "desc" if descending else "asc"
-        # A ref is a number written as text.
+        # A ref is a number written as text. Each order has an index, so that no page sorts the whole shop.
         column = "cast(ref as integer)" if sort_field == "ref" else sort_field
+        order = f"order by {column} {direction}, id {direction}"
+        if not text:
+            # The ids come from an index alone; a whole row is read for those of the page only.
+            page, values = "select id from orders", ()
+            total = self._read("select count(*) from orders")[0][0]
+        else:
+            found = [number for number, searched in self._searched_texts() if text.lower() in searched]
+            page, values = "select id from orders where rowid in (select value from json_each(?))", (json.dumps(found),)
+            total = len(found)
         rows = self._read(
-            "select * from orders where ? = '' or instr(lower(ref || ' ' || notes || ' ' || customer), lower(?)) "
-            f"order by {column} {direction}, id {direction}",
-            text,
-            text,
+            f"select * from orders where id in ({page} {order} limit ? offset ?) {order}", *values, limit, offset
         )
-        return [dict(row) for row in rows]
+        return total, [dict(row) for row in rows]
+
+    def _searched_texts(self) -> list[tuple[int, str]]:
+        """Return of each order what a search looks at, read again only where that has changed."""
+        version = self._read("select number from searched")[0][0]
+        if self._searched[0] != version:
+            columns = "rowid, lower(ref || ' ' || notes || ' ' || customer) as searched"
+            rows = self._read(f"select {columns} from orders")
+            self._searched = (version, [(row["rowid"], row["searched"]) for row in rows])
+        return self._searched[1]
 
     # --- the store and its statuses ---
 

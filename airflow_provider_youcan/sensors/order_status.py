@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import (
@@ -16,10 +17,11 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_youcan.exceptions import YouCanTransientError, from_json
+from airflow_provider_youcan.checks import NOT_GIVEN, check_flag, check_slugs, was_given
+from airflow_provider_youcan.exceptions import YouCanTransientError, from_dict
 from airflow_provider_youcan.links import YouCanOrderLink
-from airflow_provider_youcan.orders import StatusContext, check_flag
-from airflow_provider_youcan.waiting import OrderStatusWait, as_slugs
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.waiting import OrderStatusWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -30,7 +32,7 @@ __all__ = ["YouCanOrderStatusSensor"]
 
 # The trigger itself ends the wait at its deadline, and can say what was last seen. This much later Airflow ends
 # it in its place, should no triggerer be there to do so.
-_GRACE = timedelta(minutes=5)
+_AIRFLOW_TIMEOUT_MARGIN = timedelta(minutes=5)
 
 
 class YouCanOrderStatusSensor(BaseSensorOperator):
@@ -71,7 +73,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         order_id: str,
         target_status: str | Collection[str],
         context: StatusContext | str = "general",
-        failure_status: str | Collection[str] = (),
+        failure_status: str | Collection[str] | None = NOT_GIVEN,
         youcan_conn_id: str = "youcan_default",
         allow_custom_label: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -81,12 +83,14 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         self.order_id = order_id
         self.target_status = target_status
         self.context = StatusContext(context).value
-        self.failure_status = failure_status
+        self.failure_status = () if failure_status is NOT_GIVEN else failure_status
+        self._has_failure_status = was_given(self, failure_status) and failure_status != ()
         self.youcan_conn_id = youcan_conn_id
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
         self.deferrable = check_flag("deferrable", deferrable)
-        self._wait: OrderStatusWait | None = None
+        self._hook: YouCanHook | None = None
         self._is_checked = False
+        self._ended_early = False
 
     def execute(self, context: Context) -> Any:
         """
@@ -103,32 +107,39 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         try:
             return super().execute(context)
         except AirflowSensorTimeout:
-            message = self._start().describe_timeout(self.timeout)
+            message = self._wait.describe_timeout(self.timeout, ended_early=self._ended_early)
             if self.soft_fail or self.never_fail:
                 raise AirflowSkipException(message) from None
             raise AirflowSensorTimeout(message) from None
         except AirflowSkipException as skip:
             # Airflow says only that it skips. Why, a user wants to know, too.
-            reason = skip.__cause__ or self._start().describe_timeout(self.timeout)
+            reason = skip.__cause__ or self._wait.describe_timeout(self.timeout, ended_early=self._ended_early)
             raise AirflowSkipException(f"{skip} {reason}") from None
 
-    def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002  # Airflow's signature
-        """Look once, and tell whether the status is reached."""
+    def poke(self, context: Context) -> bool | PokeReturnValue:
+        """Look once, and return whether the status is reached."""
         # Imported when a task runs: Airflow parses DAG files again and again.
         from airflow_provider_youcan.hooks.youcan import YouCanHook
 
-        wait = self._start()
+        wait = self._wait
+        wait.is_connected = wait.is_connected or self._was_rescheduled(context)
         if time.time() < wait.resume_at:
             return False
         # Trying again within one look must not hold the worker until the next.
-        hook = YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval)
-        try:
-            self._check_statuses(hook, wait)
-            status = hook.get_order_statuses(wait.order_id)[wait.context]
-        except YouCanTransientError as error:
-            wait.see_error(error, time.time())
-            return False
-        return wait.see_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
+        with YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
+            self._hook = hook
+            try:
+                self._check_statuses(hook, wait)
+                status = hook.get_order_statuses(wait.order_id)[wait.context]
+            except YouCanTransientError as error:
+                wait.record_error(error, time.time())
+                return False
+        return wait.record_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
+
+    def on_kill(self) -> None:
+        """Send nothing more; Airflow calls this when the task is to end."""
+        if self._hook is not None:
+            self._hook.stop()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
         """
@@ -143,21 +154,21 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         if event["outcome"] == "timeout":
             raise AirflowSensorTimeout(event["message"])
         if event["outcome"] == "failed":
-            raise from_json(event)
+            raise from_dict(event)
         return self._result(event["status"])
 
-    def _start(self) -> OrderStatusWait:
+    @cached_property
+    def _wait(self) -> OrderStatusWait:
         # Made at the first look rather than with the sensor: its arguments are templated.
-        if self._wait is None:
-            self._wait = OrderStatusWait(
-                self.order_id,
-                self.context,
-                as_slugs("target_status", self.target_status),
-                as_slugs("failure_status", self.failure_status, may_be_empty=True),
-                info=self.log.info,
-                warn=self.log.warning,
-            )
-        return self._wait
+        failure_status = check_slugs("failure_status", self.failure_status) if self._has_failure_status else ()
+        target_status = check_slugs("target_status", self.target_status)
+        return OrderStatusWait(self.order_id, self.context, target_status, failure_status, logger=self.log)
+
+    def _was_rescheduled(self, context: Context) -> bool:
+        """Return whether another process has looked before, and so found the Airflow connection."""
+        task_instance: Any = context.get("ti")
+        get_first_date = getattr(task_instance, "get_first_reschedule_date", None)
+        return self.reschedule and get_first_date is not None and get_first_date(context) is not None
 
     def _check_statuses(self, hook: YouCanHook, wait: OrderStatusWait) -> None:
         if not self._is_checked:
@@ -176,7 +187,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _defer(self, deadline: float) -> NoReturn:
         from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 
-        wait = self._start()
+        wait = self._wait
         self.defer(
             trigger=YouCanOrderStatusTrigger(
                 order_id=wait.order_id,
@@ -192,7 +203,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
                 seen=wait.seen,
             ),
             method_name="execute_complete",
-            timeout=timedelta(seconds=self.timeout) + _GRACE,
+            timeout=timedelta(seconds=self.timeout) + _AIRFLOW_TIMEOUT_MARGIN,
         )
         raise AssertionError("defer() does not return")
 
@@ -212,11 +223,12 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
         interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
-        left_alone = self._start().resume_at - time.time()
+        left_alone = self._wait.resume_at - time.time()
         if left_alone <= interval:
             return interval
         time_left = max(0.0, self.timeout - run_duration())
         if self.reschedule and left_alone > time_left:
             # The next process would not know that the shop is to be left alone, and ask it once more.
+            self._ended_early = True
             raise AirflowSensorTimeout
         return min(left_alone, time_left + 0.1)

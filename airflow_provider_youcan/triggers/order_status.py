@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, as_json
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, to_dict
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
 
 if TYPE_CHECKING:
-    from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+    from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 
 __all__ = ["YouCanOrderStatusTrigger"]
 
-_LAST_LOOK = 5.0
+_LAST_LOOK_SECONDS = 5.0
 """For how many seconds a look that begins near the deadline may last beyond it."""
 
 
@@ -48,7 +48,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
     :param deadline: when the wait ends, in seconds since 1970; by default ``timeout`` from now.
     :param exponential_backoff: let the intervals grow (default ``False``).
     :param max_wait: the longest interval in seconds, or ``None`` (default).
-    :param seen: what the wait saw before, as :attr:`OrderStatusWait.seen` tells it (default nothing).
+    :param seen: what the wait saw before, as :attr:`OrderStatusWait.seen` has it (default nothing).
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
         self.seen = dict(seen or {})
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return where this class is, and the plain JSON to make the trigger anew."""
+        """Return where this class is, and the plain JSON to rebuild the trigger."""
         return (
             "airflow_provider_youcan.triggers.order_status.YouCanOrderStatusTrigger",
             {
@@ -103,7 +103,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
         try:
             event = await self._wait()
         except YouCanError as error:
-            event = {"outcome": "failed", **as_json(error)}
+            event = {"outcome": "failed", **to_dict(error)}
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
     async def _wait(self) -> dict[str, Any]:
@@ -113,12 +113,11 @@ class YouCanOrderStatusTrigger(BaseTrigger):
             self.target_status,
             self.failure_status,
             seen=self.seen,
-            info=self.log.info,
-            warn=self.log.warning,
+            logger=self.log,
         )
-        draw = random.Random()  # noqa: S311  # jitter
+        rng = random.Random()  # noqa: S311  # jitter
         poll = 0
-        due = max(time.time(), wait.resume_at) + draw.uniform(0, self.poke_interval)
+        due = max(time.time(), wait.resume_at) + rng.uniform(0, self.poke_interval)
         hook_class = await asyncio.to_thread(_load_hook)
         async with hook_class(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
             while True:
@@ -127,28 +126,28 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                     try:
                         status = await self._look(hook)
                     except YouCanTransientError as error:
-                        wait.see_error(error, time.time())
+                        wait.record_error(error, time.time())
                         # A shop in trouble is given a rest, however long its answer took.
-                        due = max(due, time.time() - draw.uniform(0, self.poke_interval / 2))
+                        due = max(due, time.time() - rng.uniform(0, self.poke_interval / 2))
                     else:
-                        if wait.see_status(status):
+                        if wait.record_status(status):
                             return {"outcome": "reached", "status": status}
                 now = time.time()
                 if now >= self.deadline:
                     return {"outcome": "timeout", "message": wait.describe_timeout(self.timeout)}
                 poll += 1
                 interval = poll_interval(
-                    self.poke_interval, poll, exponential=self.exponential_backoff, longest=self.max_wait, draw=draw
+                    self.poke_interval, poll, exponential=self.exponential_backoff, longest=self.max_wait, rng=rng
                 )
                 # From when the poll was due, not from when it was over, so that polls keep their pace; and after a
                 # rate limit not all at once.
                 due = max(due + interval, now)
                 if wait.resume_at > now:
-                    due = max(due, wait.resume_at + draw.uniform(0, interval))
+                    due = max(due, wait.resume_at + rng.uniform(0, interval))
 
     async def _look(self, hook: YouCanAsyncHook) -> str | None:
         """Read the status, but no longer than until the deadline, or for the moment of a last look."""
-        seconds = max(self.deadline - time.time(), _LAST_LOOK)
+        seconds = max(self.deadline - time.time(), _LAST_LOOK_SECONDS)
         try:
             return (await asyncio.wait_for(hook.get_order_statuses(self.order_id), seconds))[self.context]
         except asyncio.TimeoutError:
@@ -160,9 +159,9 @@ class YouCanOrderStatusTrigger(BaseTrigger):
 
 def _load_hook() -> type[YouCanAsyncHook]:
     # In a thread, because it imports requests and aiohttp, and the event loop is not to wait for that.
-    from airflow_provider_youcan.hooks import shared_client, youcan  # noqa: F401
+    from airflow_provider_youcan.hooks import shared_client, youcan_async  # noqa: F401
 
-    return youcan.YouCanAsyncHook
+    return youcan_async.YouCanAsyncHook
 
 
 def _tick(moment: float) -> float:

@@ -1,4 +1,4 @@
-"""What became of each wish: counted for the summary, and written to the report as it happens."""
+"""What became of each status: counted for the summary, and written to the report as it happens."""
 
 from __future__ import annotations
 
@@ -13,66 +13,65 @@ from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.rows import DesiredOrder, InvalidRow, Wish
+from airflow_provider_youcan.reconciliation.planner import Outcome, Step
+from airflow_provider_youcan.reconciliation.rows import DesiredOrder, InvalidRow
 
-__all__ = ["Record"]
+__all__ = ["Report"]
 
 _OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.INVALID]
-_MOST_TRANSITIONS = 20
+_MAX_TRANSITIONS = 20
 
 
-class Record:
+class Report:
     """
-    Keeps what became of each wish, and of each row that can't be used.
+    Keeps what became of each status that a row asks for, and of each row that can't be used.
 
-    :param report: where a JSON line of each is written at once, or ``None``.
-    :param clock: tells the time in seconds (default the machine's monotonic one).
+    :param file: where a JSON line of each is written at once, or ``None``.
+    :param clock: returns the time in seconds (default the machine's monotonic one).
     """
 
-    def __init__(self, report: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self.rows = 0
         self.invalid = 0
         self.requests = 0
         self.failed_rows: set[int] = set()
         self.first_failure: str | None = None
-        self._report = report
+        self._file = file
         self._clock = clock
         self._start = clock()
         self._counts: dict[StatusContext, Counter[Outcome]] = {context: Counter() for context in StatusContext}
         self._transitions: Counter[tuple[StatusContext, str | None, str]] = Counter()
 
-    def add(
-        self, order: DesiredOrder, wish: Wish, outcome: Outcome, before: str | None = None, reason: str | None = None
-    ) -> None:
+    def add(self, order: DesiredOrder, context: StatusContext, step: Step) -> None:
         """
-        Keep what became of a wish.
+        Keep what became of one status of an order, once for each row that asks for it.
 
-        :param order: the order that it is about.
-        :param wish: the wish.
-        :param outcome: what became of it.
-        :param before: what the status was, ``None`` where it was not read.
-        :param reason: why, where the outcome alone doesn't say it.
+        :param order: the order.
+        :param context: which of its statuses.
+        :param step: what became of it.
         """
-        self._counts[wish.context][outcome] += 1
-        if outcome in (Outcome.CHANGED, Outcome.PLANNED):
-            self._transitions[wish.context, before, wish.wanted] += 1
-        if outcome in (Outcome.FAILED, Outcome.NOT_FOUND):
-            self.failed_rows.add(wish.row)
-            self.first_failure = self.first_failure or f"row {wish.row}: {reason}"
-        self._write(order.order_id, order.ref, wish.context, before, wish.wanted, outcome, reason)
+        first: int | None = None
+        for row, wanted in order.rows_for(context):
+            if first is not None and step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
+                # It happens once.
+                again = Step(Outcome.UNCHANGED, step.before, f"row {first} asks for the same")
+                self._add(order, context, row, wanted, again)
+                continue
+            first = row
+            self._add(order, context, row, wanted, step)
 
     def add_invalid(self, row: InvalidRow) -> None:
         """Keep why a row can't be used."""
         self.invalid += 1
-        self._write(row.order_id, row.ref, None, None, None, Outcome.INVALID, f"row {row.row}: {row.reason}")
+        step = Step(Outcome.INVALID, None, f"row {row.row}: {row.reason}")
+        self._write(row.order_id, row.ref, None, None, step)
 
     def count(self, outcome: Outcome) -> int:
-        """Return how many wishes ended so."""
+        """Return how many statuses ended so."""
         return sum(counts[outcome] for counts in self._counts.values())
 
     def has_protected(self, context: StatusContext) -> bool:
-        """Tell whether a guard kept a status of this context from being changed."""
+        """Return whether a status of this context was protected from being changed."""
         return self._counts[context][Outcome.PROTECTED] > 0
 
     @property
@@ -94,9 +93,9 @@ class Record:
             },
         }
 
-    def draw(self) -> str:
+    def as_table(self) -> str:
         """Return the summary as a small table, and below it the transitions that happened most often."""
-        shown = [outcome for outcome in _OUTCOMES if self.count(outcome) or outcome in (Outcome.CHANGED,)]
+        shown = [outcome for outcome in _OUTCOMES if self.count(outcome)] or [Outcome.CHANGED]
         table = Table("status", *(outcome.value.replace("_", " ") for outcome in shown))
         for column in table.columns[1:]:
             column.justify = "right"
@@ -107,38 +106,40 @@ class Record:
         Console(file=written, width=120, color_system=None).print(table)
         lines = [
             f"{context}: {'unknown' if before is None else before} → {after}: {number:,}"
-            for (context, before, after), number in self._transitions.most_common(_MOST_TRANSITIONS)
+            for (context, before, after), number in self._transitions.most_common(_MAX_TRANSITIONS)
         ]
-        if (more := len(self._transitions) - _MOST_TRANSITIONS) > 0:
+        if (more := len(self._transitions) - _MAX_TRANSITIONS) > 0:
             lines.append(f"and {more:,} other transitions")
         return written.getvalue() + "\n".join(lines)
 
+    def _add(self, order: DesiredOrder, context: StatusContext, row: int, wanted: str, step: Step) -> None:
+        self._counts[context][step.outcome] += 1
+        if step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
+            self._transitions[context, step.before, wanted] += 1
+        if step.outcome in (Outcome.FAILED, Outcome.NOT_FOUND):
+            self.failed_rows.add(row)
+            self.first_failure = self.first_failure or f"row {row}: {step.reason}"
+        self._write(order.order_id, order.ref, context, wanted, step)
+
     def _write(
-        self,
-        order_id: str | None,
-        ref: str | None,
-        context: StatusContext | None,
-        before: str | None,
-        wanted: str | None,
-        outcome: Outcome,
-        reason: str | None,
+        self, order_id: str | None, ref: str | None, context: StatusContext | None, wanted: str | None, step: Step
     ) -> None:
-        if self._report is None:
+        if self._file is None:
             return
         line = {
             "order_id": order_id,
             "ref": ref,
             "context": context and context.value,
-            "before": before,
+            "before": step.before,
             "wanted": wanted,
-            "outcome": outcome.value,
-            "reason": reason,
+            "outcome": step.outcome.value,
+            "reason": step.reason,
         }
         try:
-            self._report.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             # At once, so that a task that is killed leaves what it did.
-            self._report.flush()
+            self._file.flush()
         except OSError:
             # A full disk takes no more; what is under way is still counted.
-            self._report = None
+            self._file = None
             raise

@@ -1,0 +1,338 @@
+"""
+What an answer means, without I/O: a payload, or the error that says what Airflow should do.
+
+The HTTP status decides, by the table below. The facts come from https://developer.youcan.shop/store-admin
+(``introduction/errors``, ``orders/statuses``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from enum import Enum
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import quote, quote_plus
+
+import pendulum
+
+from airflow_provider_youcan.api import A_YEAR, Request
+from airflow_provider_youcan.checks import is_uuid
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanConnectionError,
+    YouCanError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanRateLimitError,
+    YouCanServerError,
+    YouCanStoreSuspendedError,
+    YouCanUnexpectedResponseError,
+    YouCanValidationError,
+)
+
+__all__ = [
+    "Answer",
+    "NoAnswer",
+    "connection_error",
+    "find_by_class",
+    "read_rate_limit",
+    "read_response",
+    "read_retry_after",
+]
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """What came back for a request."""
+
+    status_code: int
+    headers: Mapping[str, str]
+    """Their names are in any letter case."""
+    body: bytes
+
+
+def read_response(
+    request: Request, answer: Answer, *, youcan_conn_id: str = "youcan_default", secret: str = ""
+) -> dict[str, Any]:
+    """
+    Return the payload of a success, or raise what the answer means.
+
+    200 is the only success that YouCan documents; the body's own ``status`` can only contradict one, never make one.
+
+    :param request: what was asked.
+    :param answer: what came back.
+    :param youcan_conn_id: the Airflow connection to name in the error.
+    :param secret: the access token, which no error may pass on should the answer echo it.
+    :return: the JSON object of the answer.
+    :raises YouCanError: for everything that is not YouCan's success.
+    """
+    payload = _parse_json(answer.body)
+    if answer.status_code == 200 and isinstance(payload, dict) and request.is_success(payload):
+        return payload
+    # What was asked for may be a customer's name or phone.
+    secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
+    secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
+    secrets += [encode(text, safe="") for text in secrets for encode in (quote, quote_plus)]
+    payload = _redact(payload, [text for text in secrets if len(text) >= 4])
+    raise _read_error(request, answer, payload, f"the Airflow connection {youcan_conn_id!r}")
+
+
+class _Row(NamedTuple):
+    kind: type[YouCanError]
+    advice: str
+    what: str = "{said}"
+
+
+_BY_STATUS = {
+    401: _Row(
+        YouCanAuthenticationError,
+        "renew the token in {connection}",
+        "the access token is missing, wrong, revoked or expired: {said}",
+    ),
+    402: _Row(YouCanStoreSuspendedError, "reopen it on YouCan", "the store is closed or suspended: {said}"),
+    403: _Row(
+        YouCanPermissionError, "grant {scope} to the token in {connection}", "the access token lacks {scope}: {said}"
+    ),
+    404: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
+    405: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
+    408: _Row(YouCanServerError, "it may work later"),
+    422: _Row(YouCanValidationError, "correct what was sent", "{said}{refused_fields}"),
+    429: _Row(YouCanRateLimitError, "it may work {when}", "too many requests: {said}"),
+}
+_BY_CLASS = {
+    2: _Row(
+        YouCanUnexpectedResponseError,
+        "check that the host of {connection} is YouCan's API",
+        "{said}, but not as YouCan confirms it, so it can't be said what happened",
+    ),
+    3: _Row(
+        YouCanPermanentError,
+        "check the host of {connection}",
+        "{said}, a redirect, which is never followed because that would lose the update",
+    ),
+    4: _Row(YouCanPermanentError, "trying again would not help"),
+    5: _Row(YouCanServerError, "it may work later"),
+}
+_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is no HTTP status of an answer")
+_NO_ORDER = _Row(
+    YouCanOrderNotFoundError,
+    "check the order id{uuid_hint}, and that {connection} is the right shop's",
+    "the shop has no such order: {said}",
+)
+_WRONG_CLIENT = _Row(YouCanAuthenticationError, "check the client id and the client secret{in_connection}")
+_WRONG_GRANT = {
+    "refresh_token": _Row(
+        YouCanAuthenticationError,
+        "authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}",
+    ),
+    "authorization_code": _Row(YouCanAuthenticationError, "start again, and approve it again"),
+}
+
+# Of these an update may have been applied before they came. A 503 says that the request could not be handled
+# (RFC 9110, 15.6.4): Laravel's maintenance mode and load balancers answer it before anything is applied.
+_MAY_HAVE_BEEN_APPLIED = (YouCanServerError, YouCanUnexpectedResponseError)
+_NOT_APPLIED = 503
+
+
+def _find_row(request: Request, status_code: int, payload: object, detail: str | None) -> _Row:
+    """Return the row of the table; three answers take a look at the body."""
+    if request.form and status_code in (400, 401, 403):
+        return _WRONG_CLIENT if detail == "invalid_client" else _WRONG_GRANT[request.form["grant_type"]]
+    if status_code == 404 and request.order_id and _says_order_not_found(payload):
+        return _NO_ORDER
+    return _BY_STATUS.get(status_code) or _BY_CLASS.get(status_code // 100, _NO_STATUS)
+
+
+def _read_error(request: Request, answer: Answer, payload: object, connection: str) -> YouCanError:
+    detail = _read_detail(payload)
+    row = _find_row(request, answer.status_code, payload, detail)
+    attributes: dict[str, Any] = {}
+    if row.kind in (YouCanRateLimitError, YouCanServerError):
+        attributes["retry_after"] = read_retry_after(answer.headers)
+    if row.kind is YouCanValidationError:
+        attributes["fields"] = _read_fields(payload)
+    retry_after, fields = attributes.get("retry_after"), attributes.get("fields", {})
+    refused = "; ".join(f"{name}: {' '.join(complaints)}" for name, complaints in fields.items())[:_MAX_TEXT]
+    words = {
+        "said": f"YouCan answered {answer.status_code}" + (f" ({detail})" if detail else ""),
+        "connection": connection,
+        "in_connection": f" in {connection}" if request.form and "refresh_token" in request.form else "",
+        "scope": f"the scope {request.scope!r}" if request.scope else "the scope that this takes",
+        "uuid_hint": "" if is_uuid(request.order_id or "") else " (a UUID, not the order's ref)",
+        "when": "later" if retry_after is None else f"in {retry_after:g} s",
+        "refused_fields": f"; {refused}" if refused else "",
+    }
+    error = row.kind(
+        f"Could not {request.purpose}: {row.what.format(**words)}; {row.advice.format(**words)}.",
+        method=request.method,
+        url=request.path,
+        status_code=answer.status_code,
+        detail=detail,
+        **attributes,
+    )
+    may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and answer.status_code != _NOT_APPLIED
+    error.unconfirmed = request.method == "PUT" and may_have_been_applied
+    return error
+
+
+# --- no answer ----------------------------------------------------------------------------------------------
+
+
+class NoAnswer(Enum):
+    """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
+
+    NO_HOST = "the host of {where} could not be found"
+    NO_CONNECTION = "no connection to {where}: it was refused, or there is no way to it"
+    NO_CONNECTION_IN_TIME = "no connection to {where} within {timeout:g} s"
+    NO_PROXY = "the proxy to {where} could not be reached, or refused"
+    NO_TLS = "{where} speaks no TLS (is it http?)"
+    NO_VALID_CERTIFICATE = "the TLS certificate of {where} could not be verified"
+    NOT_IN_TIME = "no whole answer within {timeout:g} s"
+    LOST = "the answer was lost or broke off"
+
+    @property
+    def was_sent(self) -> bool:
+        """Whether the shop may have taken the request all the same."""
+        return self in (NoAnswer.NOT_IN_TIME, NoAnswer.LOST)
+
+
+def connection_error(request: Request, why: NoAnswer, base_url: str, timeout: float) -> YouCanConnectionError:
+    """
+    Build the error for a request that got no whole answer.
+
+    :param request: what was asked.
+    :param why: what kept the answer from coming.
+    :param base_url: where the API is.
+    :param timeout: the seconds that were waited for.
+    """
+    what = why.value.format(where=base_url, timeout=timeout)
+    unconfirmed = why.was_sent and request.method == "PUT"
+    outcome = "whether YouCan took it is unknown" if unconfirmed else "nothing was changed"
+    error = YouCanConnectionError(
+        f"Could not {request.purpose}: {what}; {outcome}, and it may work later.",
+        method=request.method,
+        url=request.path,
+        detail=what,
+    )
+    error.unconfirmed = unconfirmed
+    return error
+
+
+def find_by_class(table: Mapping[type[BaseException], T], error: object) -> T | None:
+    """Return a table's entry for the class of an error, or for the nearest of its base classes."""
+    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
+
+
+# --- headers ------------------------------------------------------------------------------------------------
+
+
+def read_rate_limit(headers: Mapping[str, str]) -> tuple[int | None, int | None]:
+    """
+    Return how many requests a window takes, and how many of them are left, ``None`` where the shop doesn't say.
+
+    :param headers: the headers of the answer, their names in any letter case.
+    """
+    by_name = {name.lower(): value for name, value in headers.items()}
+    limit, remaining = (by_name.get(f"x-ratelimit-{name}", "") for name in ("limit", "remaining"))
+    if not (limit.isdecimal() and remaining.isdecimal()):
+        return None, None
+    # A number of thousands of digits is no limit, and would take its time.
+    return (int(limit), int(remaining)) if len(limit) < 10 and len(remaining) < 10 else (None, None)
+
+
+def read_retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds to wait by ``Retry-After``, given as seconds or as an HTTP date (RFC 9110, 10.2.3)."""
+    by_name = {name.lower(): value.strip() for name, value in headers.items()}
+    value = by_name.get("retry-after", "")
+    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
+        return min(float(value), A_YEAR)  # a number of any length, so perhaps an infinite one
+    if (until := _parse_http_date(value)) is None:
+        return None
+    # The shop's own clock, where it shows it: this machine's may be minutes off.
+    now = _parse_http_date(by_name.get("date", "")) or pendulum.now("UTC")
+    return min(max(0.0, (until - now).total_seconds()), A_YEAR)
+
+
+# An HTTP date as it is written today, and in the two ways that a recipient still has to read (RFC 9110, 5.6.7).
+_HTTP_DATES = ("ddd, DD MMM YYYY HH:mm:ss", "dddd, DD-MMM-YY HH:mm:ss", "ddd MMM D HH:mm:ss YYYY")
+
+
+def _parse_http_date(value: str) -> pendulum.DateTime | None:
+    text = re.sub(r" +", " ", value.removesuffix(" GMT"))
+    for date_format in _HTTP_DATES:
+        try:
+            return pendulum.from_format(text, date_format, tz="UTC")
+        except (ValueError, OverflowError):
+            continue
+    return None
+
+
+# --- bodies -------------------------------------------------------------------------------------------------
+
+# Past these an answer's words help no one, and a log still has to be read.
+_MAX_TEXT = 200
+_MAX_ITEMS = 20
+_MAX_DEPTH = 8
+_PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
+"""An e-mail address, or a run of digits as long as a phone number."""
+
+
+def _parse_json(body: bytes) -> object:
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):  # bad text, bad JSON, absurd numbers; a hostile depth of brackets
+        return None
+
+
+def _redact(value: object, secrets: Iterable[str], depth: int = 0) -> object:
+    """Return the payload of an error with nothing in its texts that must not be passed on."""
+    if depth > _MAX_DEPTH:
+        return None
+    if isinstance(value, str):
+        for secret in secrets:
+            value = value.replace(secret, "***")
+        text = _PERSONAL.sub("***", " ".join(value[:1000].split()))[:_MAX_TEXT]
+        # Half a character, or a terminal's escape code, would break the log that it is written to.
+        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+    if isinstance(value, list):
+        return [_redact(item, secrets, depth + 1) for item in value[:_MAX_ITEMS]]
+    if isinstance(value, dict):
+        items = list(value.items())[:_MAX_ITEMS]
+        return {str(_redact(name, secrets)): _redact(item, secrets, depth + 1) for name, item in items}
+    return value
+
+
+def _read_detail(payload: object) -> str | None:
+    """Return YouCan's own reason on one line: ``detail``, ``error`` on a 402, Laravel's ``message``."""
+    for name in ("detail", "error", "message"):
+        text = _mapping(payload).get(name)
+        if isinstance(text, str) and text.strip():
+            return text
+    return None
+
+
+def _read_fields(payload: object) -> dict[str, list[str]]:
+    fields = _mapping(_mapping(_mapping(payload).get("meta")).get("fields"))
+    return {
+        name: [str(complaint) for complaint in (complaints if isinstance(complaints, list) else [complaints])]
+        for name, complaints in fields.items()
+    }
+
+
+def _says_order_not_found(payload: object) -> bool:
+    """
+    Return whether a 404 is about a missing order, rather than a missing route.
+
+    A 404 page of a gateway or of a wrong base URL is no word about the order: taking it for one would let
+    ``skip_not_found`` skip every order of a shop that was never asked.
+    """
+    body = _mapping(payload)
+    about_an_order = re.search(r"\border\b", str(body.get("detail")), re.IGNORECASE) is not None
+    return body.get("status") == 0 or (about_an_order and not re.search(r"\broute\b", str(body.get("detail"))))
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}

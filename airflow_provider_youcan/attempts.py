@@ -1,0 +1,186 @@
+"""
+What follows from a failure, without I/O: another token, a pause, another look, or the end.
+
+One :class:`Attempts` accompanies one procedure. The drivers of both hooks ask it before each request and after each
+failure, so that what one of them does, the other does too.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
+    YouCanRateLimitError,
+    YouCanTransientError,
+)
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.api import Request
+    from airflow_provider_youcan.hooks.credentials import Credentials
+
+__all__ = ["MAX_RETRY_AFTER", "MAX_TOKENS", "Attempts", "StaleReadError", "back_off"]
+
+MAX_RETRY_AFTER = 60.0
+"""The longest ``Retry-After``, in seconds, that is waited for inside a task. A longer one frees its slot."""
+
+MAX_TOKENS = 5
+"""With how many tokens one request is sent at most, where others renew the token again and again meanwhile."""
+
+
+class StaleReadError(Exception):
+    """Thrown into a procedure in place of an answer: what the update rests on is stale, so look again."""
+
+    unconfirmed = False
+    """True if the update was sent before, and it is unknown whether YouCan applied it."""
+
+
+class Attempts:
+    """
+    What one procedure has cost so far, and what follows from a failure.
+
+    :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
+    :param has_limiter: whether a rate limiter waits for the shop's limit, so that a 429 costs no attempt (default
+        ``False``).
+    :param clock: returns the time in seconds (default the machine's monotonic one).
+    :param rng: draws the jitter.
+    """
+
+    def __init__(
+        self,
+        max_seconds: float | None = None,
+        *,
+        has_limiter: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.refused: list[Credentials] = []
+        """Those whose token YouCan refused."""
+        self.unconfirmed = False
+        """Whether an update was sent, and it is unknown whether YouCan applied it."""
+        self.failures = 0
+        self._max_seconds, self._has_limiter = max_seconds, has_limiter
+        self._clock, self._rng = clock, rng or _rng
+        self._start = clock()
+        self._credentials: Credentials | None = None
+        self._denial: YouCanAuthenticationError | None = None
+        self._answered_at = self._attempted_at = -math.inf
+        self._turn = _NO_TURN
+        self.reserved_at = 0.0
+        """From when on the reserved turn may be used, under a ceiling."""
+        self._first_window: int | None = None
+
+    @property
+    def may_renew(self) -> bool:
+        """Whether a new token may be obtained: one for each procedure, and another where that one has run out."""
+        return all(old.is_running_out or not old.is_renewed for old in self.refused)
+
+    def begin(self, credentials: Credentials) -> None:
+        """
+        Begin an attempt with these credentials.
+
+        :raises YouCanAuthenticationError: if YouCan has refused them, or too many others.
+        """
+        if self._denial is not None:
+            was_refused = any(credentials.is_same_token(old) for old in self.refused)
+            if was_refused or len(self.refused) >= MAX_TOKENS:
+                raise self._denial
+        self._credentials = credentials
+
+    def check_look(self, request: Request) -> None:
+        """
+        Check at the moment at which a request may be sent what it rests on. Most rest on nothing.
+
+        :raises StaleReadError: if it is an update that must not be sent before another look.
+        """
+        if (look := request.look) is None:
+            return
+        assert self._credentials is not None  # noqa: S101  # for the type checker: an attempt has begun
+        read_at = self._answered_at if look.at is None else look.at
+        is_stale = read_at <= self._attempted_at or (
+            look.is_guard and (read_at < self._credentials.token_since or self._clock() - read_at > look.max_age)
+        )
+        if is_stale:
+            raise StaleReadError
+
+    def succeed(self) -> None:
+        """Record that the request was answered as it should be."""
+        self._answered_at = self._clock()
+
+    def fail(self, request: Request, error: YouCanError, *, was_sent: bool = True) -> float:
+        """
+        Return the seconds until the next attempt.
+
+        :param request: what was asked.
+        :param error: what came of it.
+        :param was_sent: whether it is the answer to the request, rather than what kept it from being sent (default
+            ``True``).
+        :raises YouCanError: the error itself, where there is no other attempt.
+        """
+        if was_sent and request.look is not None:
+            self._attempted_at = self._clock()
+        self.unconfirmed |= error.unconfirmed
+        if was_sent and isinstance(error, YouCanAuthenticationError) and self._credentials is not None:
+            self._denial = error
+            self.refused.append(self._credentials)
+            return 0.0
+        # What kept it from being sent is Airflow's, or had attempts of its own: a renewal, a limiter that gave up.
+        is_over = not was_sent and (error.method is not None or isinstance(error, YouCanRateLimitError))
+        if is_over or not isinstance(error, YouCanTransientError):
+            raise error
+        if (asked := error.retry_after or 0.0) > MAX_RETRY_AFTER:
+            raise error
+        if self._has_limiter and isinstance(error, YouCanRateLimitError):
+            return 0.0
+        self.failures += 1
+        seconds = asked + back_off(self.failures, self._rng)
+        is_late = self._max_seconds is not None and self._clock() - self._start + seconds >= self._max_seconds
+        if is_late or self.failures >= (self._credentials.max_attempts if self._credentials else 1):
+            raise error
+        return seconds
+
+    def describe(self, seconds: float) -> str:
+        """Return in a sentence that the next attempt comes in so many seconds."""
+        attempts = self._credentials.max_attempts if self._credentials else 1
+        return f"Trying again in {seconds:.1f} s (attempt {self.failures + 1} of {attempts})."
+
+    # --- the turn that a rate limiter reserved for the update ---
+
+    def reserve_turn(self, number: int, at: float, give_back: Callable[[], None]) -> None:
+        """Keep a turn for the update. :meth:`end` gives it back if it was not taken."""
+        self._turn = (number, at, give_back)
+
+    def take_reserved_turn(self) -> int | None:
+        """Return the turn that was reserved, if one was."""
+        (number, self.reserved_at, _), self._turn = self._turn, _NO_TURN
+        return number
+
+    def first_window(self, window: int) -> int:
+        """Return the limiter's window in which this was first asked."""
+        if self._first_window is None:
+            self._first_window = window
+        return self._first_window
+
+    def end(self) -> None:
+        """Give a reserved turn back."""
+        self._turn[2]()
+        self._turn = _NO_TURN
+
+
+def back_off(failures: int, rng: random.Random) -> float:
+    """
+    Return the seconds to wait after so many failures in a row.
+
+    Full jitter: between nothing and a bound that doubles, so that tasks which failed together don't come back
+    together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+    """
+    return rng.uniform(0.0, min(2.0 ** (failures - 1), 30.0))
+
+
+_rng = random.Random()  # noqa: S311  # jitter
+_NO_TURN: tuple[int | None, float, Callable[[], None]] = (None, 0.0, lambda: None)

@@ -1,0 +1,354 @@
+"""
+Bad input, refused before anything is sent: one function for each kind of value, used by hooks, operators and sensor.
+
+Every function returns the value in the form in which it is used, or raises :class:`YouCanInvalidInputError` with a
+sentence that says what to give instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import math
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, TypeGuard
+
+from airflow_provider_youcan import get_provider_info
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
+from airflow_provider_youcan.orders import StatusContext
+
+__all__ = [
+    "NOT_GIVEN",
+    "check_contexts",
+    "check_flag",
+    "check_known_status",
+    "check_limits",
+    "check_number",
+    "check_order_id",
+    "check_rendered_flag",
+    "check_slugs",
+    "check_status_text",
+    "closest_statuses",
+    "is_order_id",
+    "is_text",
+    "is_uuid",
+    "join_slugs",
+    "known_statuses",
+    "likely_typos",
+    "shorten",
+    "was_given",
+]
+
+NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda _: "None", "__bool__": lambda _: False})()
+"""The default of an argument whose ``None`` means something else than leaving it out."""
+
+
+# --- orders and statuses ----------------------------------------------------------------------------------
+
+_ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
+
+
+def check_order_id(order_id: object) -> str:
+    """
+    Return ``order_id`` if it may stand in a path. A UUID is returned in lower case, as YouCan writes it.
+
+    :param order_id: a string of 1 to 100 ASCII letters, digits, ``-`` and ``_``.
+    :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
+    """
+    if _is_empty(order_id):
+        raise YouCanInvalidInputError(
+            f"The order id is empty ({order_id!r}); nothing was sent: look at where it came from, "
+            "often an upstream task that returned nothing."
+        )
+    if not isinstance(order_id, str):
+        raise YouCanInvalidInputError(
+            f"The order id is of type {type(order_id).__name__}, not a string; nothing was sent: "
+            "give the order's UUID as text."
+        )
+    if not is_order_id(order_id):
+        raise YouCanInvalidInputError(
+            f"{shorten(order_id)} is not an order id; nothing was sent: give the order's UUID "
+            "(1 to 100 letters, digits, '-' and '_'), not its ref or an address."
+        )
+    # SQL Server, Oracle and some ODBC drivers write UUIDs in capitals.
+    return order_id.lower() if is_uuid(order_id) else order_id
+
+
+def is_order_id(order_id: object) -> TypeGuard[str]:
+    """Return whether ``order_id`` may stand in a path."""
+    return isinstance(order_id, str) and not _is_empty(order_id) and _ORDER_ID.fullmatch(order_id) is not None
+
+
+def is_uuid(text: str) -> bool:
+    """Return whether a text is a UUID, in any letter case."""
+    return _UUID.fullmatch(text) is not None
+
+
+def check_status_text(status: object) -> str:
+    """
+    Return ``status`` if it can be sent as a status.
+
+    :param status: a string in any script that is more than white space.
+    :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
+    """
+    if isinstance(status, str) and not _is_empty(status) and is_text(status):
+        return status
+    raise YouCanInvalidInputError(
+        f"The status is {shorten(status)}, which is no status; nothing was sent: give a slug such as 'paid', "
+        "or check the upstream task that it comes from."
+    )
+
+
+def check_known_status(status: str, context: StatusContext, known: Collection[str]) -> None:
+    """
+    Refuse a status that is not among the known ones. YouCan would put its text on the order as a label.
+
+    :param status: what is to be set.
+    :param context: which of the three statuses.
+    :param known: the slugs that may be set, as :func:`known_statuses` returns them.
+    :raises YouCanUnknownStatusError: with the closest known slugs.
+    """
+    if status in known:
+        return
+    closest = closest_statuses(status, known)
+    hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {_some(list(known))}."
+    raise YouCanUnknownStatusError(
+        f"{shorten(status)} is not a {context} status of this store, so nothing was sent: {hint} "
+        "Set allow_custom_label=True if the label is meant.",
+        closest=closest,
+    )
+
+
+def known_statuses(context: StatusContext, store_slugs: Iterable[str]) -> list[str]:
+    """Return the documented slugs of a context and the store's own, each once."""
+    return list(dict.fromkeys([*context.documented_slugs, *store_slugs]))
+
+
+def closest_statuses(status: str, known: Iterable[str]) -> list[str]:
+    """Return up to three of the ``known`` slugs that resemble ``status``, best first, letter case aside."""
+    by_folded = {slug.casefold(): slug for slug in reversed(list(known))}
+    folded = status.strip().casefold()
+    matches = [folded] if folded in by_folded else get_close_matches(folded[:100], by_folded, n=3)
+    return [by_folded[match] for match in matches]
+
+
+def likely_typos(slugs: Iterable[str], context: StatusContext) -> list[tuple[str, str]]:
+    """
+    Return the slugs of a guard that resemble a documented one without being it, each with that one.
+
+    A guard may name junk labels, in order to repair them, so an unknown slug is no error. But a guard with a typo in
+    it protects every order.
+    """
+    known = context.documented_slugs
+    return [
+        (slug, closest[0]) for slug in slugs if slug not in known and (closest := closest_statuses(slug, known)) != []
+    ]
+
+
+# --- guards, and other lists of slugs ---------------------------------------------------------------------
+
+
+def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
+    """
+    Return one slug, or several, as a tuple: the one reader of ``only_from``, ``target_status``, ``failure_status``.
+
+    :param name: the argument that they come from, for the error message.
+    :param slugs: a string, which is one slug, or a list, tuple or set of strings.
+    :raises YouCanInvalidInputError: for none at all, for what an empty XCom renders to, and for the text of a list,
+        which a template makes without ``render_template_as_native_obj``.
+    """
+    found = (slugs,) if isinstance(slugs, str) else slugs
+    # Airflow's own lazy sequence of a mapped task's results is one, too.
+    if not isinstance(found, (Sequence, Set)) or isinstance(found, bytes) or not len(found):
+        raise _slugs_error(name, slugs, "which names no slug")
+    for slug in found:
+        if not isinstance(slug, str) or _is_empty(slug) or not is_text(slug):
+            raise _slugs_error(name, slugs, "which is no slug")
+        if _is_text_of_a_list(slug):
+            raise _slugs_error(name, slugs, "the text of a list")
+    return tuple(found)
+
+
+def was_given(operator: object, value: object, default: object = NOT_GIVEN) -> bool:
+    """
+    Return whether an argument of an operator was given, so that what it renders to has to say something.
+
+    ``None`` leaves it out where a DAG's author writes it. A mapped task gets what an upstream task returned, so
+    there a ``None`` is an answer that is missing.
+
+    :param operator: the operator, from its constructor on.
+    :param value: what it was constructed with.
+    :param default: what the constructor takes where the argument is left out.
+    """
+    if value is default:
+        return False
+    return value is not None or bool(getattr(operator, "_BaseOperator__from_mapped", False))
+
+
+def check_contexts(name: str, value: object) -> dict[StatusContext, Any]:
+    """
+    Return a mapping that has something to say for some contexts, with the contexts as its keys.
+
+    :param name: the argument that it comes from, for the error message.
+    :param value: a mapping whose keys are ``general``, ``shipping`` and ``payment``.
+    :raises YouCanInvalidInputError: if it is none.
+    """
+    if not isinstance(value, Mapping):
+        raise YouCanInvalidInputError(
+            f"{name} is {shorten(value)}; nothing was sent: give a mapping whose keys are 'general', 'shipping' and "
+            "'payment', and where it comes from a template, set render_template_as_native_obj=True on the DAG."
+        )
+    return {StatusContext(context): entry for context, entry in value.items()}
+
+
+def join_slugs(slugs: Iterable[str]) -> str:
+    """Return slugs as they stand in a sentence: ``'paid' or 'captured'``."""
+    return " or ".join(map(shorten, slugs))
+
+
+def _slugs_error(name: str, slugs: object, what: str) -> YouCanInvalidInputError:
+    return YouCanInvalidInputError(
+        f"{name} is {shorten(slugs)}, {what}; nothing was sent: give a slug such as 'pending', or a list of slugs. A "
+        "list passes a template unchanged with render_template_as_native_obj=True on the DAG, or as the output of an "
+        "upstream task."
+    )
+
+
+def _is_text_of_a_list(text: str) -> bool:
+    text = text.strip()
+    if text.startswith("[") and text.endswith("]"):
+        return True
+    if not text.startswith(("(", "{")):
+        return False
+    for parse in (json.loads, ast.literal_eval):
+        try:
+            return isinstance(parse(text), (list, tuple, set, dict))
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return False
+
+
+# --- flags and numbers ------------------------------------------------------------------------------------
+
+
+def check_flag(name: str, value: object) -> bool:
+    """
+    Return a plain ``True`` or ``False``, or refuse what only passes for one.
+
+    :raises YouCanInvalidInputError: for anything else: the text "False" is as good as true to Python, and so is
+        an XCom that will say no.
+    """
+    if not isinstance(value, bool):
+        raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give True or False; it is not templated.")
+    return value
+
+
+def check_rendered_flag(name: str, value: object) -> bool:
+    """
+    Return what a templated flag was rendered to, as ``True`` or ``False``.
+
+    :param name: the argument, for the error message.
+    :param value: a bool, or the text "true" or "false" in any letter case.
+    :raises YouCanInvalidInputError: for anything else.
+    """
+    if isinstance(value, str) and (text := value.strip().lower()) in ("true", "false"):
+        return text == "true"
+    if isinstance(value, bool):
+        return value
+    raise YouCanInvalidInputError(
+        f"{name} is {shorten(value)}, which is neither true nor false; nothing was sent: give True or False, or a "
+        "template that renders to one of them."
+    )
+
+
+def check_number(
+    name: str, value: object, least: float, most: float, *, whole: bool = False, exclusive: bool = False
+) -> float:
+    """
+    Return a number within its bounds.
+
+    :param name: the argument, for the error message.
+    :param value: the number.
+    :param least: the smallest that is allowed.
+    :param most: the largest that is allowed.
+    :param whole: whether it has to be an int (default ``False``).
+    :param exclusive: whether ``least`` itself is refused (default ``False``).
+    :raises YouCanInvalidInputError: for anything else.
+    """
+    is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
+    if is_number and least <= value <= most and not (exclusive and value == least):  # type: ignore[operator]
+        return value  # type: ignore[return-value]
+    raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give {_bounds(least, most, whole, exclusive)}.")
+
+
+def check_limits(field: str, value: object, label: str | None = None) -> float:
+    """
+    Return a number within the limits that the connection form states for a field.
+
+    :param field: a field of the connection: ``timeout``, ``max_attempts`` or ``requests_per_second``.
+    :param value: a number, or its text, as a connection's URI gives it.
+    :param label: what to call it in the error message (default its name).
+    :raises YouCanInvalidInputError: for anything else.
+    """
+    schema = _connection_fields()[field]["schema"]
+    exclusive = "exclusiveMinimum" in schema
+    least, most = schema["exclusiveMinimum" if exclusive else "minimum"], schema["maximum"]
+    whole = "integer" in schema["type"]
+    number = _read_number(value)
+    if least <= number <= most and not (exclusive and number == least) and not (whole and not number.is_integer()):
+        return int(number) if whole else number
+    bounds = _bounds(least, most, whole, exclusive)
+    raise YouCanInvalidInputError(f"{label or field} is {shorten(value)}: give {bounds}.")
+
+
+@lru_cache(maxsize=1)
+def _connection_fields() -> dict[str, Any]:
+    fields: dict[str, Any] = get_provider_info()["connection-types"][0]["conn-fields"]
+    return fields
+
+
+def _bounds(least: float, most: float, whole: bool, exclusive: bool) -> str:
+    kind = "a whole number" if whole else "a number"
+    return f"{kind} above {least:g} and up to {most:g}" if exclusive else f"{kind} from {least:g} to {most:.15g}"
+
+
+def _read_number(value: object) -> float:
+    """Read a number, from text too; what is none becomes NaN, which is within no bounds."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+# --- texts ------------------------------------------------------------------------------------------------
+
+
+def is_text(value: str) -> bool:
+    """Return whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_empty(value: object) -> bool:
+    # "None" is what a template makes of an XCom that isn't there.
+    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+
+
+def shorten(value: object) -> str:
+    """Return a value as it stands in an error message, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def _some(slugs: list[str]) -> str:
+    shown = ", ".join(map(shorten, slugs[:12]))
+    return f"{shown} and {len(slugs) - 12} more" if len(slugs) > 12 else shown

@@ -1,0 +1,89 @@
+"""What both hooks share: whose connection they use, and how it is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import airflow
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_youcan.exceptions import (
+    YouCanConnectionError,
+    YouCanConnectionNotFoundError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
+from airflow_provider_youcan.hooks.tokens import with_current_token
+from airflow_provider_youcan.orders import StatusContext
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection
+
+    from airflow_provider_youcan.api import Request
+
+__all__ = ["ConnectionUser"]
+
+
+class ConnectionUser(BaseHook):
+    """
+    The Airflow connection of a hook, and its credentials.
+
+    :param youcan_conn_id: the id of the Airflow connection (default ``youcan_default``).
+    :param max_retry_seconds: no attempt at a request begins later than this after its first; ``None`` leaves it to the
+        connection's ``max_attempts`` alone (default).
+    """
+
+    conn_name_attr = "youcan_conn_id"
+    default_conn_name = "youcan_default"
+    conn_type = "youcan"
+    hook_name = "YouCan"
+
+    def __init__(self, youcan_conn_id: str = default_conn_name, *, max_retry_seconds: float | None = None) -> None:
+        super().__init__()
+        self.youcan_conn_id = youcan_conn_id
+        self.max_retry_seconds = max_retry_seconds
+        self._is_stopped = False
+        self._store_slugs: dict[StatusContext, list[str]] = {}
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(youcan_conn_id={self.youcan_conn_id!r})"
+
+    def _read_credentials(
+        self, connection: Connection, refused: Sequence[Credentials] = (), *, may_renew: bool = True
+    ) -> Credentials:
+        """Read what the connection says, with a token that is good; it may take requests to YouCan and to Airflow."""
+        return with_current_token(
+            read_credentials(connection, self.youcan_conn_id),
+            self.youcan_conn_id,
+            [credentials.token for credentials in refused],
+            may_renew=may_renew,
+            max_retry_seconds=self.max_retry_seconds,
+        )
+
+    def _check_stopped(self, request: Request) -> None:
+        if self._is_stopped:
+            raise YouCanTransientError(
+                f"Did not {request.purpose}: the task was told to end, so nothing more was sent.", method=request.method
+            )
+
+    def _look_up_error(self, error: Exception) -> YouCanError:
+        """Return what it means that Airflow did not hand out the connection."""
+        if isinstance(error, YouCanError):
+            return error
+        add = "add one of type 'youcan' with the access token as its password, or name another with youcan_conn_id"
+        if not isinstance(error, AirflowNotFoundException):
+            # A secrets backend that is out of reach may come back. Its own words may hold what is secret.
+            return YouCanConnectionError(
+                f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__}), so "
+                "nothing was sent; it may work later."
+            )
+        if airflow.__version__.startswith("2."):
+            return YouCanInvalidInputError(f"There is no Airflow connection {self.youcan_conn_id!r}: {add}.")
+        # Airflow 3's Task SDK swallows the errors of a secrets backend, and says that there is no such connection.
+        return YouCanConnectionNotFoundError(
+            f"There is no Airflow connection {self.youcan_conn_id!r}, or Airflow's database or secrets backend is out "
+            f"of reach, so nothing was sent: {add}; if there is one, it may work later."
+        )

@@ -1,0 +1,218 @@
+"""Bringing one order to where it should be, and reporting what became of each of its statuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+from airflow_provider_youcan.exceptions import (
+    YouCanError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.procedures import Move, Read, move_order_status
+from airflow_provider_youcan.reconciliation.planner import (
+    CONTEXTS_IN_ORDER,
+    Outcome,
+    Step,
+    general_is_protected,
+    plan_status,
+)
+from airflow_provider_youcan.reconciliation.report import Report
+from airflow_provider_youcan.reconciliation.rows import DesiredOrder
+from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.workers import Outage
+
+__all__ = ["Applier", "Progress"]
+
+_UNCONFIRMED = "An update was sent before that; whether YouCan applied it is unknown."
+_CUT_OFF = "the run was cut off while this was under way; whether YouCan applied it is unknown"
+
+
+@dataclass(slots=True, eq=False)
+class Progress:
+    """How far a run has come with one order."""
+
+    order: DesiredOrder
+    left: dict[StatusContext, str]
+    """The statuses of which it is not reported yet what became of them."""
+    unconfirmed: dict[StatusContext, Move] = field(default_factory=dict)
+    """The statuses of which an update was sent, and no confirmation came."""
+    obstacles: dict[StatusContext, str] = field(default_factory=dict)
+    """The statuses that were not set, each with what happened: the general one is not set after them."""
+    current: StatusContext | None = None
+    """The status whose update is under way."""
+
+
+class Applier:
+    """
+    Brings orders to where they should be, one at a time.
+
+    :param run: runs a procedure against the shop.
+    :param snapshot: what the shop shows.
+    :param report: takes what became of each status.
+    :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
+    :param dry_run: send nothing.
+    :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
+    :param outage: is told of each success.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        snapshot: Snapshot,
+        report: Report,
+        outage: Outage,
+        *,
+        only_from: Mapping[StatusContext, Collection[str]],
+        dry_run: bool,
+        guard_max_age: float,
+    ) -> None:
+        self._run = run
+        self._snapshot = snapshot
+        self._report = report
+        self._outage = outage
+        self._only_from = only_from
+        self._dry_run = dry_run
+        self._guard_max_age = guard_max_age
+
+    async def apply(self, progress: Progress) -> None:
+        """
+        Bring one order to where it should be.
+
+        :raises YouCanTransientError: if some of it may work later; the rest is done.
+        :raises YouCanError: if nothing more can be done for it.
+        """
+        try:
+            await self._apply(progress)
+        except asyncio.CancelledError:
+            self._report_cut_off(progress)
+            raise
+
+    def report_all(self, progress: Progress, outcome: Outcome, reason: str) -> None:
+        """Report of all statuses that are left what became of them."""
+        for context in [context for context in CONTEXTS_IN_ORDER if context in progress.left]:
+            step = Step(outcome, None, reason)
+            if (known := progress.unconfirmed.get(context)) is not None:
+                step = Step(Outcome.FAILED, known.before, self._explain(progress, context, reason))
+            elif context is StatusContext.GENERAL and outcome is Outcome.FAILED:
+                step = self._hold_general(progress, context, step)
+            self._settle(progress, context, step)
+
+    async def _apply(self, progress: Progress) -> None:
+        read = self._snapshot.take(progress.order) if not progress.unconfirmed else None
+        if read is None and (progress.order.ref is not None or not self._is_first_guarded(progress)):
+            read = await self._read(progress)
+        if (ref := self._snapshot.find_other_ref(progress.order)) is not None:
+            reason = f"the shop knows this order by the ref {ref!r}, so it may be another one"
+            self.report_all(progress, Outcome.FAILED, reason)
+            return
+        failure: YouCanTransientError | None = None
+        for context in [context for context in CONTEXTS_IN_ORDER if context in progress.left]:
+            if context is StatusContext.GENERAL and failure is not None:
+                break
+            try:
+                step, read = await self._apply_status(progress, context, read)
+            except YouCanTransientError as error:
+                if isinstance(error, ENDS_THE_RUN):
+                    raise
+                progress.obstacles[context] = "could not be set"
+                failure = error
+                continue
+            self._settle(progress, context, step)
+        if failure is not None:
+            raise failure
+
+    async def _apply_status(
+        self, progress: Progress, context: StatusContext, read: Read | None
+    ) -> tuple[Step, Read | None]:
+        """Bring one status to where it should be, and return what became of it, and what was read last."""
+        wanted, guard = progress.left[context], self._only_from.get(context)
+        known = progress.unconfirmed.get(context)
+        if known is None and read is None and guard is None:
+            read = await self._read(progress)
+        if known is None and read is not None:
+            step = plan_status(wanted, read.statuses[context], guard)
+            if step.outcome is Outcome.PLANNED:
+                step = self._hold_general(progress, context, step)
+            if step.outcome is not Outcome.PLANNED or self._dry_run:
+                return step, read
+        if context is StatusContext.GENERAL and progress.obstacles and known is None:
+            # What it is now was not read, and need not be.
+            return self._hold_general(progress, context, Step(Outcome.PLANNED, None)), read
+        return await self._update(progress, context, wanted, read, known)
+
+    async def _update(
+        self, progress: Progress, context: StatusContext, wanted: str, read: Read | None, known: Move | None
+    ) -> tuple[Step, Read | None]:
+        guard, begun_at = self._only_from.get(context), time.monotonic()
+        before = known.before if known is not None else (read.statuses[context] if read is not None else None)
+        procedure = move_order_status(
+            str(progress.order.order_id),
+            wanted,
+            context,
+            guard,
+            read=read,
+            guard_max_age=self._guard_max_age,
+            unconfirmed=known,
+        )
+        progress.current = context
+        try:
+            move = await self._run(procedure)
+        except YouCanError as error:
+            progress.current = None
+            if error.unconfirmed:
+                progress.unconfirmed[context] = Move(before, changed=True)
+            is_about_this_status = isinstance(error, YouCanPermanentError) and not isinstance(
+                error, (*ENDS_THE_RUN, YouCanOrderNotFoundError)
+            )
+            if not is_about_this_status:
+                raise
+            is_unreadable = error.status_code is None and guard is not None and not error.unconfirmed
+            outcome = Outcome.PROTECTED if is_unreadable else Outcome.FAILED
+            return Step(outcome, before, self._explain(progress, context, str(error))), read
+        progress.current = None
+        self._outage.record_success()
+        if move.statuses is not None:
+            read = Read(move.statuses, begun_at)
+        if move.changed:
+            return Step(Outcome.CHANGED, move.before, move.reason), read
+        return plan_status(wanted, move.before, guard), read
+
+    def _report_cut_off(self, progress: Progress) -> None:
+        for context in list(progress.left):
+            if context is progress.current:
+                self._settle(progress, context, Step(Outcome.FAILED, None, _CUT_OFF))
+        self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
+
+    def _settle(self, progress: Progress, context: StatusContext, step: Step) -> None:
+        del progress.left[context]
+        progress.obstacles.pop(context, None)
+        if step.outcome is Outcome.PROTECTED:
+            progress.obstacles[context] = "was protected"
+        elif step.outcome not in (Outcome.CHANGED, Outcome.UNCHANGED, Outcome.PLANNED):
+            progress.obstacles[context] = "was not set"
+        self._report.add(progress.order, context, step)
+
+    def _hold_general(self, progress: Progress, context: StatusContext, step: Step) -> Step:
+        if context is not StatusContext.GENERAL or not progress.obstacles:
+            return step
+        other, what = next(iter(progress.obstacles.items()))
+        return general_is_protected(step.before, other, what)
+
+    def _is_first_guarded(self, progress: Progress) -> bool:
+        first = next((context for context in CONTEXTS_IN_ORDER if context in progress.left), None)
+        return first in self._only_from and not self._dry_run
+
+    async def _read(self, progress: Progress) -> Read:
+        read = await self._snapshot.read(progress.order)
+        self._outage.record_success()
+        return read
+
+    @staticmethod
+    def _explain(progress: Progress, context: StatusContext, reason: str) -> str:
+        return f"{reason} {_UNCONFIRMED}" if context in progress.unconfirmed else reason

@@ -1,0 +1,304 @@
+"""The run: checks the table, reads what the shop shows, and brings its orders to where they should be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from airflow_provider_youcan.exceptions import (
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanOrderNotFoundError,
+    YouCanTransientError,
+    YouCanUnknownStatusError,
+)
+from airflow_provider_youcan.logs import Logger
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.procedures import GUARD_MAX_AGE, check_statuses
+from airflow_provider_youcan.reconciliation.applier import Applier, Progress
+from airflow_provider_youcan.reconciliation.planner import Outcome
+from airflow_provider_youcan.reconciliation.report import Report
+from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState, InvalidRow
+from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
+
+__all__ = ["Options", "Reconciliation"]
+
+T = TypeVar("T")
+
+_PROGRESS_SECONDS = 5.0
+_MAX_INVALID_SHOWN = 5
+_STOPPED = "the task was told to end before it came to this order"
+
+
+@dataclass(frozen=True)
+class Options:
+    """
+    How a table is reconciled.
+
+    :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
+    :param allow_custom_label: take statuses that the store's own list does not have.
+    :param skip_invalid: leave rows that can't be used out, rather than refuse them all.
+    :param dry_run: send nothing.
+    :param max_concurrency: how many orders are worked on at a time.
+    :param max_attempts: how often a request is sent at most; with one, orders are not tried again either.
+    :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
+    :param youcan_conn_id: the Airflow connection to name in errors.
+    """
+
+    only_from: Mapping[StatusContext, Collection[str]] = field(default_factory=dict)
+    allow_custom_label: bool = False
+    skip_invalid: bool = False
+    dry_run: bool = False
+    max_concurrency: int = 16
+    max_attempts: int = 4
+    guard_max_age: float = GUARD_MAX_AGE
+    youcan_conn_id: str = "youcan_default"
+
+
+class Reconciliation:
+    """
+    One run of a desired state against a shop.
+
+    :param run: runs a procedure against the shop.
+    :param desired: what should hold.
+    :param report: takes what became of each status.
+    :param options: how.
+    :param log: where it logs.
+    """
+
+    def __init__(self, run: Run, desired: DesiredState, report: Report, options: Options, log: Logger) -> None:
+        self.may_pass = False
+        """Whether one of the errors that made orders fail may pass."""
+        self.retry_after = 0.0
+        """The longest that the shop asked to be left alone with one of these, in seconds."""
+        self._run = run
+        self._desired = desired
+        self._report = report
+        self._options = options
+        self._log = log
+        self._snapshot = Snapshot(run, desired, max_concurrency=options.max_concurrency, log=log)
+        self._outage = Outage()
+        self._applier = Applier(
+            run,
+            self._snapshot,
+            report,
+            self._outage,
+            only_from=options.only_from,
+            dry_run=options.dry_run,
+            guard_max_age=options.guard_max_age,
+        )
+        self._pool: WorkerPool[Any] | None = None
+        self._begun: set[DesiredOrder] = set()
+        self._open: dict[DesiredOrder, Progress] = {}  # begun, and not reported to the end
+        self._end_reason: str | None = None
+
+    async def run(self) -> None:
+        """
+        Carry it out.
+
+        :raises YouCanError: if rows are refused, or the run was ended by what can't get better for any order.
+        """
+        progress = asyncio.ensure_future(self._log_progress())
+        try:
+            await self._check_statuses()
+            self._desired.refuse_contradictions()
+            self._refuse_invalid_rows()
+            await self._apply_all()
+        except Exception as error:
+            self._end_reason = self._end_reason or str(error)
+            raise
+        finally:
+            progress.cancel()
+            with suppress(asyncio.CancelledError):
+                await progress
+            self._report_unreached()
+
+    def stop(self) -> None:
+        """Begin nothing more: the task was told to end."""
+        self._end_reason = _STOPPED
+        if self._pool is not None:
+            self._pool.end()
+
+    # --- the rows ---
+
+    async def _check_statuses(self) -> None:
+        statuses = self._desired.statuses
+        if self._options.allow_custom_label or not statuses:
+            return
+        unknown, incomplete = await self._run(check_statuses(statuses, self._options.youcan_conn_id))
+        for context in incomplete:
+            self._log.warning(
+                "The store's own list of %s statuses has none of YouCan's documented ones, so it is taken for "
+                "incomplete, and those count too.",
+                context,
+            )
+        self._desired.refuse_statuses(unknown)
+
+    def _refuse_invalid_rows(self) -> None:
+        rows = sorted(self._desired.invalid, key=lambda row: row.row)
+        self._desired.invalid = []
+        for row in rows:
+            self._report.add_invalid(row)
+        if rows and not self._options.skip_invalid:
+            raise _invalid_rows_error(rows, self._desired.rows)
+        if self._report.invalid and self._report.invalid >= self._desired.rows:
+            raise _invalid_rows_error(rows, self._desired.rows, none_left=True)
+        if rows:
+            self._log.warning("%s", _invalid_rows_error(rows, self._desired.rows, left_out=True))
+
+    # --- the orders ---
+
+    async def _apply_all(self) -> None:
+        again: list[Progress] = []
+        await self._work(self._orders(), again if self._options.max_attempts > 1 else None)
+        if again and self._end_reason is None:
+            self._log.info("%d orders met errors that may have passed: they are tried once more.", len(again))
+            await self._work(_stream(again), None)
+
+    async def _orders(self) -> AsyncIterator[Progress]:
+        """Return the orders as their statuses become known, and at last those that the list does not show."""
+        if self._desired.refs:
+            # What a ref leads to may contradict what another row says of the same order: nothing is sent before that.
+            async for _ in self._snapshot.read_list():
+                pass
+            await self._resolve_refs()
+        else:
+            async for order in self._snapshot.read_list():
+                if order not in self._begun:
+                    yield self._begin(order)
+        for order in self._desired.orders:
+            if order not in self._begun:
+                yield self._begin(order)
+
+    def _begin(self, order: DesiredOrder) -> Progress:
+        self._begun.add(order)
+        self._open[order] = Progress(order, order.desired)
+        return self._open[order]
+
+    async def _work(self, orders: AsyncIterator[Progress], again: list[Progress] | None) -> None:
+        pool: WorkerPool[Progress] = WorkerPool(self._options.max_concurrency)
+        self._pool = pool
+
+        async def work(progress: Progress) -> None:
+            try:
+                await self._applier.apply(progress)
+            except YouCanError as error:
+                self._handle(pool, progress, error, again)
+            if not progress.left:
+                self._open.pop(progress.order, None)
+
+        await pool.run(orders, work)
+
+    def _handle(
+        self,
+        pool: WorkerPool[Progress],
+        progress: Progress,
+        error: YouCanError,
+        again: list[Progress] | None,
+    ) -> None:
+        if isinstance(error, ENDS_THE_RUN):
+            self._end_reason = self._end_reason or str(error)
+            pool.end(error)
+        elif not isinstance(error, YouCanTransientError):
+            self._outage.record_success()
+            is_gone = isinstance(error, YouCanOrderNotFoundError)
+            self._applier.report_all(progress, Outcome.NOT_FOUND if is_gone else Outcome.FAILED, str(error))
+        elif self._end_reason is not None:
+            return  # it was told to end, and is reported so
+        elif self._outage.record_failure():
+            self._end_reason = str(error)
+            pool.end(error)
+        elif again is not None:
+            again.append(progress)
+        else:
+            self._applier.report_all(progress, Outcome.FAILED, str(error))
+            self.retry_after = max(self.retry_after, error.retry_after or 0.0)
+            self.may_pass = True
+
+    async def _resolve_refs(self) -> None:
+        """Find the orders that only a ref names, and bring together what is desired of the same one."""
+        failed = await self._search([ref for ref in self._desired.refs if ref not in self._snapshot.ids])
+        order_ids: dict[str, str] = {}
+        for order in [order for order in self._desired.orders if order.order_id is None]:
+            ref = str(order.ref)
+            ids = self._snapshot.ids.get(ref, set())
+            if len(ids) == 1 and ref not in failed:
+                (order_ids[ref],) = ids
+                continue
+            outcome, reason = Outcome.NOT_FOUND, "the shop has no order of this ref"
+            if ref in failed or ids:
+                outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
+            self._applier.report_all(self._begin(order), outcome, reason)
+            del self._open[order]
+        self._desired.join(order_ids)
+        self._desired.refuse_contradictions()
+        self._refuse_invalid_rows()
+
+    async def _search(self, refs: Sequence[str]) -> dict[str, YouCanTransientError]:
+        """Search for orders by their refs, and return what kept some from being searched for."""
+        failed: dict[str, YouCanTransientError] = {}
+
+        async def search(ref: str) -> None:
+            for is_last in (self._options.max_attempts == 1, True):
+                try:
+                    await self._snapshot.search(ref)
+                except YouCanTransientError as error:
+                    if isinstance(error, ENDS_THE_RUN):
+                        raise
+                    self._snapshot.ids.pop(ref, None)
+                    if is_last:
+                        failed[ref] = error
+                        self.may_pass = True
+                        return
+                else:
+                    return
+
+        pool: WorkerPool[str] = WorkerPool(self._options.max_concurrency)
+        await pool.run(_stream(refs), search)
+        return failed
+
+    # --- what is reported ---
+
+    def _report_unreached(self) -> None:
+        reason = self._end_reason or "the run ended before it came to this order"
+        for progress in self._open.values():
+            self._applier.report_all(progress, Outcome.NOT_REACHED, reason)
+        for order in self._desired.orders:
+            if order not in self._begun:
+                self._applier.report_all(Progress(order, order.desired), Outcome.NOT_REACHED, reason)
+
+    async def _log_progress(self) -> None:
+        while True:
+            await asyncio.sleep(_PROGRESS_SECONDS)
+            total, done = sum(1 for _ in self._desired.orders), len(self._begun) - len(self._open)
+            if not done:
+                self._log.info("Reading what the shop shows.")
+                continue
+            rate = done / self._report.seconds
+            self._log.info(
+                "%d of %d orders done, %.1f a second, %.0f s left.", done, total, rate, (total - done) / rate
+            )
+
+
+async def _stream(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
+        yield item
+
+
+def _invalid_rows_error(
+    rows: Sequence[InvalidRow], total: int, *, left_out: bool = False, none_left: bool = False
+) -> YouCanInvalidInputError:
+    shown = "; ".join(f"row {row.row}: {row.reason}" for row in rows[:_MAX_INVALID_SHOWN])
+    more = f"; and {len(rows) - _MAX_INVALID_SHOWN:,} more" if len(rows) > _MAX_INVALID_SHOWN else ""
+    what = "are left out" if left_out else "so nothing was sent"
+    advice = "" if left_out else " Correct them, or leave them out with on_invalid='skip'."
+    if none_left:
+        what, advice = "so none is left and nothing was sent", " Correct them."
+    message = f"{len(rows):,} of {total:,} rows can't be used, {what}: {shown}{more}.{advice}"
+    if isinstance(first := rows[0].error, YouCanUnknownStatusError):
+        return YouCanUnknownStatusError(message, closest=first.closest)
+    return YouCanInvalidInputError(message)

@@ -1,0 +1,187 @@
+"""What the shop shows of the orders of a table: read by pages, by search, and one by one."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.checks import is_order_id, is_uuid
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanPermissionError,
+    YouCanRateLimitError,
+    YouCanStoreSuspendedError,
+    YouCanUnexpectedResponseError,
+)
+from airflow_provider_youcan.logs import Logger
+from airflow_provider_youcan.orders import OrderStatuses
+from airflow_provider_youcan.procedures import Pages, Procedure, Read, request
+from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState
+
+__all__ = ["ENDS_THE_RUN", "Run", "Snapshot"]
+
+T = TypeVar("T")
+
+ENDS_THE_RUN = (
+    YouCanAuthenticationError,
+    YouCanStoreSuspendedError,
+    YouCanPermissionError,
+    YouCanInvalidInputError,
+    YouCanRateLimitError,
+)
+"""Nothing gets better for any other order after one of these."""
+
+MAX_READ_AGE = 300.0
+"""A status that was read longer ago than this, in seconds, is read again before anything is reported of it."""
+
+
+class Run(Protocol):
+    """Runs a procedure against the shop, as ``YouCanAsyncHook.run`` does."""
+
+    def __call__(self, procedure: Procedure[T], /) -> Awaitable[T]:
+        """Run a procedure, and return what it returns."""
+
+
+class Snapshot:
+    """
+    Reads what the shop shows, and keeps it until it is taken.
+
+    :param run: runs a procedure against the shop.
+    :param desired: the orders that it is about.
+    :param max_concurrency: how many pages are read at a time, at most.
+    :param log: where it logs.
+    :param clock: returns the time in seconds (default the machine's monotonic one).
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        desired: DesiredState,
+        *,
+        max_concurrency: int,
+        log: Logger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.ids: dict[str, set[str]] = {}
+        """For each ref the ids of the shop's orders that have it."""
+        self._run = run
+        self._desired = desired
+        self._max_concurrency = max_concurrency
+        self._log = log
+        self._clock = clock
+        self._reads: dict[str, Read] = {}
+        self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
+
+    async def read_list(self) -> AsyncIterator[DesiredOrder]:
+        """
+        Read the list of orders, page by page, while that is cheaper than to read the remaining orders one by one.
+
+        The newest come first: what a courier speaks of is often on the first pages of a long list.
+
+        :return: each order whose statuses are known by now, as soon as they are.
+        """
+        refs = set(self._desired.refs)
+        missing = sum(order.order_id is not None for order in self._desired.orders) + len(refs)
+        pages, batch = Pages(), 1
+        while missing >= 2 and not pages.is_over:
+            number = min(batch, pages.pages_left)
+            listed, read_at = await self._read_pages(pages, number), self._clock()
+            found = [self._add(order, read_at) for order in listed]
+            known = [order for order in found if order is not None]
+            lacks_statuses = not known and any(self._names(order) for order in listed)
+            for order in known:
+                yield order
+            missing -= len(known)
+            costs_more = pages.pages_left > missing and len(known) <= number
+            if costs_more or (lacks_statuses and not refs):
+                return
+            # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come up.
+            changes = sum(self._differs(order) for order in known)
+            grows = refs or changes < self._max_concurrency
+            batch = min(batch * 2, self._max_concurrency) if grows else 1
+
+    async def search(self, ref: str) -> None:
+        """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
+        # By ref, so that several of the same ref stand side by side.
+        pages = Pages(query={"q": ref, "sort_field": "ref", "sort_order": "asc"})
+        self.ids.setdefault(ref, set())
+        while not pages.is_over:
+            (page,) = pages.take_requests()
+            read_at = self._clock()
+            listed = pages.add(await self._run(request(page)))
+            for order in listed:
+                self._add(order, read_at)
+            if self.ids[ref] and listed and str(listed[-1].get("ref")) != ref:
+                return
+
+    async def read(self, order: DesiredOrder) -> Read:
+        """Read one order."""
+        assert order.order_id is not None  # noqa: S101  # for the type checker: refs are resolved
+        read_at = self._clock()
+        payload = await self._run(request(api.get_order(order.order_id)))
+        self._refs[order.order_id] = str(payload.get("ref"))
+        return Read(OrderStatuses.from_order(payload), read_at)
+
+    def take(self, order: DesiredOrder) -> Read | None:
+        """Return what is known of an order, once, unless it is too old or lacks a status that is desired."""
+        read = self._reads.pop(str(order.order_id), None)
+        if read is None or self._clock() - read.at > MAX_READ_AGE:
+            return None
+        return read if all(read.statuses[context] is not None for context in order.desired) else None
+
+    def find_other_ref(self, order: DesiredOrder) -> str | None:
+        """Return the ref by which the shop knows an order, where the rows give it another."""
+        ref = self._refs.pop(str(order.order_id), None)
+        return ref if order.ref is not None and ref not in (None, "None", order.ref) else None
+
+    async def _read_pages(self, pages: Pages, number: int) -> list[dict[str, Any]]:
+        requests = pages.take_requests(number)
+        payloads = await asyncio.gather(*(self._read_page(page) for page in requests))
+        try:
+            return [order for payload in payloads if payload is not None for order in pages.add(payload)]
+        except YouCanUnexpectedResponseError as error:
+            # It has no end. What it lacks is read order by order.
+            self._log.warning("%s", error)
+            pages.end()
+            return []
+
+    async def _read_page(self, page: api.Request) -> dict[str, Any] | None:
+        try:
+            return await self._run(request(page))
+        except YouCanError as error:
+            if page.params["page"] == "1" or isinstance(error, ENDS_THE_RUN):
+                raise
+            self._log.warning("Could not %s; its orders are read one by one.", page.purpose)
+            return None
+
+    def _names(self, order: Mapping[str, Any]) -> bool:
+        return self._desired.find(_normalise(order["id"]), str(order.get("ref"))) is not None
+
+    def _add(self, order: Mapping[str, Any], read_at: float) -> DesiredOrder | None:
+        """Keep an order of the list, and return whose it is, if that saves a request."""
+        order_id, ref = _normalise(order["id"]), str(order.get("ref"))
+        desired = self._desired.find(order_id, ref)
+        if desired is None or order_id in self._refs or not is_order_id(order_id):
+            return None
+        self._refs[order_id] = ref
+        is_by_ref = self._desired.is_ref(ref)
+        if is_by_ref:
+            self.ids.setdefault(ref, set()).add(order_id)
+        statuses = OrderStatuses.from_order(order)
+        if any(statuses[context] is None for context in desired.desired):
+            return desired if is_by_ref else None
+        self._reads[order_id] = Read(statuses, read_at)
+        return desired
+
+    def _differs(self, order: DesiredOrder) -> bool:
+        read = self._reads.get(str(order.order_id))
+        return read is not None and any(read.statuses[context] != slug for context, slug in order.desired.items())
+
+
+def _normalise(order_id: str) -> str:
+    return order_id.lower() if is_uuid(order_id) else order_id
