@@ -69,6 +69,7 @@ class Attempts:
         self._start = clock()
         self._credentials: Credentials | None = None
         self._denial: YouCanAuthenticationError | None = None
+        self._has_renewed = False
         self._answered_at = self._attempted_at = -math.inf
         self._turn = _NO_TURN
         self.reserved_at = 0.0
@@ -78,7 +79,7 @@ class Attempts:
     @property
     def may_renew(self) -> bool:
         """Whether a new token may be obtained: one for each procedure, and another where that one has run out."""
-        return all(old.is_running_out or not old.is_renewed for old in self.refused)
+        return not self._has_renewed or self.refused[-1].is_running_out
 
     def begin(self, credentials: Credentials) -> None:
         """
@@ -90,6 +91,7 @@ class Attempts:
             was_refused = any(credentials.is_same_token(old) for old in self.refused)
             if was_refused or len(self.refused) >= MAX_TOKENS:
                 raise self._denial
+            self._has_renewed = self._has_renewed or credentials.is_renewed
         self._credentials = credentials
 
     def check_look(self, request: Request) -> None:

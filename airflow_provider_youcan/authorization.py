@@ -22,7 +22,7 @@ from airflow_provider_youcan.hooks.session import Session
 __all__ = ["SCOPES", "SELLER_AREA", "Authorization"]
 
 SELLER_AREA = "https://seller-area.youcan.shop"
-SCOPES = ("edit-orders", "read-orders", "read-orders-statuses")
+SCOPES = ("edit-orders", "read-orders", "read-orders-statuses", "view-store-info")
 """The scopes that this provider makes use of."""
 
 _LOOPBACK = ("127.0.0.1", "localhost")

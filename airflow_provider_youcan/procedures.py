@@ -397,10 +397,11 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
     :return: in one sentence or a few the store, and the scopes that the token has and lacks.
     """
     name = yield from read_store_name()
-    scopes = {"view-store-info": name is not None, **(yield from read_scopes())}
+    scopes = yield from read_scopes()
     claims = api.read_scopes(get_token())
     if claims is not None:
         scopes["edit-orders"] = bool(claims & {"edit-orders", "*"})
+    scopes["view-store-info"] = name is not None
     granted = ", ".join(repr(scope) for scope, has in scopes.items() if has)
     missing = ", ".join(repr(scope) for scope, has in scopes.items() if not has)
     sentences = [

@@ -198,18 +198,20 @@ class RateLimiter:
         self._given_up = YouCanRateLimitError(
             f"Too many requests: the shop {what}; it may work {when}.", status_code=429, retry_after=retry_after
         )
-        self._given_up_until = now + (retry_after or 0.0)
+        # A shop that said for how long is left alone for that; else the next request finds out that it was given up.
+        self._given_up_until = now + retry_after if (retry_after or 0.0) > MAX_RETRY_AFTER else math.inf
 
     def _raise_if_given_up(self) -> None:
         if self._is_stopped:
             raise YouCanTransientError("The task was told to end, so nothing more was sent.")
-        if self._given_up is None:
+        if (error := self._given_up) is None:
             return
-        if (seconds := self._given_up_until - self._clock()) > 0:
-            raise YouCanRateLimitError(str(self._given_up), status_code=429, retry_after=seconds)
-        error, self._given_up = self._given_up, None
-        if error.retry_after is None:
-            raise error
+        seconds = self._given_up_until - self._clock()
+        if seconds == math.inf or seconds <= 0:
+            self._given_up = None
+        if seconds > 0:
+            retry_after = error.retry_after if seconds == math.inf else seconds
+            raise YouCanRateLimitError(str(error), status_code=429, retry_after=retry_after)
 
     def _refuse_hopeless(self, request: Request, attempts: Attempts) -> None:
         """Give up where the limit leaves no room for a look and its update, however often they are tried."""
@@ -373,6 +375,9 @@ class RateLimit:
             self._refused_at = now
         self._learn_length(now, retry_after, is_early)
         pause = self._pause(now, retry_after)
+        if self.refusals and retry_after is not None and retry_after > 1:
+            # Others have used up the whole window before: come a little earlier than the shop's whole seconds say.
+            pause = min(pause, retry_after - self._rng.uniform(0.0, 1.0))
         self._is_end_known = retry_after is not None
         # Those that were refused together would come back together.
         self._until = max(self._until, now + pause + self._rng.uniform(0.0, 0.04 * pause))
@@ -459,7 +464,10 @@ class RateLimit:
             shorter = min(length, self.length) if self._is_length_exact and self.length else length
             self.length = max(shorter, math.floor(self._longest_wait))
             self._is_length_exact = window.is_exact
-        if is_early and self.length is not None:
+        if is_early and self.length is not None and elapsed < 1.5 * self.length and retry_after <= 1:
+            # It is the same window, which goes on for a little longer than it was thought to.
+            self.length = max(self.length, math.floor(elapsed) + 1.0)
+        elif is_early and self.length is not None:
             # Perhaps others have begun a window, and filled it.
             self._window = _Window(start=now + retry_after - self.length, taken=self._in_flight)
 
@@ -469,8 +477,10 @@ class RateLimit:
             left = self._window.start + self.length - now
         if retry_after is None:
             return min(left, MAX_RETRY_AFTER) if 0 < left < math.inf else min(2.0**self.refusals, MAX_RETRY_AFTER)
-        # The shop rounds up to whole seconds. Who waits for all of them finds the next window used up by others.
-        return left if retry_after - 1 < left < retry_after else retry_after
+        # The shop rounds to whole seconds. Who waits for all of them finds the next window used up by others.
+        if left > 0 and abs(left - retry_after) < 1:
+            return left
+        return retry_after or min(2.0**self.refusals, MAX_RETRY_AFTER)
 
     def _read_headers(self, number: int, now: float, limit: int, remaining: int) -> None:
         if self._headers is None:

@@ -147,8 +147,8 @@ def test_its_requests_share_one_connection(hook: YouCanHook, order_id: str) -> N
 def test_the_connection_test_names_the_store(hook: YouCanHook) -> None:
     assert hook.test_connection() == (
         True,
-        "Connected to the YouCan store 'Sandbox Shop'. Scopes of its token: 'view-store-info', 'read-orders', "
-        "'read-orders-statuses'. "
+        "Connected to the YouCan store 'Sandbox Shop'. Scopes of its token: 'read-orders', 'read-orders-statuses', "
+        "'view-store-info'. "
         "Whether it has 'edit-orders' can't be told without changing an order.",
     )
 
@@ -164,7 +164,11 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
     ("scopes", "told", "message"),
     [
         (ALL_SCOPES, ["read-orders"], "Missing, to be granted in YouCan's seller area: 'edit-orders'."),
-        (ALL_SCOPES, ["*"], "Scopes of its token: 'view-store-info', 'read-orders', 'read-orders-statuses', 'edit-orders'."),
+        (
+            ALL_SCOPES,
+            ["*"],
+            "Scopes of its token: 'read-orders', 'read-orders-statuses', 'edit-orders', 'view-store-info'.",
+        ),
         (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be told without changing an order."),
         (
             ["read-orders"],

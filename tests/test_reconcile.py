@@ -80,7 +80,7 @@ def test_it_sends_the_difference_and_nothing_else(sandbox: Sandbox, tmp_path: Pa
             "shipping": dict.fromkeys(counts, 0),
             "payment": counts,
         },
-        "requests": 1 + len(due),
+        "requests": 2 + len(due),  # the store's own statuses, a page of the list, and the updates
         "seconds": summary["seconds"],
         "report_path": str(tmp_path / "new" / "report.jsonl"),
     }
@@ -99,7 +99,7 @@ def test_a_second_run_sends_nothing(sandbox: Sandbox) -> None:
     again = reconcile(rows)
 
     assert len(puts(sandbox)) == sent
-    assert (again["changed"], again["unchanged"], again["requests"]) == (0, 20, 1)
+    assert (again["changed"], again["unchanged"], again["requests"]) == (0, 20, 2)
 
 
 def test_a_dry_run_tells_what_would_change(sandbox: Sandbox, fresh: list[str], tmp_path: Path) -> None:
@@ -139,7 +139,7 @@ def test_many_refs_are_found_through_the_list(sandbox: Sandbox) -> None:
     summary = reconcile([{"ref": ref, "payment_status": "refunded"} for ref in refs])
 
     assert summary["changed"] == 20
-    assert summary["requests"] == 21
+    assert summary["requests"] == 22
     assert {order["payment_status"] for order in sandbox.shop.orders()} == {"refunded"}
 
 
@@ -185,7 +185,7 @@ def test_a_few_orders_of_a_large_shop_are_read_one_by_one(sandbox: Sandbox) -> N
     summary = reconcile([{"order_id": order_id, "payment_status": "refunded"} for order_id in oldest])
 
     assert summary["changed"] == 4
-    assert summary["requests"] == 1 + 4 + 4, "a look at the list, then each order and its update"
+    assert summary["requests"] == 1 + 1 + 4 + 4, "the store's statuses, a page, then each order and its update"
 
 
 def test_what_is_new_is_found_on_the_first_pages(sandbox: Sandbox) -> None:
@@ -194,7 +194,7 @@ def test_what_is_new_is_found_on_the_first_pages(sandbox: Sandbox) -> None:
 
     summary = reconcile([{"order_id": order_id, "payment_status": "refunded"} for order_id in newest])
 
-    assert summary["requests"] == 1 + 30
+    assert summary["requests"] == 1 + 1 + 30
 
 
 def test_all_orders_cost_as_many_requests_as_the_list_has_pages(sandbox: Sandbox) -> None:
@@ -208,7 +208,7 @@ def test_all_orders_cost_as_many_requests_as_the_list_has_pages(sandbox: Sandbox
 
 
 def test_one_order_is_read_alone(sandbox: Sandbox, fresh: list[str]) -> None:
-    assert reconcile([{"order_id": fresh[0], "payment_status": "paid"}])["requests"] == 2
+    assert reconcile([{"order_id": fresh[0], "payment_status": "paid"}])["requests"] == 3
 
 
 def test_a_list_that_lacks_a_status_is_not_taken_for_its_word(sandbox: Sandbox, fresh: list[str]) -> None:
@@ -217,7 +217,7 @@ def test_a_list_that_lacks_a_status_is_not_taken_for_its_word(sandbox: Sandbox, 
     summary = reconcile([{"order_id": order_id, "status": "open"} for order_id in fresh])
 
     assert (summary["unchanged"], summary["changed"]) == (len(fresh), 0)
-    assert summary["requests"] == 1 + len(fresh)
+    assert summary["requests"] == 1 + 1 + len(fresh)
 
 
 def test_a_status_that_cannot_be_read_is_set_where_no_guard_asks(sandbox: Sandbox, fresh: list[str]) -> None:
@@ -242,10 +242,11 @@ def test_a_guard_protects_what_stands_elsewhere(sandbox: Sandbox, fresh: list[st
     summary = reconcile(rows, only_from={"payment": ["pending", "unpaid"]}, report_path=str(report))
 
     assert sandbox.shop.statuses(fresh[0]) == {**FRESH, "general": "closed", "payment": "paid"}
-    assert sandbox.shop.statuses(fresh[1]) == {**FRESH, "general": "closed", "payment": "refunded"}
-    assert summary["by_context"]["payment"]["protected"] == 1
-    (line,) = [line for line in read_report(report) if line["outcome"] == "protected"]
-    assert (line["before"], line["reason"]) == ("refunded", "'refunded' is not in only_from")
+    assert sandbox.shop.statuses(fresh[1]) == {**FRESH, "payment": "refunded"}, "nor is it closed unpaid"
+    assert summary["by_context"]["payment"]["protected"] == summary["by_context"]["general"]["protected"] == 1
+    lines = {line["context"]: line for line in read_report(report) if line["outcome"] == "protected"}
+    assert (lines["payment"]["before"], lines["payment"]["reason"]) == ("refunded", "'refunded' is not in only_from")
+    assert "the payment status of this order was protected" in lines["general"]["reason"]
 
 
 def test_a_guard_sees_what_changed_since_the_list_was_read(
@@ -261,7 +262,7 @@ def test_a_guard_sees_what_changed_since_the_list_was_read(
     monkeypatch.setattr(sandbox.shop, "find_orders", refund_after_listing)
     rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in fresh[:3]]
 
-    summary = reconcile(rows, only_from={"payment": "pending"})
+    summary = reconcile(rows, only_from={"payment": "pending"}, guard_max_age=0)
 
     assert (summary["changed"], summary["protected"]) == (2, 1)
     assert sandbox.shop.statuses(fresh[0])["payment"] == "refunded"
@@ -366,7 +367,11 @@ def test_no_rows_are_no_work(sandbox: Sandbox) -> None:
         {"orders": [], "max_failures": True},
         {"orders": [], "max_concurrency": 0},
         {"orders": [], "requests_per_second": 0},
-        {"orders": [], "dry_run": "False"},
+        {"orders": [], "guard_max_age": -1},
+        {"orders": [], "guard_max_age": 3601},
+        {"orders": [], "guard_max_age": "5"},
+        {"orders": [], "guard_max_age": float("nan")},
+        {"orders": [], "guard_max_age": True},
     ],
 )
 def test_arguments_that_make_no_sense_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
@@ -492,7 +497,7 @@ def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: San
     assert summary["unchanged"] == 100
 
 
-def test_trouble_with_one_status_leaves_the_others_of_the_order_alone(
+def test_trouble_with_one_status_keeps_the_order_from_being_closed(
     sandbox: Sandbox, fresh: list[str], no_waiting: None
 ) -> None:
     sandbox.misbehave("status", route=f"PUT /orders/{fresh[0]}/status/shipping", status=500)
@@ -500,7 +505,7 @@ def test_trouble_with_one_status_leaves_the_others_of_the_order_alone(
     with pytest.raises(YouCanTransientError):
         reconcile([{"order_id": fresh[0], "shipping_status": "shipped", "payment_status": "paid", "status": "closed"}])
 
-    assert sandbox.shop.statuses(fresh[0]) == {"general": "closed", "shipping": "unfulfilled", "payment": "paid"}
+    assert sandbox.shop.statuses(fresh[0]) == {"general": "open", "shipping": "unfulfilled", "payment": "paid"}
 
 
 def test_an_update_that_nobody_could_confirm_says_so(

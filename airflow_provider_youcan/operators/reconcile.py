@@ -226,11 +226,14 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         )
         reconciliation = Reconciliation(hook.run, desired, report, options, self.log)
 
+        async def prepare() -> int:
+            if options.only_from:
+                await hook.check_ceiling(options.guard_max_age)
+            return (await hook.get_credentials()).max_attempts
+
         async def run() -> None:
             async with hook:
-                if options.only_from:
-                    await hook.check_ceiling(options.guard_max_age)
-                await reconciliation.run()
+                await reconciliation.run(prepare)
 
         def stop() -> None:
             hook.stop()
@@ -282,7 +285,7 @@ class YouCanReconcileOrdersOperator(BaseOperator):
     def _query(self, desired: DesiredState) -> None:
         connection = BaseHook.get_connection(str(self.conn_id))
         hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-        if not hasattr(hook, "get_conn") or not hasattr(hook, "run"):
+        if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
             raise YouCanInvalidInputError(
                 f"The Airflow connection {self.conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
                 "nothing was sent: name one of a database."

@@ -29,8 +29,8 @@ from airflow_provider_youcan.reconciliation.workers import Outage
 
 __all__ = ["Applier", "Progress"]
 
-_UNCONFIRMED = "An update was sent before that; whether YouCan applied it is unknown."
-_CUT_OFF = "the run was cut off while this was under way; whether YouCan applied it is unknown"
+_UNCONFIRMED = "An update was sent before that; whether YouCan took it is unknown."
+_CUT_OFF = "the run was cut off while this was under way; whether YouCan took it is unknown"
 
 
 @dataclass(slots=True, eq=False)
@@ -141,9 +141,10 @@ class Applier:
                 step = self._hold_general(progress, context, step)
             if step.outcome is not Outcome.PLANNED or self._dry_run:
                 return step, read
-        if context is StatusContext.GENERAL and progress.obstacles and known is None:
+        held = self._hold_general(progress, context, Step(Outcome.PLANNED, None))
+        if held.outcome is Outcome.PROTECTED and known is None:
             # What it is now was not read, and need not be.
-            return self._hold_general(progress, context, Step(Outcome.PLANNED, None)), read
+            return held, read
         return await self._update(progress, context, wanted, read, known)
 
     async def _update(
@@ -199,9 +200,10 @@ class Applier:
         self._report.add(progress.order, context, step)
 
     def _hold_general(self, progress: Progress, context: StatusContext, step: Step) -> Step:
-        if context is not StatusContext.GENERAL or not progress.obstacles:
+        obstacles = {other: what for other, what in progress.obstacles.items() if other is not context}
+        if context is not StatusContext.GENERAL or not obstacles:
             return step
-        other, what = next(iter(progress.obstacles.items()))
+        other, what = next(iter(obstacles.items()))
         return general_is_protected(step.before, other, what)
 
     def _is_first_guarded(self, progress: Progress) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -44,7 +44,6 @@ class Options:
     :param skip_invalid: leave rows that can't be used out, rather than refuse them all.
     :param dry_run: send nothing.
     :param max_concurrency: how many orders are worked on at a time.
-    :param max_attempts: how often a request is sent at most; with one, orders are not tried again either.
     :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
     :param youcan_conn_id: the Airflow connection to name in errors.
     """
@@ -54,7 +53,6 @@ class Options:
     skip_invalid: bool = False
     dry_run: bool = False
     max_concurrency: int = 16
-    max_attempts: int = 4
     guard_max_age: float = GUARD_MAX_AGE
     youcan_conn_id: str = "youcan_default"
 
@@ -95,15 +93,19 @@ class Reconciliation:
         self._begun: set[DesiredOrder] = set()
         self._open: dict[DesiredOrder, Progress] = {}  # begun, and not reported to the end
         self._end_reason: str | None = None
+        self._max_attempts = 1
 
-    async def run(self) -> None:
+    async def run(self, prepare: Callable[[], Awaitable[int]]) -> None:
         """
         Carry it out.
 
+        :param prepare: checks the connection before anything is sent, and returns how often a request is sent at most;
+            with one, orders are not tried again either.
         :raises YouCanError: if rows are refused, or the run was ended by what can't get better for any order.
         """
         progress = asyncio.ensure_future(self._log_progress())
         try:
+            self._max_attempts = await prepare()
             await self._check_statuses()
             self._desired.refuse_contradictions()
             self._refuse_invalid_rows()
@@ -154,7 +156,7 @@ class Reconciliation:
 
     async def _apply_all(self) -> None:
         again: list[Progress] = []
-        await self._work(self._orders(), again if self._options.max_attempts > 1 else None)
+        await self._work(self._orders(), again if self._max_attempts > 1 else None)
         if again and self._end_reason is None:
             self._log.info("%d orders met errors that may have passed: they are tried once more.", len(again))
             await self._work(_stream(again), None)
@@ -243,7 +245,7 @@ class Reconciliation:
         failed: dict[str, YouCanTransientError] = {}
 
         async def search(ref: str) -> None:
-            for is_last in (self._options.max_attempts == 1, True):
+            for is_last in (self._max_attempts == 1, True):
                 try:
                     await self._snapshot.search(ref)
                 except YouCanTransientError as error:

@@ -1,0 +1,256 @@
+"""What follows from a failure, on a clock of its own: another token, a pause, another look, or the end."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.attempts import MAX_TOKENS, Attempts, StaleReadError, back_off
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanConnectionError,
+    YouCanError,
+    YouCanOrderNotFoundError,
+    YouCanRateLimitError,
+    YouCanServerError,
+)
+from airflow_provider_youcan.hooks.credentials import Credentials
+
+READ = api.get_order("abc")
+UPDATE = api.update_order_status("abc", "paid", "payment")
+CREDENTIALS = Credentials("https://shop", "first", token_since=0.0)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def begun(clock: Clock, max_attempts: int = 4, **options: Any) -> Attempts:
+    attempts = Attempts(clock=clock, rng=random.Random(0), **options)
+    attempts.begin(replace(CREDENTIALS, max_attempts=max_attempts))
+    return attempts
+
+
+# --- a pause ---
+
+
+def test_a_transient_error_is_tried_again_as_often_as_the_connection_allows(clock: Clock) -> None:
+    attempts = begun(clock, max_attempts=3)
+
+    assert 0 <= attempts.fail(READ, YouCanServerError("503")) <= 1
+    assert attempts.describe(0.5) == "Trying again in 0.5 s (attempt 2 of 3)."
+    assert 0 <= attempts.fail(READ, YouCanConnectionError("lost")) <= 2
+    last = YouCanServerError("third")
+    with pytest.raises(YouCanServerError) as raised:
+        attempts.fail(READ, last)
+
+    assert raised.value is last
+
+
+def test_a_permanent_error_and_a_single_attempt_are_the_end(clock: Clock) -> None:
+    with pytest.raises(YouCanOrderNotFoundError):
+        begun(clock).fail(READ, YouCanOrderNotFoundError())
+    with pytest.raises(YouCanServerError):
+        begun(clock, max_attempts=1).fail(READ, YouCanServerError())
+
+
+@pytest.mark.parametrize("retry_after", [0.0, 2.0, 60.0])
+def test_retry_after_is_waited_for_and_a_little_longer(clock: Clock, retry_after: float) -> None:
+    seconds = begun(clock).fail(READ, YouCanRateLimitError(retry_after=retry_after))
+
+    assert retry_after <= seconds <= retry_after + 1
+
+
+def test_those_that_were_refused_together_do_not_come_back_together(clock: Clock) -> None:
+    pauses = set()
+    for _ in range(20):
+        attempts = Attempts(clock=clock)
+        attempts.begin(CREDENTIALS)
+        pauses.add(attempts.fail(READ, YouCanRateLimitError(retry_after=5.0)))
+
+    assert len(pauses) == 20
+
+
+def test_a_long_retry_after_frees_the_worker(clock: Clock) -> None:
+    with pytest.raises(YouCanRateLimitError) as raised:
+        begun(clock).fail(READ, YouCanRateLimitError(retry_after=60.1))
+
+    assert raised.value.retry_after == 60.1
+
+
+def test_a_rate_limit_costs_no_attempt_where_a_limiter_waits_for_it(clock: Clock) -> None:
+    attempts = begun(clock, max_attempts=1, has_limiter=True)
+
+    assert [attempts.fail(READ, YouCanRateLimitError(retry_after=5.0)) for _ in range(50)] == [0.0] * 50
+
+
+def test_no_attempt_begins_after_its_time(clock: Clock) -> None:
+    with pytest.raises(YouCanRateLimitError):
+        begun(clock, max_seconds=10).fail(READ, YouCanRateLimitError(retry_after=30.0))
+
+
+def test_the_pauses_have_full_jitter_under_a_doubling_bound() -> None:
+    for failures in range(1, 8):
+        seen = [back_off(failures, random.Random(seed)) for seed in range(200)]
+        bound = min(30, 2 ** (failures - 1))
+        assert all(0 <= seconds <= bound for seconds in seen)
+        assert min(seen) < bound * 0.2, "full jitter reaches down to nothing"
+        assert max(seen) > bound * 0.8, "and up to the bound"
+
+
+def test_what_kept_a_request_from_being_sent_is_not_the_answer_to_it(clock: Clock) -> None:
+    attempts = begun(clock)
+
+    assert attempts.fail(UPDATE, YouCanConnectionError("the database is out of reach"), was_sent=False) >= 0
+    with pytest.raises(YouCanConnectionError):
+        # A renewal, which had attempts of its own.
+        attempts.fail(UPDATE, YouCanConnectionError("503", method="POST"), was_sent=False)
+    with pytest.raises(YouCanAuthenticationError):
+        attempts.fail(UPDATE, YouCanAuthenticationError("no new token"), was_sent=False)
+
+    assert not attempts.unconfirmed
+
+
+# --- another token ---
+
+
+def test_a_token_that_was_refused_is_not_used_again(clock: Clock) -> None:
+    attempts = begun(clock)
+    denial = YouCanAuthenticationError("401")
+
+    assert attempts.fail(READ, denial) == 0.0
+    assert attempts.may_renew
+    attempts.begin(replace(CREDENTIALS, token="second"))
+    attempts.fail(READ, YouCanAuthenticationError("401 again"))
+    with pytest.raises(YouCanAuthenticationError):
+        attempts.begin(replace(CREDENTIALS, token="first"))
+
+
+def test_one_token_is_obtained_for_each_procedure_and_another_where_that_one_ran_out(clock: Clock) -> None:
+    for renew_at, may_renew in ((float("inf"), False), (0.0, True)):
+        attempts = begun(clock)
+        attempts.fail(READ, YouCanAuthenticationError("401"))
+        attempts.begin(replace(CREDENTIALS, token="second", is_renewed=True, renew_at=renew_at))
+        attempts.fail(READ, YouCanAuthenticationError("401"))
+
+        assert attempts.may_renew is may_renew
+
+
+def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None:
+    attempts = begun(clock)
+    with pytest.raises(YouCanAuthenticationError):
+        for number in range(100):
+            attempts.fail(READ, YouCanAuthenticationError("401"))
+            attempts.begin(replace(CREDENTIALS, token=f"token {number}"))
+
+    assert len(attempts.refused) == MAX_TOKENS
+
+
+# --- another look ---
+
+
+def guarded(max_age: float, at: float | None = None) -> api.Request:
+    return api.update_order_status("abc", "paid", "payment", api.Look(max_age, at))
+
+
+def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
+    attempts = begun(clock)
+    attempts.succeed()  # the look
+
+    clock.now += 5.0
+    attempts.check_look(guarded(5.0))
+    clock.now += 0.1
+    with pytest.raises(StaleReadError):
+        attempts.check_look(guarded(5.0))
+    attempts.check_look(guarded(60.0))
+    attempts.check_look(READ)
+    attempts.check_look(UPDATE)
+
+
+@pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])
+def test_a_page_of_the_list_may_be_as_old_as_guard_max_age(
+    clock: Clock, max_age: float, age: float, is_stale: bool
+) -> None:
+    attempts = begun(clock)
+    update = guarded(max_age, at=clock.now - age)
+
+    if is_stale:
+        with pytest.raises(StaleReadError):
+            attempts.check_look(update)
+    else:
+        attempts.check_look(update)
+
+
+@pytest.mark.parametrize(
+    "error", [YouCanServerError("500"), YouCanRateLimitError("429"), YouCanAuthenticationError("401")]
+)
+def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCanError) -> None:
+    attempts = begun(clock)
+    attempts.succeed()
+    clock.now += 0.1
+    attempts.fail(guarded(5.0), error)
+
+    for update in (guarded(5.0), guarded(float("inf")), guarded(5.0, at=clock.now - 0.05)):
+        with pytest.raises(StaleReadError):
+            attempts.check_look(update)
+    clock.now += 0.1
+    attempts.succeed()
+    attempts.check_look(guarded(5.0))
+
+
+def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None:
+    attempts = begun(clock)
+    attempts.succeed()
+    page = guarded(60.0, at=clock.now - 1)
+    attempts.check_look(page)
+
+    attempts.begin(replace(CREDENTIALS, token="second", token_since=clock.now + 0.1))
+
+    for update in (page, guarded(5.0)):
+        with pytest.raises(StaleReadError):
+            attempts.check_look(update)
+    # An update without a guard does not depend on what was read.
+    attempts.check_look(guarded(float("inf")))
+
+
+@given(st.lists(st.sampled_from(["look", "update fails", "renew", "wait", "update"]), max_size=30))
+def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> None:
+    clock = Clock()
+    attempts = begun(clock, max_attempts=1_000)
+    looked_at: float | None = None
+    for number, event in enumerate(events):
+        clock.now += 0.001
+        if event == "look":
+            attempts.succeed()
+            looked_at = clock.now
+        elif event == "update fails":
+            attempts.fail(guarded(5.0), YouCanServerError("500"))
+            looked_at = None
+        elif event == "renew":
+            attempts.begin(replace(CREDENTIALS, token=str(number), token_since=clock.now, max_attempts=1_000))
+            looked_at = None
+        elif event == "wait":
+            clock.now += 3.0
+        else:
+            is_fresh = looked_at is not None and clock.now - looked_at <= 5.0
+            try:
+                attempts.check_look(guarded(5.0))
+            except StaleReadError:
+                assert not is_fresh
+            else:
+                assert is_fresh

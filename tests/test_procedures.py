@@ -1,0 +1,279 @@
+"""The procedures, stepped through by hand: what is asked, in which order, and what comes of each answer. No socket."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_youcan import api, procedures
+from airflow_provider_youcan.attempts import StaleReadError
+from airflow_provider_youcan.exceptions import (
+    YouCanError,
+    YouCanOrderNotFoundError,
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanServerError,
+    YouCanTransientError,
+    YouCanUnexpectedResponseError,
+    YouCanUnknownStatusError,
+)
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.procedures import CONFIRMED_BY_READING, Move, Pages, Procedure, Read
+
+DONE: dict[str, Any] = {"status": 200, "detail": "Status is successfully updated", "meta": []}
+PAYMENT = StatusContext.PAYMENT
+
+
+def order(payment: str | None) -> dict[str, Any]:
+    return {"id": "abc", "payment": {"status_object": {"slug": payment}}}
+
+
+def end(procedure: Procedure[Any], answer: object) -> Any:
+    """Give a procedure its last answer, and return its result."""
+    with pytest.raises(StopIteration) as stop:
+        procedure.throw(answer) if isinstance(answer, Exception) else procedure.send(answer)
+    return stop.value.value
+
+
+def stale(*, unconfirmed: bool = False) -> StaleReadError:
+    error = StaleReadError()
+    error.unconfirmed = unconfirmed
+    return error
+
+
+def move(only_from: Any = ("pending",), **options: Any) -> Procedure[Move]:
+    return procedures.move_order_status("abc", "paid", "payment", only_from, **options)
+
+
+# --- setting a status under a guard ---
+
+
+def test_a_guarded_update_looks_and_then_sets() -> None:
+    procedure = move()
+
+    look = next(procedure)
+    assert (look.method, look.look_max_age) == ("GET", 5.0)
+    update = procedure.send(order("pending"))
+    assert (update.method, update.json, update.look) == ("PUT", {"status": "paid"}, api.Look(5.0))
+
+    assert end(procedure, DONE)[:3] == ("pending", True, None)
+
+
+@pytest.mark.parametrize(("found", "changed"), [("paid", False), ("refunded", False)])
+def test_what_holds_or_has_moved_on_is_left_alone(found: str, changed: bool) -> None:
+    procedure = move()
+    next(procedure)
+
+    assert end(procedure, order(found))[:3] == (found, changed, None)
+
+
+def test_a_stale_look_is_made_again() -> None:
+    procedure = move()
+    next(procedure)
+    procedure.send(order("pending"))
+
+    look = procedure.throw(stale())
+    assert look.method == "GET"
+
+    # Someone else has set the target meanwhile: nothing was changed by this.
+    assert end(procedure, order("paid"))[:2] == ("paid", False)
+
+
+def test_what_was_read_before_saves_a_look() -> None:
+    procedure = move(read=Read(OrderStatuses(payment="pending"), at=12.5), guard_max_age=60.0)
+
+    update = next(procedure)
+
+    assert (update.method, update.look) == ("PUT", api.Look(60.0, 12.5))
+    # Its own look may be as old as guard_max_age, if that is more than five seconds.
+    look = procedure.throw(stale())
+    assert (look.method, look.look_max_age) == ("GET", 60.0)
+
+
+def test_a_status_that_cannot_be_read_is_no_answer_to_a_guard() -> None:
+    guarded, free = move(), move(None)
+    next(guarded), next(free)
+
+    with pytest.raises(YouCanPermanentError, match="can't be read"):
+        guarded.send(order(None))
+    assert free.send(order(None)).method == "PUT"
+
+
+def test_an_unconfirmed_update_is_confirmed_by_reading() -> None:
+    procedure = move()
+    next(procedure)
+    procedure.send(order("pending"))
+    procedure.throw(stale(unconfirmed=True))
+
+    assert end(procedure, order("paid"))[:3] == ("pending", True, CONFIRMED_BY_READING)
+
+
+@pytest.mark.parametrize("answer", [order("refunded"), order(None), YouCanOrderNotFoundError("404")])
+def test_an_unconfirmed_update_that_cannot_be_confirmed_is_never_called_protected(answer: Any) -> None:
+    procedure = move()
+    next(procedure)
+    procedure.send(order("pending"))
+    procedure.throw(stale(unconfirmed=True))
+
+    with pytest.raises(YouCanTransientError, match="no confirmation came") as raised:
+        procedure.throw(answer) if isinstance(answer, Exception) else procedure.send(answer)
+
+    assert raised.value.unconfirmed
+
+
+def test_where_the_guard_still_allows_it_an_unconfirmed_update_is_sent_again() -> None:
+    procedure = move()
+    next(procedure)
+    procedure.send(order("pending"))
+    procedure.throw(stale(unconfirmed=True))
+
+    assert procedure.send(order("pending")).method == "PUT"
+    assert end(procedure, DONE)[:2] == ("pending", True)
+
+
+def test_what_an_earlier_run_left_unconfirmed_stays_so() -> None:
+    procedure = move(unconfirmed=Move("pending", changed=True), read=Read(OrderStatuses(payment="pending"), at=0.0))
+
+    assert next(procedure).method == "GET", "what was read before it says nothing"
+    assert end(procedure, order("paid"))[:3] == ("pending", True, CONFIRMED_BY_READING)
+
+
+statuses = st.sampled_from(["pending", "unpaid", "paid", "refunded", None])
+answers = st.one_of(
+    statuses.map(order),
+    st.booleans().map(lambda unconfirmed: stale(unconfirmed=unconfirmed)),
+    st.just(YouCanServerError("500")),
+    st.just(YouCanOrderNotFoundError("404")),
+    st.just(DONE),
+)
+
+
+@given(
+    st.none() | st.sets(st.sampled_from(["pending", "unpaid"]), min_size=1),
+    st.none() | statuses,
+    st.lists(answers, min_size=30, max_size=30),
+)
+def test_no_update_leaves_a_guard_and_no_change_is_claimed_that_was_not_confirmed(
+    only_from: set[str] | None, known: str | None, answers: list[Any]
+) -> None:
+    read = None if known is None else Read(OrderStatuses(payment=known), at=0.0)
+    procedure = move(only_from, read=read)
+    last_look: str | None = known
+    was_confirmed = was_sent = is_unconfirmed = False
+    answer: Any = None
+    try:
+        for following in [*answers, *answers]:
+            request = procedure.throw(answer) if isinstance(answer, Exception) else procedure.send(answer)
+            if request.method == "PUT":
+                assert only_from is None or last_look in only_from
+                # The driver throws no other error into a guarded update than these two.
+                answer = following if isinstance(following, (StaleReadError, YouCanServerError)) else DONE
+                if answer is DONE:
+                    was_confirmed = True
+                elif answer.unconfirmed:
+                    is_unconfirmed = was_sent = True
+            else:
+                answer = following if isinstance(following, YouCanError) else order(known)
+                if isinstance(following, dict) and "payment" in following:
+                    answer = following
+                if isinstance(answer, dict):
+                    last_look = answer["payment"]["status_object"]["slug"]
+    except StopIteration as stop:
+        result = stop.value
+        if result.changed:
+            assert was_confirmed or (is_unconfirmed and last_look == "paid" and result.reason == CONFIRMED_BY_READING)
+        else:
+            assert not was_sent, "an update that may have been applied is never called unchanged or protected"
+            assert result.before == last_look
+    except YouCanError:
+        assert not was_confirmed
+
+
+# --- checking statuses ---
+
+
+def settings(**lists: list[str]) -> dict[str, Any]:
+    names = {"general": "ordersStatus", "shipping": "shipping", "payment": "payment"}
+    return {name: [{"slug": slug} for slug in lists.get(context, [])] for context, name in names.items()}
+
+
+def test_a_documented_status_passes_without_a_request() -> None:
+    procedure = procedures.check_status("paid", PAYMENT, {}, "youcan_default")
+
+    with pytest.raises(StopIteration):
+        next(procedure)
+
+
+def test_the_stores_list_is_read_once_and_kept() -> None:
+    known: dict[StatusContext, list[str]] = {}
+    procedure = procedures.check_status("collected", PAYMENT, known, "youcan_default")
+    next(procedure)
+    end(procedure, settings(payment=["collected"]))
+
+    with pytest.raises(StopIteration):
+        next(procedures.check_status("collected", PAYMENT, known, "youcan_default"))
+    with pytest.raises(YouCanUnknownStatusError):
+        next(procedures.check_status("colected", PAYMENT, known, "youcan_default"))
+
+
+def test_a_table_goes_by_the_stores_own_list() -> None:
+    asked = [(PAYMENT, "paid"), (PAYMENT, "captured"), (StatusContext.SHIPPING, "shipped")]
+    procedure = procedures.check_statuses(asked, "youcan_default")
+    next(procedure)
+
+    # The store has deleted 'captured', and its list of shipping statuses is as incomplete as YouCan's own example.
+    unknown, incomplete = end(procedure, settings(payment=["paid", "pending"], shipping=["out-for-delivery"]))
+
+    assert list(unknown) == [(PAYMENT, "captured")]
+    assert incomplete == [StatusContext.SHIPPING]
+
+
+@pytest.mark.parametrize(("status", "is_refused"), [("captured", False), ("collected", True)])
+def test_where_the_list_may_not_be_read_the_documented_slugs_decide(status: str, is_refused: bool) -> None:
+    procedure = procedures.check_statuses([(PAYMENT, status)], "my_shop")
+    next(procedure)
+
+    if is_refused:
+        with pytest.raises(YouCanPermissionError, match="'read-orders-statuses'.*'my_shop'"):
+            procedure.throw(YouCanPermissionError("403"))
+    else:
+        assert end(procedure, YouCanPermissionError("403")) == ({}, [])
+
+
+# --- pages ---
+
+
+def page(*ids: str, total_pages: int = 3) -> dict[str, Any]:
+    return {"data": [{"id": order_id} for order_id in ids], "meta": {"pagination": {"total_pages": total_pages}}}
+
+
+def test_pages_are_read_until_the_last_and_an_order_comes_once() -> None:
+    pages = Pages(2)
+    found: list[str] = []
+    for answer in (page("a", "b"), page("b", "c"), page("d")):
+        procedure = procedures.next_page(pages)
+        next(procedure)
+        found += [order["id"] for order in end(procedure, answer)]
+
+    assert pages.is_over
+    assert found == ["a", "b", "c", "d"]
+
+
+def test_a_list_without_end_is_given_up() -> None:
+    pages = Pages()
+    with pytest.raises(YouCanUnexpectedResponseError, match="10 pages in a row held nothing new"):
+        for _ in range(12):
+            pages.take_requests()
+            pages.add(page("a", total_pages=1000))
+
+
+def test_several_pages_are_asked_for_together() -> None:
+    pages = Pages()
+    pages.take_requests()
+    pages.add(page("a", total_pages=4))
+
+    assert [request.params["page"] for request in pages.take_requests(10)] == ["2", "3", "4"]
+    assert pages.pages_left == 0
