@@ -17,6 +17,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
     YouCanRateLimitError,
+    YouCanTaskStoppedError,
     YouCanTransientError,
 )
 
@@ -132,7 +133,8 @@ class Attempts:
             self.refused.append(self._credentials)
             return 0.0
         # What kept it from being sent is Airflow's, or had attempts of its own: a renewal, a limiter that gave up.
-        is_over = not was_sent and (error.method is not None or isinstance(error, YouCanRateLimitError))
+        is_final = error.method is not None or isinstance(error, (YouCanRateLimitError, YouCanTaskStoppedError))
+        is_over = not was_sent and is_final
         if is_over or not isinstance(error, YouCanTransientError):
             raise error
         if (asked := error.retry_after or 0.0) > MAX_RETRY_AFTER:

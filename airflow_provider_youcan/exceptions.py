@@ -31,6 +31,7 @@ __all__ = [
     "YouCanRateLimitError",
     "YouCanServerError",
     "YouCanStoreSuspendedError",
+    "YouCanTaskStoppedError",
     "YouCanTransientError",
     "YouCanUnexpectedResponseError",
     "YouCanUnknownStatusError",
@@ -62,6 +63,9 @@ class YouCanError(AirflowException):
 
     unconfirmed = False
     """True if an update may have been applied although no confirmation came."""
+
+    status_before: str | None = None
+    """What the status was before such an update, where it was read."""
 
     # Everything but the message is optional, so that pickling and copying (which call the class with
     # ``args`` alone and then restore the attributes) work for every error.
@@ -110,6 +114,10 @@ class YouCanConnectionNotFoundError(YouCanConnectionError):
     The Task SDK answers both with ``AirflowNotFoundException``, so it may work later. Airflow 2 tells them apart,
     and a connection that is not there is a :class:`YouCanInvalidInputError` on it.
     """
+
+
+class YouCanTaskStoppedError(YouCanTransientError):
+    """The task was told to end, so nothing more was sent."""
 
 
 class YouCanServerError(YouCanTransientError):

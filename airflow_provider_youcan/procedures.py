@@ -9,7 +9,7 @@ and ``throw``. The idea is httpx's, whose authentication flows are generators.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from airflow_provider_youcan import api
@@ -23,20 +23,20 @@ from airflow_provider_youcan.checks import (
     known_statuses,
 )
 from airflow_provider_youcan.exceptions import (
+    YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
     YouCanPermissionError,
     YouCanTransientError,
-    YouCanUnexpectedResponseError,
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.pages import Pages
 
 __all__ = [
     "CONFIRMED_BY_READING",
     "GUARD_MAX_AGE",
     "Move",
-    "Pages",
     "Procedure",
     "Read",
     "check_status",
@@ -60,9 +60,6 @@ GUARD_MAX_AGE = 5.0
 """How many seconds old a status may be, by default, that a guarded update rests on."""
 
 CONFIRMED_BY_READING = "confirmed by reading; another run may have set it"
-
-_MAX_STALE_PAGES = 10
-"""As many newer orders may come in while a page is read that the next one repeats it; hardly ten times in a row."""
 
 
 def request(request: api.Request) -> Procedure[dict[str, Any]]:
@@ -165,7 +162,7 @@ def move_order_status(
             found = read.statuses[context]
         else:
             look = api.Look(max_age)
-            statuses = yield from _look(order_id, look, is_unconfirmed=is_unconfirmed)
+            statuses = yield from _look(order_id, look, before, is_unconfirmed=is_unconfirmed)
             found = statuses[context]
         read = None
         if found == status:
@@ -173,7 +170,7 @@ def move_order_status(
             return Move(before if is_unconfirmed else found, is_changed, reason, statuses)
         is_allowed = only_from is None or found in only_from
         if is_unconfirmed and not is_allowed:
-            raise _unconfirmed_error(order_id, status, context, found)
+            raise _unconfirmed_error(order_id, status, context, found, before)
         if found is None and only_from is not None:
             raise YouCanPermanentError(
                 f"The {context} status of order {order_id} can't be read, so only_from can't be checked and nothing "
@@ -186,11 +183,14 @@ def move_order_status(
             yield api.update_order_status(order_id, status, context, look)
         except StaleReadError as stale:
             is_unconfirmed = is_unconfirmed or stale.unconfirmed
+        except YouCanError as error:
+            error.status_before = before
+            raise
         else:
             return Move(before, True, None, statuses)
 
 
-def _look(order_id: str, look: api.Look, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:
+def _look(order_id: str, look: api.Look, before: str | None, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:
     """Read the statuses that an update will rest on."""
     try:
         order = yield api.get_order(order_id, look_max_age=look.max_age if look.is_guard else None)
@@ -199,16 +199,21 @@ def _look(order_id: str, look: api.Look, *, is_unconfirmed: bool) -> Procedure[O
             raise
         # Gone after an update that may have been applied: that is what there is to say.
         return OrderStatuses()
+    except YouCanError as error:
+        error.status_before = before
+        raise
     return OrderStatuses.from_order(order)
 
 
-def _unconfirmed_error(order_id: str, status: str, context: StatusContext, found: str | None) -> YouCanTransientError:
+def _unconfirmed_error(
+    order_id: str, status: str, context: StatusContext, found: str | None, before: str | None
+) -> YouCanTransientError:
     now = "can't be read" if found is None else f"is {found!r}"
     error = YouCanTransientError(
         f"An update of the {context} status of order {order_id} to {status!r} was sent, but no confirmation came, and "
         f"the status now {now}: whether YouCan applied the update before that is unknown; look at the order."
     )
-    error.unconfirmed = True
+    error.unconfirmed, error.status_before = True, before
     return error
 
 
@@ -291,71 +296,6 @@ def check_statuses(
 
 
 # --- reading the list of orders ---------------------------------------------------------------------------
-
-
-class Pages:
-    """
-    Where the reading of a list is: which page comes next, and whether there is one.
-
-    The list can grow while it is read. A list that has no end, because a server repeats itself, is given up.
-
-    :param page_size: how many orders are asked for a page; YouCan sends 50 at most (default 50).
-    :param include: the sub-resources to send along.
-    :param query: as :func:`api.list_orders` takes it.
-    """
-
-    def __init__(
-        self,
-        page_size: int = api.MAX_PAGE_SIZE,
-        include: Iterable[str] = ("payment", "shipping"),
-        query: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.next_page = 1
-        self.total_pages = 1
-        self._page_size = page_size
-        self._include = (include,) if isinstance(include, str) else tuple(include)
-        self._query = query
-        self._seen: set[str] = set()
-        self._stale_pages = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether the last page was read."""
-        return self.next_page > self.total_pages
-
-    @property
-    def pages_left(self) -> int:
-        """How many pages there still are."""
-        return max(0, self.total_pages - self.next_page + 1)
-
-    def end(self) -> None:
-        """Read no further page."""
-        self.total_pages = self.next_page - 1
-
-    def take_requests(self, number: int = 1) -> list[api.Request]:
-        """Return the requests for the next pages, to be sent together."""
-        numbers = range(self.next_page, min(self.next_page + number, self.total_pages + 1))
-        self.next_page = numbers.stop
-        return [api.list_orders(page, self._page_size, self._include, self._query) for page in numbers]
-
-    def add(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """
-        Take the payload of a page, and return its orders that are new: one can move from page to page meanwhile.
-
-        :raises YouCanUnexpectedResponseError: if ten pages in a row held nothing new.
-        """
-        self.total_pages = payload["meta"]["pagination"]["total_pages"]
-        new = {order["id"]: order for order in payload["data"] if order["id"] not in self._seen}
-        self._seen |= new.keys()
-        self._stale_pages = 0 if new or not payload["data"] else self._stale_pages + 1
-        if self._stale_pages >= _MAX_STALE_PAGES:
-            raise YouCanUnexpectedResponseError(
-                f"Could not list the orders: {self._stale_pages} pages in a row held nothing new: the list "
-                "says the same again and again; check that the connection's host is YouCan's API.",
-                method="GET",
-                url="/orders",
-            )
-        return list(new.values())
 
 
 def next_page(pages: Pages) -> Procedure[list[dict[str, Any]]]:

@@ -42,6 +42,8 @@ with DAG(
     schedule=None,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
+    # Each order waits in a run of its own, for days: Airflow's default of 16 would let the others queue.
+    max_active_runs=1000,
     params={"order_id": Param(type="string", minLength=1, description="The order to settle")},
     default_args=default_args,
     tags=["example", "youcan"],

@@ -65,7 +65,7 @@ with DAG(
     plan = YouCanReconcileOrdersOperator(
         task_id="plan",
         dry_run=True,
-        # Orders that the shop hasn't are told of, and keep nobody from approving of the rest.
+        # Orders that the shop does not have are reported, and do not keep the rest from being approved.
         max_failures=1_000_000,
         report_path=f"{REPORTS}/plan.jsonl",
         **TABLE,
@@ -110,8 +110,9 @@ with DAG(
         approve = ApprovalOperator(
             task_id="approve",
             subject="{{ ti.xcom_pull(task_ids='plan')['planned'] }} statuses of the shop's orders would change",
-            body="{{ ti.xcom_pull(task_ids='plan')['not_found'] }} are of orders that the shop hasn't. The plan lies "
-            "in {{ ti.xcom_pull(task_ids='plan')['report_path'] }}.",
+            body="{{ ti.xcom_pull(task_ids='plan')['protected'] }} more are protected by the guards and stay as they are. "
+            "{{ ti.xcom_pull(task_ids='plan')['not_found'] }} are for orders that this shop does not have; the run will "
+            "fail for them. The plan is in {{ ti.xcom_pull(task_ids='plan')['report_path'] }}.",
         )
         plan >> approve >> reconcile
     reconcile >> keep_failed_updates(WAREHOUSE)

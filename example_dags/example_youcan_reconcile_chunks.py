@@ -5,7 +5,9 @@ Make the pool once, with as many slots as tasks may talk to the shop at a time::
 
     airflow pools set youcan 4 "Tasks that talk to the shop"
 
-The table ``courier_orders`` has the columns ``order_id`` and ``payment_status``. The Airflow variable
+The table ``courier_orders`` has the columns ``order_id`` and ``payment_status``, in the courier's words, as in
+``example_youcan_reconcile``. One task is enough for a shop (it sends a thousand requests a second); this is for tables
+that don't fit into a worker's memory. The Airflow variable
 ``youcan_warehouse`` names the warehouse's connection (default ``sqlite_default``). It needs a connection
 ``youcan_default`` of type ``youcan``.
 """
@@ -41,12 +43,17 @@ with DAG(
     def split(warehouse: str) -> list[str]:
         """Return a query for each chunk: the rows themselves never go through XCom."""
         hook: Any = BaseHook.get_connection(warehouse).get_hook()  # type: ignore[no-untyped-call]
-        rows = hook.get_first("select count(*) from courier_orders")[0]
-        return [
-            "select order_id, payment_status from courier_orders"
-            f" order by order_id limit {ROWS_A_CHUNK} offset {offset}"
-            for offset in range(0, rows, ROWS_A_CHUNK)
-        ]
+        # Ranges of the key, the last one open: with limit and offset, a feed that writes to the table meanwhile moves
+        # rows from one chunk to another, and some into none.
+        first_keys = hook.get_records(
+            "select order_id from (select order_id, row_number() over (order by order_id) as number"
+            f" from courier_orders) numbered where number % {ROWS_A_CHUNK} = 1 order by order_id"
+        )
+        bounds = [str(row[0]).replace("'", "''") for row in first_keys[1:]]
+        lower = ["", *(f"order_id >= '{bound}'" for bound in bounds)]
+        upper = [*(f"order_id < '{bound}'" for bound in bounds), ""]
+        ranges = [" and ".join(filter(None, pair)) or "1 = 1" for pair in zip(lower, upper, strict=True)]
+        return [f"select order_id, payment_status from courier_orders where {range_}" for range_ in ranges]
 
     @task
     def add_up(summaries: Iterable[dict[str, Any]]) -> dict[str, float]:
@@ -61,6 +68,7 @@ with DAG(
     reconcile = YouCanReconcileOrdersOperator.partial(
         task_id="reconcile",
         conn_id=WAREHOUSE,
+        status_map={"payment": {"COLLECTED": "paid", "RETURNED": "unpaid"}},
         only_from={"payment": ["pending", "unpaid"]},
         pool="youcan",
         max_active_tis_per_dagrun=SLOTS,

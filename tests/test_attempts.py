@@ -153,10 +153,13 @@ def test_one_token_is_obtained_for_each_procedure_and_another_where_that_one_ran
 
 def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None:
     attempts = begun(clock)
+
+    def go_on(number: int) -> None:
+        attempts.fail(READ, YouCanAuthenticationError("401"))
+        attempts.begin(replace(CREDENTIALS, token=f"token {number}"))
+
     with pytest.raises(YouCanAuthenticationError):
-        for number in range(100):
-            attempts.fail(READ, YouCanAuthenticationError("401"))
-            attempts.begin(replace(CREDENTIALS, token=f"token {number}"))
+        list(map(go_on, range(100)))
 
     assert len(attempts.refused) == MAX_TOKENS
 

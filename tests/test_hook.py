@@ -167,7 +167,7 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
         (
             ALL_SCOPES,
             ["*"],
-            "Scopes of its token: 'read-orders', 'read-orders-statuses', 'edit-orders', 'view-store-info'.",
+            "'read-orders', 'read-orders-statuses', 'edit-orders', 'view-store-info'.",
         ),
         (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be told without changing an order."),
         (

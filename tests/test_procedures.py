@@ -21,7 +21,8 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.procedures import CONFIRMED_BY_READING, Move, Pages, Procedure, Read
+from airflow_provider_youcan.pages import Pages
+from airflow_provider_youcan.procedures import CONFIRMED_BY_READING, Move, Procedure, Read
 
 DONE: dict[str, Any] = {"status": 200, "detail": "Status is successfully updated", "meta": []}
 PAYMENT = StatusContext.PAYMENT
@@ -264,10 +265,13 @@ def test_pages_are_read_until_the_last_and_an_order_comes_once() -> None:
 
 def test_a_list_without_end_is_given_up() -> None:
     pages = Pages()
+
+    def go_on(_: int) -> None:
+        pages.take_requests()
+        pages.add(page("a", total_pages=1000))
+
     with pytest.raises(YouCanUnexpectedResponseError, match="10 pages in a row held nothing new"):
-        for _ in range(12):
-            pages.take_requests()
-            pages.add(page("a", total_pages=1000))
+        list(map(go_on, range(12)))
 
 
 def test_several_pages_are_asked_for_together() -> None:

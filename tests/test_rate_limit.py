@@ -21,7 +21,8 @@ from airflow_provider_youcan.answers import Answer
 from airflow_provider_youcan.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.hooks.credentials import Credentials
-from airflow_provider_youcan.rate_limit import Phase, RateLimit, RateLimiter
+from airflow_provider_youcan.limiter import RateLimiter
+from airflow_provider_youcan.rate_limit import Phase, RateLimit
 
 
 @dataclass

@@ -13,7 +13,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
     YouCanInvalidInputError,
-    YouCanTransientError,
+    YouCanTaskStoppedError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
 from airflow_provider_youcan.hooks.tokens import with_current_token
@@ -65,7 +65,7 @@ class ConnectionUser(BaseHook):
 
     def _check_stopped(self, request: Request) -> None:
         if self._is_stopped:
-            raise YouCanTransientError(
+            raise YouCanTaskStoppedError(
                 f"Did not {request.purpose}: the task was told to end, so nothing more was sent.", method=request.method
             )
 

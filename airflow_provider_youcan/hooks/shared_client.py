@@ -16,7 +16,7 @@ from airflow_provider_youcan.answers import Answer, NoAnswer, connection_error, 
 from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
 from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.hooks.environment import Route
-from airflow_provider_youcan.rate_limit import RateLimiter
+from airflow_provider_youcan.limiter import RateLimiter
 
 __all__ = ["MAX_CONNECTIONS", "SharedClient"]
 

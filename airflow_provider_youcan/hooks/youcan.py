@@ -22,6 +22,7 @@ from airflow_provider_youcan.hooks.form import ConnectionForm
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.pages import Pages
 
 if TYPE_CHECKING:
     import requests
@@ -160,7 +161,7 @@ class YouCanHook(ConnectionForm, ConnectionUser):
         :return: the orders as YouCan sends them (its page ``orders/listing``).
         :raises YouCanError: if a page could not be read.
         """
-        pages = procedures.Pages(page_size, include, query)
+        pages = Pages(page_size, include, query)
         while not pages.is_over:
             yield from self.run(procedures.next_page(pages))
 

@@ -23,8 +23,8 @@ from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.shared_client import SharedClient
+    from airflow_provider_youcan.limiter import RateLimiter
     from airflow_provider_youcan.procedures import Procedure
-    from airflow_provider_youcan.rate_limit import RateLimiter
 
 __all__ = ["YouCanAsyncHook"]
 
@@ -71,6 +71,7 @@ class YouCanAsyncHook(ConnectionUser):
         """How many requests it has sent."""
         self._client: SharedClient | None = None
         self._limiter: RateLimiter | None = None
+        self._pauses: set[asyncio.Future[None]] = set()
         self._warning = Throttle(self.log)
 
     async def update_order_status(
@@ -178,6 +179,8 @@ class YouCanAsyncHook(ConnectionUser):
     def stop(self) -> None:
         """Send nothing more: the task was told to end. What is under way comes to its end."""
         self._is_stopped = True
+        for pause in self._pauses:
+            pause.cancel()
         if self._limiter is not None:
             self._limiter.stop()
 
@@ -230,13 +233,24 @@ class YouCanAsyncHook(ConnectionUser):
             else:
                 attempts.succeed()
                 return payload
-            await asyncio.sleep(seconds)
+            if seconds:
+                await self._pause(seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for the next attempt, or until the task is told to end."""
+        pause = asyncio.ensure_future(asyncio.sleep(seconds))
+        self._pauses.add(pause)
+        try:
+            await asyncio.wait({pause})
+        finally:
+            pause.cancel()
+            self._pauses.discard(pause)
 
     def _get_limiter(self, client: SharedClient, credentials: Credentials) -> RateLimiter:
         if self.max_concurrency is None:
             return client.limiter
         if self._limiter is None:
-            from airflow_provider_youcan.rate_limit import RateLimiter
+            from airflow_provider_youcan.limiter import RateLimiter
 
             ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
             self._limiter = RateLimiter(min(ceilings, default=None), max_windows=credentials.max_attempts)

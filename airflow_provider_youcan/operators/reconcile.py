@@ -20,7 +20,12 @@ from airflow_provider_youcan.checks import (
     likely_typos,
     was_given,
 )
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanPermanentError, YouCanTransientError
+from airflow_provider_youcan.exceptions import (
+    YouCanInvalidInputError,
+    YouCanPermanentError,
+    YouCanTaskStoppedError,
+    YouCanTransientError,
+)
 from airflow_provider_youcan.interruption import GRACE_SECONDS, InterruptibleRun
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.report_file import ReportFile
@@ -166,6 +171,10 @@ class YouCanReconcileOrdersOperator(BaseOperator):
             self._log_rows(desired, dry_run=options.dry_run)
             try:
                 run = self._reconcile(desired, report, options, begun_at)
+            except YouCanTaskStoppedError:
+                # What it was told by has the last word.
+                self._raise_interruption()
+                raise
             finally:
                 # Before the XComs, so that it is whole whatever becomes of them.
                 file.flush()

@@ -167,6 +167,7 @@ class Applier:
         except YouCanError as error:
             progress.current = None
             if error.unconfirmed:
+                before = error.status_before if before is None else before
                 progress.unconfirmed[context] = Move(before, changed=True)
             is_about_this_status = isinstance(error, YouCanPermanentError) and not isinstance(
                 error, (*ENDS_THE_RUN, YouCanOrderNotFoundError)

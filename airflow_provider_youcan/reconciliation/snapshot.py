@@ -20,7 +20,8 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import OrderStatuses
-from airflow_provider_youcan.procedures import Pages, Procedure, Read, request
+from airflow_provider_youcan.pages import Pages
+from airflow_provider_youcan.procedures import Procedure, Read, request
 from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState
 
 __all__ = ["ENDS_THE_RUN", "Run", "Snapshot"]
@@ -90,7 +91,9 @@ class Snapshot:
         pages, batch = Pages(), 1
         while missing >= 2 and not pages.is_over:
             number = min(batch, pages.pages_left)
-            listed, read_at = await self._read_pages(pages, number), self._clock()
+            # From when it was asked for: how long the answer took is not known to be after the reading.
+            read_at = self._clock()
+            listed = await self._read_pages(pages, number)
             found = [self._add(order, read_at) for order in listed]
             known = [order for order in found if order is not None]
             lacks_statuses = not known and any(self._names(order) for order in listed)

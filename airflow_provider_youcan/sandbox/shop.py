@@ -215,11 +215,11 @@ class Shop:
         order = f"order by {column} {direction}, id {direction}"
         if not text:
             # The ids come from an index alone; a whole row is read for those of the page only.
-            page, values = "select id from orders", ()
+            page, values = "select id from orders", []
             total = self._read("select count(*) from orders")[0][0]
         else:
             found = [number for number, searched in self._searched_texts() if text.lower() in searched]
-            page, values = "select id from orders where rowid in (select value from json_each(?))", (json.dumps(found),)
+            page, values = "select id from orders where rowid in (select value from json_each(?))", [json.dumps(found)]
             total = len(found)
         rows = self._read(
             f"select * from orders where id in ({page} {order} limit ? offset ?) {order}", *values, limit, offset

@@ -1,0 +1,214 @@
+"""Requests in their turn: what waits for a shop's limit, and for a ceiling, in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from airflow_provider_youcan.answers import Answer, read_rate_limit, read_retry_after
+from airflow_provider_youcan.api import Request
+from airflow_provider_youcan.attempts import MAX_RETRY_AFTER, Attempts
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTaskStoppedError
+from airflow_provider_youcan.logs import Throttle
+from airflow_provider_youcan.rate_limit import MAX_SILENCE, RateLimit
+
+__all__ = ["RateLimiter"]
+
+_MAX_REFUSALS = 10
+"""A shop that says how long to wait, and refuses so often in a row over a minute, is left to Airflow's retries."""
+
+_CATCH_UP_SECONDS = 0.05
+"""How far a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
+
+
+class RateLimiter:
+    """
+    Sends requests when the shop takes them, and delays all of them when it refused one.
+
+    A request takes its turn in the order in which it was asked for. The look that a guarded update rests on takes two
+    turns of the same window: the second is its update's.
+
+    :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
+    :param max_windows: after so many windows in a row in which no guarded update could be sent, it gives up (default
+        4).
+    :param clock: returns the time in seconds (default the machine's monotonic one).
+    """
+
+    def __init__(
+        self,
+        requests_per_second: float | None = None,
+        *,
+        max_windows: int = 4,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = RateLimit()
+        self._interval = 1 / requests_per_second if requests_per_second else 0.0
+        self._next_slot = clock()
+        self._max_windows = max_windows
+        self._clock = clock
+        self._last_success = clock()
+        self._queue = asyncio.Lock()
+        self._changed = asyncio.Event()
+        self._is_stopped = False
+        self._given_up: YouCanRateLimitError | None = None
+        self._given_up_until = 0.0
+        self._window_of_last_update = 0
+        self._warning = Throttle(logging.getLogger(__name__), clock)
+
+    async def send(self, request: Request, send: Callable[[], Awaitable[Answer]], attempts: Attempts) -> Answer:
+        """
+        Send a request in its turn, and learn from its answer.
+
+        :param request: what is sent.
+        :param send: sends it, and returns the answer.
+        :param attempts: the attempts that this one belongs to. A turn that is reserved for the update is kept there.
+        :return: the answer, a 429 among others.
+        :raises StaleReadError: in place of sending an update that rests on a look that is too old by now.
+        :raises YouCanRateLimitError: if the shop refused too often, or for too long, to be waited for.
+        """
+        number = attempts.take_reserved_turn() if request.look is not None else None
+        if number is None:
+            number = await self._take_turn(request, attempts)
+        else:
+            await self._use_reserved_turn(number, request, attempts)
+        answer = None
+        try:
+            answer = await send()
+            return answer
+        finally:
+            self._record(number, request, answer)
+
+    def check_ceiling(self, look_max_age: float) -> None:
+        """
+        Refuse a ceiling under which an update comes too late after the look that its guard rests on.
+
+        :raises YouCanInvalidInputError: that names both settings.
+        """
+        if self._interval > look_max_age:
+            raise YouCanInvalidInputError(
+                f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after the "
+                "look that its guard rests on, so nothing was sent: raise requests_per_second, or guard_max_age above "
+                f"{self._interval:g}."
+            )
+
+    def stop(self) -> None:
+        """Let nothing wait any longer: what waits for its turn is refused."""
+        self._is_stopped = True
+        self._changed.set()
+
+    async def _take_turn(self, request: Request, attempts: Attempts) -> int:
+        async with self._queue:
+            size = 1 if request.look_max_age is None else 2
+            slot = await self._wait_for_slot(size, request)
+            await self._wait_for_limit(size)
+            try:
+                self._refuse_hopeless(request, attempts)
+                attempts.check_look(request)
+            except BaseException:
+                self._next_slot = slot
+                raise
+            number = self._limit.send(self._clock())
+            if size == 2:
+                reserved = self._limit.reserve()
+                attempts.reserve_turn(reserved, slot + self._interval, lambda: self._give_back(reserved))
+            return number
+
+    async def _use_reserved_turn(self, number: int, request: Request, attempts: Attempts) -> None:
+        try:
+            if (seconds := attempts.reserved_at - self._clock()) > 0 and self._interval:
+                await asyncio.sleep(seconds)
+            while delay := self._limit.delay_of_reserved(self._clock()):
+                await self._wait_for_change(delay)
+            attempts.check_look(request)
+        except BaseException:
+            self._give_back(number)
+            raise
+        self._limit.send_reserved(number, self._clock())
+
+    async def _wait_for_slot(self, size: int, request: Request) -> float:
+        """Wait for the ceiling's next slot, and return the moment of it."""
+        if not self._interval:
+            return 0.0
+        if request.look_max_age is not None:
+            self.check_ceiling(request.look_max_age)
+        slot = max(self._next_slot, self._clock() - _CATCH_UP_SECONDS)
+        self._next_slot = slot + size * self._interval
+        if (seconds := slot - self._clock()) > 0:
+            await asyncio.sleep(seconds)
+        return slot
+
+    async def _wait_for_limit(self, size: int) -> None:
+        self._raise_if_given_up()
+        while delay := self._limit.delay(self._clock(), size):
+            await self._wait_for_change(delay)
+
+    async def _wait_for_change(self, seconds: float) -> None:
+        self._changed.clear()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if seconds == math.inf else seconds)
+        self._raise_if_given_up()
+
+    def _give_back(self, number: int) -> None:
+        self._limit.give_back(number)
+        self._changed.set()
+
+    def _record(self, number: int, request: Request, answer: Answer | None) -> None:
+        now = self._clock()
+        if answer is not None and answer.status_code == 429:
+            self._record_refusal(number, now, read_retry_after(answer.headers))
+        else:
+            self._last_success, self._given_up = now, None
+            self._limit.answered(number, now, *(read_rate_limit(answer.headers) if answer else ()))
+            if request.look is not None and request.look.is_guard:
+                self._window_of_last_update = self._limit.windows
+        self._changed.set()
+
+    def _record_refusal(self, number: int, now: float, retry_after: float | None) -> None:
+        is_first = self._limit.refused(number, now, retry_after)
+        silence = now - self._last_success
+        max_silence = MAX_SILENCE if retry_after is None else MAX_RETRY_AFTER
+        if (retry_after or 0.0) > MAX_RETRY_AFTER:
+            self._give_up(now, retry_after, f"asked to be left alone for {retry_after:g} s")
+        elif self._limit.refusals >= _MAX_REFUSALS and silence > max_silence:
+            self._give_up(now, retry_after, f"refused {self._limit.refusals} requests in a row over {silence:.0f} s")
+        elif is_first and (seconds := self._limit.delay(now)) != math.inf:
+            self._warning("The shop answered 429 (too many requests): all requests wait for %.1f s.", seconds)
+
+    def _give_up(self, now: float, retry_after: float | None, what: str) -> None:
+        when = "later" if retry_after is None else f"in {retry_after:g} s"
+        self._given_up = YouCanRateLimitError(
+            f"Too many requests: the shop {what}; it may work {when}.", status_code=429, retry_after=retry_after
+        )
+        # A shop that said for how long is left alone for that; else the next request finds out that it was given up.
+        is_long = retry_after is not None and retry_after > MAX_RETRY_AFTER
+        self._given_up_until = now + retry_after if retry_after is not None and is_long else math.inf
+
+    def _raise_if_given_up(self) -> None:
+        if self._is_stopped:
+            raise YouCanTaskStoppedError("The task was told to end, so nothing more was sent.")
+        if (error := self._given_up) is None:
+            return
+        seconds = self._given_up_until - self._clock()
+        if seconds == math.inf or seconds <= 0:
+            self._given_up = None
+        if seconds > 0:
+            retry_after = error.retry_after if seconds == math.inf else seconds
+            raise YouCanRateLimitError(str(error), status_code=429, retry_after=retry_after)
+
+    def _refuse_hopeless(self, request: Request, attempts: Attempts) -> None:
+        """Give up where the limit leaves no room for a look and its update, however often they are tried."""
+        max_age = request.look.max_age if request.look is not None else request.look_max_age
+        if max_age is None or max_age == math.inf:
+            return
+        windows = self._limit.windows - max(self._window_of_last_update, attempts.first_window(self._limit.windows))
+        if windows >= self._max_windows:
+            raise YouCanRateLimitError(
+                f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
+                f"within {max_age:g} s of the look that it rests on, so it was not sent: raise "
+                "guard_max_age, or send fewer requests to this shop from elsewhere.",
+                status_code=429,
+            )

@@ -1,0 +1,79 @@
+"""The list of orders, page by page: which one comes next, and whether there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from airflow_provider_youcan import api
+from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
+
+__all__ = ["Pages"]
+
+_MAX_STALE_PAGES = 10
+"""As many newer orders may come in while a page is read that the next one repeats it; hardly ten times in a row."""
+
+
+class Pages:
+    """
+    Where the reading of a list is: which page comes next, and whether there is one.
+
+    The list can grow while it is read. A list that has no end, because a server repeats itself, is given up.
+
+    :param page_size: how many orders are asked for a page; YouCan sends 50 at most (default 50).
+    :param include: the sub-resources to send along.
+    :param query: as :func:`api.list_orders` takes it.
+    """
+
+    def __init__(
+        self,
+        page_size: int = api.MAX_PAGE_SIZE,
+        include: Iterable[str] = ("payment", "shipping"),
+        query: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.next_page = 1
+        self.total_pages = 1
+        self._page_size = page_size
+        self._include = (include,) if isinstance(include, str) else tuple(include)
+        self._query = query
+        self._seen: set[str] = set()
+        self._stale_pages = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last page was read."""
+        return self.next_page > self.total_pages
+
+    @property
+    def pages_left(self) -> int:
+        """How many pages there still are."""
+        return max(0, self.total_pages - self.next_page + 1)
+
+    def end(self) -> None:
+        """Read no further page."""
+        self.total_pages = self.next_page - 1
+
+    def take_requests(self, number: int = 1) -> list[api.Request]:
+        """Return the requests for the next pages, to be sent together."""
+        numbers = range(self.next_page, min(self.next_page + number, self.total_pages + 1))
+        self.next_page = numbers.stop
+        return [api.list_orders(page, self._page_size, self._include, self._query) for page in numbers]
+
+    def add(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """
+        Take the payload of a page, and return its orders that are new: one can move from page to page meanwhile.
+
+        :raises YouCanUnexpectedResponseError: if ten pages in a row held nothing new.
+        """
+        self.total_pages = payload["meta"]["pagination"]["total_pages"]
+        new = {order["id"]: order for order in payload["data"] if order["id"] not in self._seen}
+        self._seen |= new.keys()
+        self._stale_pages = 0 if new or not payload["data"] else self._stale_pages + 1
+        if self._stale_pages >= _MAX_STALE_PAGES:
+            raise YouCanUnexpectedResponseError(
+                f"Could not list the orders: {self._stale_pages} pages in a row held nothing new: the list "
+                "says the same again and again; check that the connection's host is YouCan's API.",
+                method="GET",
+                url="/orders",
+            )
+        return list(new.values())
