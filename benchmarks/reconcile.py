@@ -11,10 +11,13 @@ import json
 import logging
 import os
 import resource
+import ssl
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -29,10 +32,14 @@ WINDOW, WINDOWS = 5.0, 8
 
 def main() -> int:
     if len(sys.argv) > 1:
-        print(json.dumps(CONTENDERS[sys.argv[1]](*map(int, sys.argv[2:]))))
+        numbers = [int(text) for text in sys.argv[2:] if text]
+        print(json.dumps(CONTENDERS[sys.argv[1]](*numbers)))
         return 0
     compare_throughput()
+    compare_https()
     learn_limits()
+    share_limits()
+    guard_changes()
     change_nothing()
     weigh_memory()
     return 0
@@ -70,8 +77,7 @@ def learn_limits() -> None:
                     check=True,
                     capture_output=True,
                 )
-                with urlopen(f"http://127.0.0.1:{port}/figures") as answer:
-                    figures = json.load(answer)
+                figures = read_figures(port)
             start = min(figures["accepted"])
             accepted, refused = (
                 sum(moment <= start + seconds for moment in figures[name]) for name in ("accepted", "refused")
@@ -83,46 +89,172 @@ def learn_limits() -> None:
             )
 
 
+def compare_https() -> None:
+    """What a request costs over https, where the environment says how to get there."""
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = make_certificate(Path(folder) / "localhost.pem")
+        pairs = [
+            (
+                run("reconcile", CHANGES, CHANGES, 16, certificate),
+                run("aiohttp", CHANGES, CHANGES, 16, certificate),
+            )
+            for _ in range(TURNS)
+        ]
+    cpu = [ours["cpu"] / bare["cpu"] for ours, bare in pairs]
+    show("reconcile, https, 16", pairs[0][0])
+    show("bare aiohttp, https, 16", pairs[0][1])
+    print(f"  median of {TURNS}: CPU per request {median(cpu):.2f} times")
+
+
+def share_limits() -> None:
+    print(f"several tasks, each a process, on a limit that isn't told, over {WINDOWS} windows of {WINDOW:g} s")
+    for limit, tasks, headers in [(300, 4, "no"), (300, 8, "no"), (300, 8, "yes"), (60, 4, "no"), (60, 8, "no")]:
+        with shop(limit * WINDOWS * 4, limit, headers) as port:
+            seconds = WINDOW * WINDOWS
+            command = [sys.executable, __file__, "limited", str(limit * WINDOWS * 2), str(limit * WINDOWS * 2), "16"]
+            processes = [
+                subprocess.Popen(
+                    command,
+                    env=environment(port) | {"SECONDS": str(seconds)},
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                )
+                for _ in range(tasks)
+            ]
+            for process in processes:
+                process.wait()
+            figures = read_figures(port)
+        # From when all of them run.
+        start = min(figures["accepted"]) + 2 * WINDOW
+        accepted, refused = (sum(start <= moment for moment in figures[name]) for name in ("accepted", "refused"))
+        windows = (max(figures["accepted"]) - start) / WINDOW
+        print(
+            f"  {limit:3} a window, {tasks} tasks, {'with' if headers == 'yes' else 'without'} headers:"
+            f" {accepted / (limit * windows):.0%} used (aim: at least 90 %),"
+            f" {refused / (accepted + refused):.1%} refused (aim: at most 5 %)"
+        )
+
+
+def guard_changes() -> None:
+    print("guarded changes: requests a change, and how old the look was that an update rested on")
+    for guard_max_age in (0, 5, 60):
+        figures = run("guarded", 2_000, 2_000, 16, "", str(guard_max_age))
+        print(f"  at full speed, guard_max_age={guard_max_age:<2}: {figures['requests'] / 2_000:.2f} requests a change")
+    for guard_max_age in (0, 5, 60):
+        figures = run("guarded", 1_500, 1_500, 16, "", str(guard_max_age), limit=300)
+        changes = 1_500 / (figures["requests"] / figures["rate"])
+        print(
+            f"  300 per 5 s, guard_max_age={guard_max_age:<2}: {figures['requests'] / 1_500:.2f} requests and"
+            f" {changes:.1f} changes a second; look to update: median {figures['median_age']:.2f} s,"
+            f" largest {figures['largest_age']:.2f} s"
+        )
+    ceiling = run("guarded", 60, 60, 16, "", "5", "4")
+    tight = run("guarded", 60, 60, 16, "", "5", limit=20, seconds=6.0)
+    for name, figures in (("a ceiling of 4 a second", ceiling), ("20 per 6 s", tight)):
+        print(
+            f"  60 orders under {name}: {figures['requests']:.0f} requests; look to update: median"
+            f" {figures['median_age']:.2f} s, largest {figures['largest_age']:.2f} s"
+        )
+
+
 def change_nothing() -> None:
     figures = run("reconcile", 10_000, 0, 16)
-    print(f"nothing to change in 10,000 rows: {figures['requests']} requests (aim: 200 pages, and two)")
+    print(f"nothing to change in 10,000 rows: {figures['requests']} requests (aim: 200 pages, and three)")
 
 
 def weigh_memory() -> None:
+    for rows in (10_000, 100_000, 1_000_000):
+        figures = run("rows", 1, rows)
+        print(f"{rows:9,} rows of two statuses: {figures['bytes']:.0f} bytes each (aim: at most 400)")
     for rows in (1_000, 100_000):
         print(f"peak memory for {rows:,} rows: {run('dry_run', rows, rows, 16)['memory']:.0f} MB")
 
 
-def run(contender: str, orders: int, changes: int, concurrency: int = 1) -> dict[str, float]:
-    with shop(orders) as port:
-        command = [sys.executable, __file__, contender, str(orders), str(changes), str(concurrency)]
-        ended = subprocess.run(command, env=environment(port), check=True, capture_output=True, text=True)
+def run(
+    contender: str,
+    orders: int,
+    changes: int,
+    concurrency: int = 1,
+    certificate: str = "",
+    *further: str,
+    limit: int = 0,
+    seconds: float = WINDOW,
+) -> dict[str, float]:
+    with shop(orders, limit, certificate=certificate, seconds=seconds) as port:
+        command = [sys.executable, __file__, contender, str(orders), str(changes), str(concurrency), *further]
+        variables = environment(port, certificate)
+        ended = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
         figures: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+        if contender == "guarded":
+            ages = read_figures(port)["ages"]
+            figures |= {"median_age": median(ages), "largest_age": max(ages)}
         return figures
 
 
+def read_figures(port: str) -> dict[str, list[float]]:
+    with urlopen(f"http://127.0.0.1:{port}/figures") as answer:
+        figures: dict[str, list[float]] = json.load(answer)
+    return figures
+
+
 @contextmanager
-def shop(orders: int, limit: int = 0, headers: str = "no") -> Iterator[str]:
+def shop(
+    orders: int, limit: int = 0, headers: str = "no", *, certificate: str = "", seconds: float = WINDOW
+) -> Iterator[str]:
     stand_in = str(Path(__file__).with_name("stand_in.py"))
-    command = [sys.executable, stand_in, str(orders), str(limit), str(WINDOW), headers]
+    command = [sys.executable, stand_in, str(orders), str(limit), str(seconds), headers, *filter(None, [certificate])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         yield process.stdout.readline().strip()
         process.terminate()
 
 
-def environment(port: str) -> dict[str, str]:
-    url = f"http://127.0.0.1:{port}"
+def environment(port: str, certificate: str = "") -> dict[str, str]:
+    url = f"https://localhost:{port}" if certificate else f"http://127.0.0.1:{port}"
+    connection: dict[str, Any] = {"conn_type": "youcan", "host": url, "password": "token"}
+    if certificate:
+        connection["extra"] = {"verify": certificate}
     return {
         **os.environ,
         "SHOP": url,
-        "AIRFLOW_CONN_YOUCAN_DEFAULT": json.dumps({"conn_type": "youcan", "host": url, "password": "token"}),
+        "CERTIFICATE": certificate,
+        "AIRFLOW_CONN_YOUCAN_DEFAULT": json.dumps(connection),
         "AIRFLOW_CONN_HTTP_DEFAULT": json.dumps({"conn_type": "http", "host": url}),
     }
 
 
 def show(name: str, figures: dict[str, float]) -> None:
     print(f"  {name:26} {figures['rate']:7.1f} requests a second, {figures['cpu'] * 1000:5.2f} ms of CPU each")
+
+
+def make_certificate(path: Path) -> str:
+    """Write a key and a certificate for localhost, which signs itself."""
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
+    return str(path)
 
 
 # --- the contenders ---
@@ -143,11 +275,11 @@ def measured(figures: dict[str, float]) -> Iterator[None]:
 
 
 def reconcile(orders: int, changes: int, concurrency: int, **arguments: Any) -> dict[str, float]:
-    from airflow_provider_youcan import rate_limit  # noqa: F401  # importing is not what is measured
+    from airflow_provider_youcan import limiter  # noqa: F401  # importing is not what is measured
     from airflow_provider_youcan.hooks import shared_client  # noqa: F401
     from airflow_provider_youcan.hooks.youcan import YouCanHook
     from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-    from airflow_provider_youcan.reconciliation import executor  # noqa: F401
+    from airflow_provider_youcan.reconciliation import run  # noqa: F401
 
     logging.disable(logging.WARNING)
     # The first look-up of a connection imports half of Airflow, as it does for any task.
@@ -172,6 +304,31 @@ def limited(orders: int, changes: int, concurrency: int) -> dict[str, float]:
     return reconcile(orders, changes, concurrency)
 
 
+def guarded(orders: int, changes: int, concurrency: int, guard_max_age: int, ceiling: int = 0) -> dict[str, float]:
+    return reconcile(
+        orders,
+        changes,
+        concurrency,
+        only_from={"payment": "pending"},
+        guard_max_age=guard_max_age,
+        requests_per_second=ceiling or None,
+    )
+
+
+def rows(_: int, number: int, __: int) -> dict[str, float]:
+    """What is kept of each row, by the memory that Python allocated for it."""
+    import tracemalloc
+
+    from airflow_provider_youcan.reconciliation.rows import DesiredState
+
+    desired = DesiredState()
+    tracemalloc.start()
+    for row in range(number):
+        order_id = str(uuid.UUID(int=row))
+        desired.add({"order_id": order_id, "payment_status": "paid", "shipping_status": "fulfilled"})
+    return {"bytes": tracemalloc.get_traced_memory()[0] / number}
+
+
 def dry_run(orders: int, changes: int, concurrency: int) -> dict[str, float]:
     figures = reconcile(orders, changes, concurrency, dry_run=True)
     return figures | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
@@ -184,7 +341,9 @@ def bare_aiohttp(orders: int, changes: int, concurrency: int) -> dict[str, float
 
     async def work() -> None:
         waiting = iter(order_ids(orders)[:changes])
-        connector = aiohttp.TCPConnector(limit=concurrency)
+        certificate = os.environ["CERTIFICATE"]
+        tls = ssl.create_default_context(cafile=certificate) if certificate else True
+        connector = aiohttp.TCPConnector(limit=concurrency, ssl=tls)
         async with aiohttp.ClientSession(connector=connector, headers={"Authorization": "Bearer token"}) as session:
 
             async def update() -> None:
@@ -226,10 +385,12 @@ def loop_over_http_hook(orders: int, changes: int, _: int) -> dict[str, float]:
     return figures
 
 
-CONTENDERS = {
+CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
     "reconcile": reconcile,
     "limited": limited,
     "dry_run": dry_run,
+    "guarded": guarded,
+    "rows": rows,
     "aiohttp": bare_aiohttp,
     "Session": loop_over_session,
     "HttpHook": loop_over_http_hook,

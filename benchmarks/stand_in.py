@@ -3,13 +3,16 @@ A stand-in for a shop, leaner than the sandbox, so that a benchmark measures its
 
 It answers 50 ms late, and can have a rate limit in a fixed window, with or without headers that tell of it.
 
-    python benchmarks/stand_in.py ORDERS LIMIT SECONDS HEADERS   (a limit of 0 for none)
+    python benchmarks/stand_in.py ORDERS LIMIT SECONDS HEADERS [CERTIFICATE]
+
+A limit of 0 is none. With a certificate, a file of a key and a certificate in PEM, it speaks https.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import sys
 import uuid
 from typing import Any
@@ -26,12 +29,14 @@ class Shop:
         self.start, self.taken = float("-inf"), 0
         self.accepted: list[float] = []
         self.refused: list[float] = []
+        self.looks: dict[str, float] = {}
+        self.ages: list[float] = []
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, str, bytes]:
         now = asyncio.get_running_loop().time()
         url = urlsplit(target)
         if url.path == "/figures":
-            figures = {"accepted": self.accepted, "refused": self.refused}
+            figures = {"accepted": self.accepted, "refused": self.refused, "ages": self.ages}
             return 200, "", json.dumps(figures).encode()
         headers = ""
         if self.limit:
@@ -47,15 +52,23 @@ class Shop:
                 return 429, headers, b'{"message": "Too Many Attempts."}'
         self.accepted.append(now)
         if method == "PUT":
+            order_id = url.path.split("/")[2]
+            self.ages.append(now - self.looks.get(order_id, now))
             self.payments[url.path.split("/")[2]] = json.loads(body)["status"]
             return 200, headers, b'{"status": 200, "detail": "Status is successfully updated", "meta": []}'
+        if url.path == "/orders/settings":
+            lists = {"ordersStatus": [{"slug": "open"}], "shipping": [{"slug": "shipped"}]}
+            return 200, headers, json.dumps({**lists, "payment": [{"slug": "pending"}, {"slug": "paid"}]}).encode()
         if url.path == "/orders":
             return 200, headers, self.list(parse_qs(url.query))
-        return 200, headers, json.dumps(self.order(url.path.split("/")[2])).encode()
+        order_id = url.path.split("/")[2]
+        self.looks[order_id] = now
+        return 200, headers, json.dumps(self.order(order_id)).encode()
 
     def list(self, query: dict[str, list[str]]) -> bytes:
         page, size = int(query["page"][0]), int(query["limit"][0])
         shown = [self.order(order_id) for order_id in self.ids[(page - 1) * size : page * size]]
+        self.looks.update(dict.fromkeys((order["id"] for order in shown), asyncio.get_running_loop().time()))
         pagination = {"total": len(self.ids), "count": len(shown), "per_page": size, "current_page": page}
         pagination["total_pages"] = -(-len(self.ids) // size)
         return json.dumps({"data": shown, "meta": {"pagination": pagination}}).encode()
@@ -110,9 +123,15 @@ class Protocol(asyncio.Protocol):
 
 
 async def main() -> None:
-    orders, limit, seconds, headers = sys.argv[1:]
+    orders, limit, seconds, headers, *certificate = sys.argv[1:]
+    tls = None
+    if certificate:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate[0])
     shop = Shop(int(orders), int(limit), float(seconds), headers == "yes")
-    server = await asyncio.get_running_loop().create_server(lambda: Protocol(shop), "127.0.0.1", 0, backlog=1000)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Protocol(shop), "127.0.0.1", 0, backlog=1000, ssl=tls
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 

@@ -110,9 +110,9 @@ with DAG(
         approve = ApprovalOperator(
             task_id="approve",
             subject="{{ ti.xcom_pull(task_ids='plan')['planned'] }} statuses of the shop's orders would change",
-            body="{{ ti.xcom_pull(task_ids='plan')['protected'] }} more are protected by the guards and stay as they are. "
-            "{{ ti.xcom_pull(task_ids='plan')['not_found'] }} are for orders that this shop does not have; the run will "
-            "fail for them. The plan is in {{ ti.xcom_pull(task_ids='plan')['report_path'] }}.",
+            body="{{ ti.xcom_pull(task_ids='plan')['protected'] }} more are protected by the guards, and stay as they "
+            "are. {{ ti.xcom_pull(task_ids='plan')['not_found'] }} are for orders that this shop does not have; the "
+            "run will fail for them. The plan is in {{ ti.xcom_pull(task_ids='plan')['report_path'] }}.",
         )
         plan >> approve >> reconcile
     reconcile >> keep_failed_updates(WAREHOUSE)
