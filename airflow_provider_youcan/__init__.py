@@ -11,7 +11,7 @@ __all__ = ["__version__", "get_provider_info"]
 
 def get_provider_info() -> dict[str, Any]:
     """
-    Tell Airflow what this provider brings: its connection type, hooks, operators, sensor, trigger and link.
+    Return what this provider brings: its connection type, hooks, operators, sensor, trigger and link.
 
     Airflow calls this through the ``apache_airflow_provider`` entry point.
 
@@ -60,7 +60,7 @@ def get_provider_info() -> dict[str, Any]:
                     "placeholders": {
                         "password": "from YouCan's seller area, Settings > Developer Settings",
                         "host": "https://api.youcan.shop",
-                        "port": "443 (the Test button of Airflow 3.3.2 needs it)",
+                        "port": "443, or the sandbox's port (the Test button of Airflow 3.3.2 needs it)",
                     },
                 },
                 "conn-fields": {

@@ -31,13 +31,13 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 @dataclass(frozen=True)
 class Authorization:
     """
-    One walk through the consent page.
+    One authorisation of an app, through the consent page.
 
     :param client_id: the id of the app on YouCan.
-    :param redirect_uri: the address that the consent page leads back to, as the app has it registered.
+    :param redirect_uri: the redirect URI, as the app has it registered.
     :param scopes: what the app asks for (default :data:`SCOPES`).
     :param seller_area: where the consent page is (default YouCan's seller area).
-    :param state: what the way back has to bring, so that no one else's consent is taken for this one (default random).
+    :param state: what the redirect has to bring, so that nobody else's consent is taken for this one (default random).
     """
 
     client_id: str
@@ -60,13 +60,13 @@ class Authorization:
 
     @property
     def is_on_this_machine(self) -> bool:
-        """Whether the way back leads to this machine, where it can be waited for."""
+        """Whether the redirect leads to this machine, where it can be waited for."""
         address = urlsplit(self.redirect_uri)
         return address.scheme == "http" and address.hostname in _LOOPBACK
 
     def wait_for_code(self, ready: Callable[[], None]) -> str:
         """
-        Wait on the redirect URI, on this machine, until the consent page leads back, and return the code.
+        Wait on the redirect URI, on this machine, until the redirect comes, and return the code.
 
         :param ready: is called once the address is listened on.
         :raises YouCanAuthenticationError: if the seller refused.
@@ -76,17 +76,17 @@ class Authorization:
         answers: list[str] = []
 
         class Callback(BaseHTTPRequestHandler):
-            timeout = 5  # a knock that says nothing must not keep the way back from coming in
+            timeout = 5  # an idle connection must not block the redirect
 
             def do_GET(self) -> None:  # http.server's name
                 url = urlsplit(self.path)
-                is_the_way_back = url.path == (address.path or "/") and authorization.is_answer(url.query)
+                is_redirect = url.path == (address.path or "/") and authorization.is_answer(url.query)
                 # First of all, because a browser may hang up before it has the page, and the code works once.
-                answers.extend([url.query] if is_the_way_back else [])
-                self.send_response(200 if is_the_way_back else 404)
+                answers.extend([url.query] if is_redirect else [])
+                self.send_response(200 if is_redirect else 404)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")
                 self.end_headers()
-                if is_the_way_back:
+                if is_redirect:
                     self.wfile.write(b"Done: go back to the terminal, and close this page.")
 
             def log_message(self, format: str, *arguments: Any) -> None:  # noqa: A002  # http.server's signature
@@ -101,12 +101,12 @@ class Authorization:
         with Server((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
             ready()
             while not answers:
-                # A browser asks for more than the page, and anyone may knock: only the state tells the way back.
+                # A browser asks for more than the page, and anyone may knock: only the state identifies the redirect.
                 server.handle_request()
         return self.read_code(answers[0])
 
     def is_answer(self, query: str) -> bool:
-        """Tell whether a query string is the answer to this very walk."""
+        """Return whether a query string is the answer to this very request."""
         answer = _first_values(query)
         return secrets.compare_digest(answer.get("state", "").encode(), self.state.encode())
 
@@ -122,12 +122,12 @@ class Authorization:
         answer = _first_values(query)
         if not self.is_answer(query):
             raise YouCanInvalidInputError(
-                "That is not the answer to this request: its state is another, or missing; begin anew, and paste the "
+                "That is not the answer to this request: its state is another, or missing; start again, and paste the "
                 "whole address that the consent page leads to."
             )
         if "code" not in answer:
             raise YouCanAuthenticationError(
-                "The seller area gave no code: the app was not let in; begin anew, and approve it."
+                "The seller area gave no code: the app was not let in; start again, and approve it."
             )
         return answer["code"]
 

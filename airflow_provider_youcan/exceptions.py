@@ -6,7 +6,7 @@ Airflow's retries, and a sensor keeps waiting through it. A permanent error is a
 :class:`~airflow.exceptions.AirflowFailException` as well: the task fails at once, whatever its ``retries``
 say, because trying again could not help.
 
-No error carries the access token or anything of a customer's: neither in its message nor in an attribute.
+No error holds the access token or anything of a customer's: neither in its message nor in an attribute.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ class YouCanConnectionNotFoundError(YouCanConnectionError):
     """
     Airflow 3 handed out no such Airflow connection: there is none, or its secrets backend is out of reach.
 
-    The Task SDK answers both with ``AirflowNotFoundException``, so it may work later. Airflow 2 tells them apart,
+    The Task SDK answers both with ``AirflowNotFoundException``, so it may work later. Airflow 2 distinguishes them,
     and a connection that is not there is a :class:`YouCanInvalidInputError` on it.
     """
 
 
 class YouCanTaskStoppedError(YouCanTransientError):
-    """The task was told to end, so nothing more was sent."""
+    """The task was stopped, so nothing more was sent."""
 
 
 class YouCanServerError(YouCanTransientError):

@@ -27,14 +27,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGALRM)
 
 class InterruptibleRun:
     """
-    Runs one coroutine, which can be told to end.
+    Runs one coroutine, which can be stopped.
 
     :param on_stop: is called in the event loop when it is to end, once.
     """
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
         self.was_stopped = False
-        """Whether it was told to end."""
+        """Whether it was stopped."""
         self.timed_out = False
         """Whether its time was over."""
         self._on_stop = on_stop
@@ -51,10 +51,10 @@ class InterruptibleRun:
 
     def run(self, coroutine: Coroutine[Any, Any, T], seconds: float | None = None) -> T | None:
         """
-        Run a coroutine to its end, or until it is told to end or its time is over.
+        Run a coroutine to its end, or until it is stopped or its time is over.
 
         :param coroutine: what runs.
-        :param seconds: how long it may take, before it is told to end; ``None`` sets no bound (default).
+        :param seconds: how long it may take, before it is stopped; ``None`` sets no bound (default).
         :return: what it returns, ``None`` where it had to be cancelled.
         """
         with self._signals_wake_the_loop():

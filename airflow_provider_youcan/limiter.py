@@ -189,7 +189,7 @@ class RateLimiter:
 
     def _raise_if_given_up(self) -> None:
         if self._is_stopped:
-            raise YouCanTaskStoppedError("The task was told to end, so nothing more was sent.")
+            raise YouCanTaskStoppedError("The task was stopped, so nothing more was sent.")
         if (error := self._given_up) is None:
             return
         seconds = self._given_up_until - self._clock()

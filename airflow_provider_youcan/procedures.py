@@ -1,5 +1,5 @@
 """
-What takes more than one request, told once, without I/O.
+What takes more than one request, written once, without I/O.
 
 A procedure is a generator: it yields requests, is sent their payloads or thrown their errors, and returns its result.
 ``YouCanHook`` runs it by blocking and ``YouCanAsyncHook`` on asyncio; a test steps through it with ``next``, ``send``
@@ -317,7 +317,7 @@ def read_store_name() -> Procedure[str | None]:
 
 
 def read_scopes() -> Procedure[dict[str, bool]]:
-    """Find out which scopes a token has, as far as reading tells, and change nothing."""
+    """Find out which scopes a token has, as far as reading shows, and change nothing."""
     scopes: dict[str, bool] = {}
     for probe in (api.list_orders(page_size=1, include=()), api.get_store_statuses()):
         try:

@@ -1,7 +1,7 @@
 """
 The demo: real Airflow DAGs change the statuses of orders in a local shop, one by one and a whole table.
 
-Its Airflow home, with the log, lies in ``.demo`` and is made anew each time.
+Its Airflow home, with the log, lies in ``.demo`` and is made again each time.
 """
 
 from __future__ import annotations

@@ -82,7 +82,12 @@ def test_the_way_back_is_waited_for_on_this_machine(
     # Given the command, and a seller who opens the page that it names,
     walk = Walk(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "by_uri")
     page = walk.read_address()
-    assert parse_qs(urlsplit(page).query)["scope[]"] == ["edit-orders", "read-orders", "read-orders-statuses"]
+    assert parse_qs(urlsplit(page).query)["scope[]"] == [
+        "edit-orders",
+        "read-orders",
+        "read-orders-statuses",
+        "view-store-info",
+    ]
 
     # when someone else knocks first, and then the seller approves,
     forged = requests.get(redirect_uri, {"code": "forged", "state": "forged"}, timeout=10)
@@ -97,7 +102,7 @@ def test_the_way_back_is_waited_for_on_this_machine(
     monkeypatch.setenv("AIRFLOW_CONN_BY_URI", uri)
     assert YouCanHook("by_uri").get_store()["name"] == "Sandbox Shop"
     # the command adds the same, and leaves no secret behind, not even in Airflow's audit log,
-    by_uri = YouCanHook("by_uri")._get_credentials()
+    by_uri = read_credentials(YouCanHook.get_connection("by_uri"), "by_uri")
     assert isinstance(by_uri.oauth_client, OAuthClient)
     secrets = (by_uri.token, CLIENT_SECRET, by_uri.oauth_client.refresh_token)
     assert _added_by(command, "by_uri", tmp_path) == by_uri

@@ -36,6 +36,8 @@ def test_a_token_is_all_it_takes() -> None:
         ({"host": "127.0.0.1", "schema": "http", "port": 8765}, "http://127.0.0.1:8765"),
         ({"host": "http://localhost", "port": 8765}, "http://localhost:8765"),
         ({"host": "http://[::1]:8765"}, "http://[::1]:8765"),
+        ({"host": "::1", "schema": "http", "port": 8765}, "http://[::1]:8765"),
+        ({"host": "[::1]", "schema": "http", "port": 8765}, "http://[::1]:8765"),
         ({"host": "HTTPS://API.YouCan.shop"}, "https://api.youcan.shop"),
         ({"port": 443}, "https://api.youcan.shop"),
     ],
@@ -49,6 +51,7 @@ def test_another_api_can_be_named(fields: dict[str, Any], base_url: str) -> None
     [
         "youcan://:{token}@127.0.0.1:8765/http?timeout=5&max_attempts=2",
         "youcan://:{token}@http%3A%2F%2F127.0.0.1:8765/?timeout=5&max_attempts=2",
+        "youcan://:{token}@[::1]:8765/http?timeout=5&max_attempts=2",
     ],
 )
 def test_a_uri_says_the_same(uri: str) -> None:
@@ -58,7 +61,8 @@ def test_a_uri_says_the_same(uri: str) -> None:
         else Connection(conn_id="my_shop", uri=uri.format(token=TOKEN))
     )
 
-    assert read_credentials(connection, "my_shop") == Credentials("http://127.0.0.1:8765", TOKEN, 5, 2)
+    host = "[::1]" if "[::1]" in uri else "127.0.0.1"
+    assert read_credentials(connection, "my_shop") == Credentials(f"http://{host}:8765", TOKEN, 5, 2)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +133,8 @@ def test_a_token_in_the_host_is_not_repeated() -> None:
         ({"extra": json.dumps({"verify": "-----BEGIN CERTIFICATE-----" * 1000})}, "always verified"),
         ({"extra": '{"timeout": 5'}, "extra is not a JSON object"),
         ({"extra": '["timeout"]'}, "extra is not a JSON object"),
+        ({"extra": '{"request_per_second": 5}'}, "did you mean 'requests_per_second'?"),
+        ({"extra": '{"Timeout": 5}'}, "did you mean 'timeout'?"),
         ({"host": "example.com", "port": 70_000}, "port is 70000"),
         ({"host": "example.com", "port": -1}, "port is -1"),
         ({"host": "https://example.com:0"}, "port is 0"),
@@ -173,3 +179,11 @@ def test_the_token_is_masked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> N
 
     assert TOKEN not in repr(read())
     assert masked == [TOKEN]
+
+
+def test_an_extra_that_is_not_known_gets_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(3):
+        assert read(extra='{"colour_of_the_shop": "blue"}') == read()
+
+    (line,) = caplog.messages
+    assert "'colour_of_the_shop' of a YouCan connection is not known, and has no effect" in line

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import gzip
 import itertools
 import json
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,9 +21,11 @@ import pytest
 import requests
 from airflow.providers.common.compat.sdk import redact
 
+from airflow_provider_youcan import api, procedures
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
+    YouCanConnectionNotFoundError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
@@ -33,10 +38,10 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
     YouCanValidationError,
 )
-from airflow_provider_youcan.hooks.youcan import YouCanHook
+from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.sandbox.shop import ALL_SCOPES
-from tests.conftest import Sandbox
+from tests.conftest import AIRFLOW_3, Sandbox
 
 TOKEN = "sandbox-access-token"
 Connect = Callable[..., YouCanHook]
@@ -697,7 +702,89 @@ def test_a_proxy_is_not_used_where_the_token_would_travel_in_clear(
     assert asked == []
 
 
+@pytest.mark.parametrize("proxy", ["proxy.invalid:3128", "http://proxy.invalid:3128"])
+def test_a_proxy_without_a_scheme_is_an_http_proxy_for_both_hooks(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    hook = connect(host="https://api.youcan.shop", max_attempts=1)
+
+    for call in (hook.get_store, lambda: asyncio.run(read_store_async())):
+        with pytest.raises(YouCanConnectionError, match="nothing was changed"):
+            call()
+
+
+async def read_store_async() -> dict[str, Any]:
+    async with YouCanAsyncHook("other") as hook:
+        return await hook.run(procedures.request(api.get_store()))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://", "ftp://127.0.0.1:21", "http://[x"])
+def test_a_proxy_that_cannot_be_used_is_refused_before_anything_is_sent(
+    connect: Connect, monkeypatch: pytest.MonkeyPatch, proxy: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    hook = connect(host="https://api.youcan.shop", max_attempts=4)
+
+    for call in (hook.get_store, lambda: asyncio.run(read_store_async())):
+        with pytest.raises(YouCanInvalidInputError, match=r"The proxy that the environment names .* nothing was sent"):
+            call()
+
+
 # --- TLS ---
+
+
+def test_a_ca_bundle_that_was_replaced_is_taken_up(connect: Connect, self_signed_server: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle.pem"
+    bundle.write_bytes(Path(certifi.where()).read_bytes())
+    hook = connect(host=self_signed_server, verify=str(bundle), max_attempts=1)
+
+    async def read_before_and_after() -> list[Any]:
+        answers: list[Any] = []
+        async with YouCanAsyncHook("other") as async_hook:
+            for content in (Path(certifi.where()).read_bytes(), (tmp_path / "server.pem").read_bytes()):
+                bundle.write_bytes(content)
+                for call in (lambda: async_hook.run(procedures.request(api.get_store())), hook.get_store):
+                    try:
+                        answer = call()
+                        answers.append(answer if isinstance(answer, dict) else await answer)
+                    except YouCanConnectionError as error:
+                        answers.append("could not be verified" in str(error))
+        return answers
+
+    assert asyncio.run(read_before_and_after()) == [True, True, {"slug": "tls"}, {"slug": "tls"}]
+
+
+# --- look-ups that fail ---
+
+
+def test_credentials_that_are_known_go_on_being_used(hook: YouCanHook, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook.get_store()
+    monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
+    known = hook._credentials
+    assert known is not None
+    hook._credentials = dataclasses.replace(known, renew_at=0.0)
+
+    if AIRFLOW_3:
+        assert hook.get_store()["slug"] == "sandbox"
+
+
+@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 tells a missing connection and an outage apart")
+def test_a_first_look_up_that_finds_nothing_may_be_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(YouCanConnectionNotFoundError, match=r"no Airflow connection 'nowhere', or .* out of reach"):
+        YouCanHook("nowhere").get_store()
+
+
+def test_it_closes_its_session(sandbox: Sandbox, order_id: str) -> None:
+    with YouCanHook() as hook:
+        hook.get_order(order_id)
+        assert sandbox.open_connections == 1
+
+    for _ in range(100):
+        if not sandbox.open_connections:
+            break
+        time.sleep(0.01)
+    assert sandbox.open_connections == 0
 
 
 def test_a_named_ca_bundle_wins_over_the_environments(

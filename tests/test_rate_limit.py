@@ -149,7 +149,7 @@ def test_all_wait_when_one_was_refused() -> None:
     assert not limit.refused(numbers[1], 1.1, 7.0), "it was on its way with the first"
     limit.answered(numbers[2], 1.2)
 
-    assert 6.9 <= limit.delay(1.2) <= 7.3, "and a little longer, because others may have been refused with them"
+    assert 6.8 < limit.delay(1.2) < 7.3, "and a little longer, because others may have been refused with them"
     # Then one goes ahead alone,
     assert limit.delay(8.4) == 0
     ahead = limit.send(8.4)

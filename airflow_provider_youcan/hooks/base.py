@@ -66,7 +66,7 @@ class ConnectionUser(BaseHook):
     def _check_stopped(self, request: Request) -> None:
         if self._is_stopped:
             raise YouCanTaskStoppedError(
-                f"Did not {request.purpose}: the task was told to end, so nothing more was sent.", method=request.method
+                f"Did not {request.purpose}: the task was stopped, so nothing more was sent.", method=request.method
             )
 
     def _look_up_error(self, error: Exception) -> YouCanError:

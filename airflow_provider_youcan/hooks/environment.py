@@ -68,12 +68,12 @@ def find_proxy(credentials: Credentials, *, may_be_socks: bool) -> str | None:
     if not named:
         return None
     # What has no scheme, "proxy:3128", is an http proxy to requests and curl.
-    proxy = str(requests.utils.prepend_scheme_if_needed(named, "http"))  # type: ignore[no-untyped-call]
     try:
+        proxy = str(requests.utils.prepend_scheme_if_needed(named, "http"))  # type: ignore[no-untyped-call]
         url = urlsplit(proxy)
         is_usable = url.scheme in ("http", "https") and bool(url.hostname) and (url.port is None or url.port > 0)
     except ValueError:
-        url, is_usable = urlsplit(""), False
+        proxy, url, is_usable = "", urlsplit(""), False
     if url.scheme.startswith("socks"):
         is_usable = may_be_socks and find_spec("socks") is not None
     if is_usable:

@@ -42,7 +42,7 @@ class Session(requests.Session):
         """Go on with other credentials, such as a renewed token."""
         self.auth = _BearerToken(credentials)
         self.verify = credentials.verify
-        # An http base is on this machine. A proxy from the environment would carry the token off it.
+        # An http base is on this machine. A proxy from the environment would take the token off it.
         self.trust_env = credentials.base_url.startswith("https://")
         if self.trust_env:
             find_proxy(credentials, may_be_socks=True)
@@ -57,7 +57,7 @@ class Session(requests.Session):
             return self._send_request(request, credentials)
         except Exception as error:  # requests lets some errors of what is below it through
             failure = _read_failure(request, error, credentials)
-        # Raised out here, so that it carries no trace of the library's error: that one's text holds the whole
+        # Raised out here, so that it has no trace of the library's error: that one's text holds the whole
         # address, and so what a search asked for.
         raise failure
 

@@ -110,7 +110,7 @@ class SharedClient:
             why = find_by_class(_ERRORS, error) or NoAnswer.LOST
         # The connection's host may have been corrected meanwhile.
         self._look_up.expire()
-        # Raised out here, so that it carries no trace of the library's error: that one's text holds the address.
+        # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
         raise connection_error(request, why, credentials.base_url, credentials.timeout)
 
     async def _send_request(self, request: api.Request, credentials: Credentials) -> Answer:

@@ -64,7 +64,7 @@ def with_current_token(
     max_retry_seconds: float | None = None,
 ) -> Credentials:
     """
-    Return the credentials with a token that is good, as far as one can tell without asking YouCan.
+    Return the credentials with a token that is good, as far as is known without asking YouCan.
 
     :param credentials: what the Airflow connection says.
     :param youcan_conn_id: its id, for the error messages.
@@ -176,7 +176,7 @@ def _exchange(
     """Give the refresh token for a new pair, and store that."""
     refresh_token = kept.refresh_token if kept else client.refresh_token
     request = api.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
-    # The request for a token carries none.
+    # The request for a token has none itself.
     anonymous = replace(credentials, token="")
     attempts = Attempts(max_retry_seconds)
 
@@ -218,7 +218,7 @@ class _TokenVariable:
     The Airflow Variable that holds the newest pair of one connection.
 
     Its name has "token" in it, by which Airflow knows what to mask, and a fingerprint of the refresh token that the
-    connection itself holds. So a refresh token that a person changes begins anew, two connections with the same one
+    connection itself holds. So a refresh token that a person changes starts again, two connections with the same one
     don't spend it twice, and the Test button, which gives the connection another id, finds the pair all the same.
     """
 

@@ -246,7 +246,7 @@ class YouCanHook(ConnectionForm, ConnectionUser):
                 answer = error
 
     def stop(self) -> None:
-        """Send nothing more: the task was told to end. What is under way comes to its end."""
+        """Send nothing more: the task was stopped. What is under way comes to its end."""
         self._is_stopped = True
 
     def close(self) -> None:

@@ -177,7 +177,7 @@ class YouCanAsyncHook(ConnectionUser):
             await client.release()
 
     def stop(self) -> None:
-        """Send nothing more: the task was told to end. What is under way comes to its end."""
+        """Send nothing more: the task was stopped. What is under way comes to its end."""
         self._is_stopped = True
         for pause in self._pauses:
             pause.cancel()
@@ -237,7 +237,7 @@ class YouCanAsyncHook(ConnectionUser):
                 await self._pause(seconds)
 
     async def _pause(self, seconds: float) -> None:
-        """Wait for the next attempt, or until the task is told to end."""
+        """Wait for the next attempt, or until the task is stopped."""
         pause = asyncio.ensure_future(asyncio.sleep(seconds))
         self._pauses.add(pause)
         try:

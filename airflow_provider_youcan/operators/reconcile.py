@@ -263,7 +263,7 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         return max(0.0, max(limit - GRACE_SECONDS - 1, limit / 2) - (time.monotonic() - begun_at))
 
     def _raise_interruption(self) -> None:
-        """Raise what Airflow expects of a task that was told to end, or whose time was over."""
+        """Raise what Airflow expects of a task that was stopped, or whose time was over."""
         interruptible = self._interruptible
         if interruptible is None or not (interruptible.was_stopped or interruptible.timed_out):
             return
@@ -273,9 +273,9 @@ class YouCanReconcileOrdersOperator(BaseOperator):
                 "sends only what is missing."
             )
         interruptible.handle_signals()
-        # Airflow 3's handler raises nothing, and a task that was told to end must not end as a success.
+        # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
         raise YouCanTransientError(
-            "The task was told to end before the table was reconciled; a retry sends only what is missing."
+            "The task was stopped before the table was reconciled; a retry sends only what is missing."
         )
 
     def _read_rows(self, desired: DesiredState) -> None:

@@ -58,7 +58,7 @@ class Applier:
     :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
     :param dry_run: send nothing.
     :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
-    :param outage: is told of each success.
+    :param outage: records each success.
     """
 
     def __init__(

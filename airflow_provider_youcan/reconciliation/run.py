@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 _PROGRESS_SECONDS = 5.0
 _MAX_INVALID_SHOWN = 5
-_STOPPED = "the task was told to end before it came to this order"
+_STOPPED = "the task was stopped before it came to this order"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Reconciliation:
             self._report_unreached()
 
     def stop(self) -> None:
-        """Begin nothing more: the task was told to end."""
+        """Begin nothing more: the task was stopped."""
         self._end_reason = _STOPPED
         if self._pool is not None:
             self._pool.end()
@@ -210,7 +210,7 @@ class Reconciliation:
             is_gone = isinstance(error, YouCanOrderNotFoundError)
             self._applier.report_all(progress, Outcome.NOT_FOUND if is_gone else Outcome.FAILED, str(error))
         elif self._end_reason is not None:
-            return  # it was told to end, and is reported so
+            return  # it was stopped, and is reported so
         elif self._outage.record_failure():
             self._end_reason = str(error)
             pool.end(error)

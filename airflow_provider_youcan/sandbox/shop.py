@@ -116,7 +116,7 @@ class Shop:
     :param database: the path of an SQLite file that outlives the process, or ``":memory:"`` (default).
     :param orders: how many orders a new shop is given; an existing file keeps its own (default 200).
     :param seed: the same seed makes the same orders, ids included (default 0).
-    :param clock: tells the time in seconds since 1970, for the tokens (default the machine's).
+    :param clock: returns the time in seconds since 1970, for the tokens (default the machine's).
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Shop:
         return {context.value: row[column] for context, column in _COLUMNS.items()}
 
     def set_status(self, order_id: str, context: StatusContext | str, status: str) -> bool:
-        """Set one status, in a list or not, as YouCan does; tell whether there is such an order."""
+        """Set one status, in a list or not, as YouCan does; return whether there is such an order."""
         context = StatusContext(context)
         column = _COLUMNS[context]
         with self._lock:
