@@ -8,21 +8,28 @@ AIRFLOW := 3.3.2
 AIRFLOW_2 := 2.11.2
 VENV := .venv
 VENV_2 := .venv-airflow-2
+VENV_LOWEST := .venv-lowest
+# The lowest versions that pyproject.toml allows of what the provider uses, other than Airflow.
+LOWEST = $(shell sed -n 's/^  "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproject.toml | grep -v ^apache-airflow==)
+# The tests that stand on them rather than on Airflow.
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials exceptions hook orders procedures \
+  rate_limit reconciliation retries waiting)
 
 # A user's own Airflow must never be touched by a test or a demo.
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-lowest test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
+	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
-	@echo "make screenshots     makes the pictures of the docs anew"
+	@echo "make screenshots     takes the screenshots of the docs again"
 	@echo "make check           ruff, mypy, import-linter"
 	@echo "make bench           what importing, waiting and reconciling cost, beside rivals"
 	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
@@ -37,6 +44,9 @@ test: $(VENV)/installed
 
 test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python -m pytest $(TESTS)
+
+test-lowest: $(VENV_LOWEST)/installed
+	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
 test-browser: $(VENV)/installed
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
@@ -72,7 +82,7 @@ constraints: $(VENV)/installed
 	done
 
 clean:
-	rm -rf $(VENV) $(VENV_2) .demo .cache build dist
+	rm -rf $(VENV) $(VENV_2) $(VENV_LOWEST) .demo .cache build dist
 
 $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed: name one with make PYTHON=python3.12")'
@@ -88,4 +98,12 @@ $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)
 	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_2)
 	@# The oldest that pyproject.toml allows: what it lacks must not be missed on a user's Airflow.
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python apache-airflow-providers-common-compat==1.13.0
+	@touch $@
+
+$(VENV_LOWEST)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)/installed
+	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV_LOWEST)
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_LOWEST)/bin/python --constraint constraints/airflow-$(AIRFLOW_2).txt \
+	  --editable '.[sandbox]' apache-airflow==$(AIRFLOW_2) pytest hypothesis
+	@# One by one below what the constraints pin, so that nothing else moves.
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_LOWEST)/bin/python --no-deps $(LOWEST)
 	@touch $@

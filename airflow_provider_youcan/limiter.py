@@ -33,6 +33,7 @@ class RateLimiter:
     turns of the same window: the second is its update's.
 
     :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
+    :param max_in_flight: how many requests are under way at most; ``None`` sets no bound (default).
     :param max_windows: after so many windows in a row in which no guarded update could be sent, it gives up (default
         4).
     :param clock: returns the time in seconds (default the machine's monotonic one).
@@ -42,10 +43,11 @@ class RateLimiter:
         self,
         requests_per_second: float | None = None,
         *,
+        max_in_flight: int | None = None,
         max_windows: int = 4,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._limit = RateLimit()
+        self._limit = RateLimit(max_in_flight)
         self._interval = 1 / requests_per_second if requests_per_second else 0.0
         self._next_slot = clock()
         self._max_windows = max_windows

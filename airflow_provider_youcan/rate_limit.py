@@ -55,9 +55,12 @@ class RateLimit:
 
     What was accepted in a window in which the shop refused is the capacity; that is learned when the window ends, not
     when it refuses, because answers overtake each other. Where the shop sends ``X-RateLimit-*`` headers, they decide.
+
+    :param max_in_flight: how many requests are under way at most, whatever the phase; ``None`` sets no bound (default).
+    :param rng: draws the jitter.
     """
 
-    def __init__(self, rng: random.Random | None = None) -> None:
+    def __init__(self, max_in_flight: int | None = None, *, rng: random.Random | None = None) -> None:
         self.phase = Phase.FREE
         self.capacity: int | None = None
         """How many requests a window takes, ``None`` while it is not known."""
@@ -70,6 +73,7 @@ class RateLimit:
         """How many windows have begun."""
         self._window = _Window()
         self._in_flight = 0
+        self._in_flight_bound = math.inf if max_in_flight is None else max_in_flight
         self._alone: int | None = None  # the request that opens a window, or probes, until its answer comes
         self._until = 0.0  # when BLOCKED ends
         self._refused_at = 0.0  # when the first of the refusals in a row came
@@ -103,7 +107,7 @@ class RateLimit:
         """Return in how many seconds a reserved turn may be used."""
         if self.phase is Phase.BLOCKED and now < self._until:
             return self._until - now
-        return math.inf if self._alone is not None else 0.0
+        return math.inf if self._alone is not None or self._in_flight >= self._in_flight_bound else 0.0
 
     def send(self, now: float) -> int:
         """Record that a request is sent, once :meth:`delay` allows it, and return its number."""
@@ -203,9 +207,9 @@ class RateLimit:
     @property
     def _max_in_flight(self) -> float:
         if self.phase is Phase.FREE:
-            return 1 + self._window.accepted
+            return min(1 + self._window.accepted, self._in_flight_bound)
         others = self._headers.share_of_others(self._window.accepted) if self._headers else 1
-        return max(1.0, self._room / (1 + others))
+        return min(max(1.0, self._room / (1 + others)), self._in_flight_bound)
 
     def _has_ended(self, now: float) -> bool:
         return self._window.start is not None and self.length is not None and now >= self._window.start + self.length

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from textwrap import dedent
+
 import pytest
 
-from tests.conftest import RunDag, Sandbox
+from tests.conftest import DAGS_FOLDER, HOME, RunDag, Sandbox
 
 
 def updates(sandbox: Sandbox) -> int:
@@ -172,3 +178,34 @@ def test_an_empty_xcom_fails_before_a_request(run_dag: RunDag, sandbox: Sandbox)
     assert run.tasks["pay"].state == "failed"
     assert "The order id is empty (None)" in run.log
     assert sandbox.shop.requests() == []
+
+
+@pytest.mark.usefixtures("_airflow_database")
+def test_a_status_map_may_have_words_of_several_types() -> None:
+    # Airflow 2 sorts the keys of a DAG that it stores, and can't sort numbers among texts.
+    path = DAGS_FOLDER / "words_of_several_types.py"
+    path.write_text(
+        dedent(
+            """
+            from datetime import datetime
+            from airflow.providers.common.compat.sdk import DAG
+            from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+            with DAG("words_of_several_types", schedule=None, start_date=datetime(2026, 1, 1)):
+                YouCanReconcileOrdersOperator(
+                    task_id="reconcile",
+                    orders=[{"order_id": "x", "payment_status": 1}],
+                    status_map={"payment": {1: "paid", "COLLECTED": "paid", None: None}},
+                )
+            """
+        )
+    )
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "airflow", "dags", "reserialize"], check=True, capture_output=True, timeout=300
+        )
+    finally:
+        path.unlink()
+
+    with closing(sqlite3.connect(HOME / "airflow.db")) as database:
+        stored = database.execute("select 1 from serialized_dag where dag_id = 'words_of_several_types'").fetchall()
+    assert stored

@@ -66,7 +66,7 @@ def test_importing_the_operators_loads_no_client_and_no_server() -> None:
 
     loaded = answer.stdout.splitlines()[-1].split()
     assert "airflow_provider_youcan.operators.order_status" in loaded
-    unwanted = {"requests", "aiohttp", "starlette", "uvicorn", "tenacity", "aiolimiter"}
+    unwanted = {"requests", "aiohttp", "starlette", "uvicorn", "tenacity"}
     assert not unwanted & {name.partition(".")[0] for name in loaded}
 
 

@@ -236,7 +236,7 @@ def test_it_gives_up_where_the_shop_takes_nothing_at_all(retry_after: float | No
 
 def test_a_window_of_five_minutes_is_waited_for_where_the_shop_does_not_say_how_long_it_is() -> None:
     shop, clock = FixedWindow(300, 300.0), Clock()
-    limit, accepted = RateLimit(random.Random(0)), 0
+    limit, accepted = RateLimit(rng=random.Random(0)), 0
     while clock.now < 1000 + 6 * 300:
         if delay := limit.delay(clock.now):
             clock.now += delay
@@ -395,7 +395,7 @@ def test_a_ceiling_is_used(rate: float) -> None:
 def share(shop: FixedWindow, tasks: int, windows: int, *, told: bool, seed: int) -> tuple[float, float, float]:
     """Let tasks ask for some windows, each on its own: what was used, what was refused, the least to the most."""
     draw = random.Random(seed)
-    limits = [RateLimit(random.Random(seed * 100 + task)) for task in range(tasks)]
+    limits = [RateLimit(rng=random.Random(seed * 100 + task)) for task in range(tasks)]
     busy, taken, refused, sent = [0] * tasks, [0] * tasks, 0, 0
     starts = [draw.uniform(0, 1) for _ in range(tasks)]
     events: list[tuple[float, int, int, tuple[bool, int, float] | None]] = []
@@ -448,6 +448,20 @@ def test_a_request_without_an_answer_holds_nobody_back() -> None:
     limit.answered(ahead, 31.0)  # lost
 
     assert limit.delay(31.0) == 0
+
+
+def test_no_more_are_under_way_than_there_are_sockets() -> None:
+    limit = RateLimit(max_in_flight=2)
+    for _ in range(8):
+        limit.answered(limit.send(0.0), 0.1)
+
+    reserved = limit.reserve()
+    numbers = [limit.send(0.2) for _ in range(2)]
+
+    assert limit.delay(0.2) == limit.delay_of_reserved(0.2) == math.inf
+    limit.answered(numbers[0], 0.3)
+    assert limit.delay(0.3) == limit.delay_of_reserved(0.3) == 0
+    limit.give_back(reserved)
 
 
 def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 import pytest
@@ -15,11 +16,13 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
+    YouCanConnectionNotFoundError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
     YouCanServerError,
+    YouCanTransientError,
     YouCanUnknownStatusError,
     to_dict,
 )
@@ -27,12 +30,17 @@ from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
-from tests.conftest import AirflowRescheduleException, RunDag, Sandbox
+from airflow_provider_youcan.waiting import OrderStatusWait
+from tests.conftest import AIRFLOW_3, AirflowRescheduleException, RunDag, Sandbox
 
 # On Airflow 2, a rescheduled sensor asks the metadata database since when it waits.
 pytestmark = pytest.mark.usefixtures("_airflow_database")
 
 MODES = ["poke", "reschedule", "deferrable"]
+ORDER_ID = "3116f8a6-b453-49ce-9174-db3dffbb8629"
+MISSING_OR_OUT_OF_REACH = pytest.mark.skipif(
+    not AIRFLOW_3, reason="Airflow 2 tells a missing connection and an outage apart"
+)
 
 
 def make_sensor(mode: str, **arguments: Any) -> YouCanOrderStatusSensor:
@@ -255,6 +263,75 @@ def test_a_secrets_backend_that_is_out_of_reach_is_waited_for(
     assert not any("s3cret" in line for line in lines)
 
 
+@MISSING_OR_OUT_OF_REACH
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_that_was_never_found_is_left_to_retries(mode: str) -> None:
+    with pytest.raises(YouCanConnectionNotFoundError, match="no Airflow connection 'nowhere', or"):
+        wait_in(mode, order_id=ORDER_ID, target_status="fulfilled", youcan_conn_id="nowhere")
+
+
+@MISSING_OR_OUT_OF_REACH
+def test_a_trigger_whose_connection_was_never_found_is_left_to_retries() -> None:
+    event = fire(trigger(ORDER_ID, youcan_conn_id="nowhere"))
+
+    assert (event["outcome"], event["error"]) == ("failed", "YouCanConnectionNotFoundError")
+
+
+@MISSING_OR_OUT_OF_REACH
+def test_a_connection_that_was_found_before_is_waited_for(
+    sandbox: Sandbox, order_id: str, later: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an Airflow connection that is away from the first look on, until it is missed,
+    later(lambda: monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT"), reads=1)
+    record_error = OrderStatusWait.record_error
+    missed: list[YouCanTransientError] = []
+
+    def record_and_give_back(wait: OrderStatusWait, error: YouCanTransientError, now: float) -> None:
+        record_error(wait, error, now)
+        missed.append(error)
+        monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection())
+        sandbox.shop.set_status(order_id, "shipping", "fulfilled")
+
+    monkeypatch.setattr(OrderStatusWait, "record_error", record_and_give_back)
+
+    # then the wait goes on.
+    assert wait_in("poke", order_id=order_id, target_status="fulfilled")["status"] == "fulfilled"
+    assert [type(error) for error in missed] == [YouCanConnectionNotFoundError]
+
+
+@MISSING_OR_OUT_OF_REACH
+@pytest.mark.parametrize("has_looked_before", [False, True])
+def test_a_rescheduled_look_knows_that_there_was_one_before(has_looked_before: bool) -> None:
+    class Rescheduled(TaskInstance):
+        def get_first_reschedule_date(self, _: Any) -> Any:
+            return datetime.now(timezone.utc) if has_looked_before else None
+
+    sensor = make_sensor("reschedule", order_id=ORDER_ID, target_status="fulfilled", youcan_conn_id="nowhere")
+
+    with pytest.raises(AirflowRescheduleException if has_looked_before else YouCanConnectionNotFoundError):
+        sensor.execute({"ti": Rescheduled()})  # type: ignore[typeddict-item]
+
+
+@MISSING_OR_OUT_OF_REACH
+def test_a_trigger_whose_wait_has_found_the_connection_before_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = OrderStatusWait(ORDER_ID, "shipping", ["fulfilled"])
+    wait.record_status("unfulfilled")
+
+    event = fire(trigger(ORDER_ID, youcan_conn_id="nowhere", timeout=0.2, seen=wait.seen))
+
+    assert event["outcome"] == "timeout"
+    assert "There is no Airflow connection 'nowhere', or" in event["message"]
+
+
+def test_a_sensor_that_ends_early_says_so(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.misbehave("status", status=429, headers={"Retry-After": "7200"})
+
+    with pytest.raises(AirflowSensorTimeout, match="'fulfilled' yet, and the shop asked to be left alone"):
+        make_sensor("reschedule", order_id=order_id, target_status="fulfilled", timeout=3600).execute(
+            {"ti": TaskInstance()}  # type: ignore[typeddict-item]
+        )
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_token_revoked_in_the_middle_fails(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
     later(lambda: sandbox.shop.revoke_token(ACCESS_TOKEN))
@@ -376,27 +453,26 @@ def test_the_event_carries_the_error_that_a_worker_would_have_raised(
     assert vars(on_the_triggerer.value) == vars(on_a_worker.value)
 
 
-def test_triggers_that_start_together_do_not_poll_together(order_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class BeforeTheFirstPoll(Exception):
-        pass
+def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, order_id: str) -> None:
+    polled_at: list[float] = []
+    keep_request = sandbox.shop.keep_request
 
-    waits: list[float] = []
+    def keep(*request: Any) -> None:
+        keep_request(*request)
+        polled_at.append(time.time())
 
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-        raise BeforeTheFirstPoll
+    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    start = time.time()
 
-    monkeypatch.setattr("airflow_provider_youcan.triggers.order_status.asyncio.sleep", sleep)
+    async def main() -> None:
+        # Each polls once in its first interval, and once more at its deadline, which is the end of it.
+        triggers = [trigger(order_id, poke_interval=4, deadline=start + 4) for _ in range(60)]
+        await asyncio.gather(*(anext(one.run()) for one in triggers))
 
-    async def start() -> None:
-        with pytest.raises(BeforeTheFirstPoll):
-            await anext(trigger(order_id, poke_interval=100, timeout=1000).run())
+    asyncio.run(main())
 
-    for _ in range(50):
-        asyncio.run(start())
-
-    quarters = [sum(quarter * 25 <= wait < (quarter + 1) * 25 for wait in waits) for quarter in range(4)]
-    assert min(quarters) >= 2
+    quarters = [sum(quarter <= moment - start < quarter + 1 for moment in polled_at) for quarter in range(3)]
+    assert min(quarters) >= 3
 
 
 def test_a_shop_that_hangs_does_not_hold_a_wait_beyond_its_deadline(

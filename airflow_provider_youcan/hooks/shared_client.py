@@ -47,7 +47,8 @@ class SharedClient:
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
         self._route: tuple[str, str | bool, Route] | None = None
-        self.limiter = RateLimiter()
+        # What waits for a socket waits here, so that a refusal meets few, and a look is not old when its update goes.
+        self.limiter = RateLimiter(max_in_flight=max_connections)
         """Delays the requests of all that have no limiter of their own, when the shop refused one."""
         self._look_up = _LookUp()
 

@@ -16,9 +16,9 @@ from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanTransientError,
 )
+from airflow_provider_youcan.hooks import form
 from airflow_provider_youcan.hooks.base import ConnectionUser
 from airflow_provider_youcan.hooks.credentials import Credentials
-from airflow_provider_youcan.hooks.form import ConnectionForm
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
@@ -34,7 +34,7 @@ __all__ = ["YouCanAsyncHook", "YouCanHook"]
 _Result = TypeVar("_Result")
 
 
-class YouCanHook(ConnectionForm, ConnectionUser):
+class YouCanHook(ConnectionUser):
     """
     Talk to one YouCan shop.
 
@@ -254,6 +254,18 @@ class YouCanHook(ConnectionForm, ConnectionUser):
         session, self._session = self._session, None
         if session is not None:
             session.close()
+
+    # Airflow looks for these two in the class of the hook itself, and in none above it.
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the fields of the connection form, for an Airflow before 3.2."""
+        return form.get_connection_form_widgets()
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return what the connection form makes of Airflow's own fields, for an Airflow before 3.2."""
+        return form.get_ui_field_behaviour()
 
     def __enter__(self) -> YouCanHook:
         return self
