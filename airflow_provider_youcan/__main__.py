@@ -32,10 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _authorize(options)
     except YouCanError as error:
-        _tell(str(error))
+        _print(str(error))
         return 1
     except (KeyboardInterrupt, EOFError):
-        _tell("Nothing was authorised.")
+        _print("Nothing was authorised.")
         return 1
     return 0
 
@@ -72,11 +72,11 @@ def _authorize(options: argparse.Namespace) -> None:
     client_secret = client_secret.strip()
 
     def ask() -> None:
-        _tell(f"Open this page in a browser, and approve:\n\n  {authorization.url}\n")
+        _print(f"Open this page in a browser, and approve:\n\n  {authorization.url}\n")
 
     if options.paste or not authorization.is_on_this_machine:
         ask()
-        _tell("Then paste the address that it leads to: ", end="")
+        _print("Then paste the address that it leads to: ", end="")
         code = authorization.read_code(input())
     else:
         try:
@@ -95,7 +95,7 @@ def _authorize(options: argparse.Namespace) -> None:
             "refresh_token": tokens["refresh_token"],
         },
     }
-    _tell("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it to yourself:\n")
+    _print("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it to yourself:\n")
     _print_connection(options.conn_id, connection)
 
 
@@ -128,7 +128,7 @@ def _redirect_uri(text: str) -> str:
     raise argparse.ArgumentTypeError(f"{text!r} is no address such as http://127.0.0.1:8976/callback")
 
 
-def _tell(text: str, end: str = "\n") -> None:
+def _print(text: str, end: str = "\n") -> None:
     print(text, end=end, file=sys.stderr, flush=True)
 
 

@@ -96,12 +96,12 @@ class Authorization:
 
         class Server(HTTPServer):
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # whoever hung up; its lines would hold the code
+                pass  # the other end hung up; its lines would hold the code
 
         with Server((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
             ready()
             while not answers:
-                # A browser asks for more than the page, and anyone may knock: only the state identifies the redirect.
+                # A browser asks for more than the page, and others may call: only the state identifies the redirect.
                 server.handle_request()
         return self.read_code(answers[0])
 
@@ -115,7 +115,7 @@ class Authorization:
         Read the code from the address that the consent page led back to, or from its query string.
 
         :param pasted: the whole address, as the browser shows it.
-        :raises YouCanInvalidInputError: if it is not the answer to this walk.
+        :raises YouCanInvalidInputError: if it is not the answer to this request.
         :raises YouCanAuthenticationError: if the seller refused.
         """
         query = urlsplit(pasted.strip()).query or pasted.strip()

@@ -348,6 +348,6 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
         f"Connected to the YouCan store {name!r}." if name is not None else "Connected to a YouCan store.",
         f"Scopes of its token: {granted}." if granted else "",
         f"Missing, to be granted in YouCan's seller area: {missing}." if missing else "",
-        "" if claims is not None else "Whether it has 'edit-orders' can't be told without changing an order.",
+        "" if claims is not None else "Whether it has 'edit-orders' can't be known without changing an order.",
     ]
     return " ".join(filter(None, sentences))

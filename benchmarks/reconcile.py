@@ -66,7 +66,7 @@ def compare_throughput() -> None:
 
 
 def learn_limits() -> None:
-    print(f"a limit that isn't told, in fixed windows of {WINDOW:g} s, over {WINDOWS} of them")
+    print(f"a limit that isn't published, in fixed windows of {WINDOW:g} s, over {WINDOWS} of them")
     for limit in (60, 300, 1000):
         for headers in ("no", "yes"):
             with shop(limit * WINDOWS * 2, limit, headers) as port:
@@ -107,7 +107,7 @@ def compare_https() -> None:
 
 
 def share_limits() -> None:
-    print(f"several tasks, each a process, on a limit that isn't told, over {WINDOWS} windows of {WINDOW:g} s")
+    print(f"several tasks, each a process, on a limit that isn't published, over {WINDOWS} windows of {WINDOW:g} s")
     for limit, tasks, headers in [(300, 4, "no"), (300, 8, "no"), (300, 8, "yes"), (60, 4, "no"), (60, 8, "no")]:
         with shop(limit * WINDOWS * 4, limit, headers) as port:
             seconds = WINDOW * WINDOWS

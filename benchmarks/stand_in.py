@@ -1,7 +1,7 @@
 """
 A stand-in for a shop, leaner than the sandbox, so that a benchmark measures its client: orders, their list, updates.
 
-It answers 50 ms late, and can have a rate limit in a fixed window, with or without headers that tell of it.
+It answers 50 ms late, and can have a rate limit in a fixed window, with or without headers that show it.
 
     python benchmarks/stand_in.py ORDERS LIMIT SECONDS HEADERS [CERTIFICATE]
 

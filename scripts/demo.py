@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _reconcile() -> bool:
-    """Reconcile a warehouse table with another shop, twice, and tell whether the second run sent nothing."""
+    """Reconcile a warehouse table with another shop, twice, and say whether the second run sent nothing."""
     with Sandbox(orders=2000) as sandbox:
         warehouse = HOME / "warehouse.db"
         with closing(sqlite3.connect(warehouse)) as database:

@@ -56,9 +56,9 @@ def try_wheel(wheel: str, folder: Path) -> None:
     environment["AIRFLOW_HOME"] = str(folder / "home")
     for arguments, expected in LISTED.items():
         # JSON, because a table is cut to the width of a terminal.
-        told = run(str(python), "-m", "airflow", *arguments, "--output", "json", environment=environment)
-        if expected not in told:
-            sys.exit(f"airflow {' '.join(arguments)} does not show {expected}:\n{told}")
+        shown = run(str(python), "-m", "airflow", *arguments, "--output", "json", environment=environment)
+        if expected not in shown:
+            sys.exit(f"airflow {' '.join(arguments)} does not show {expected}:\n{shown}")
 
 
 if __name__ == "__main__":

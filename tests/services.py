@@ -139,7 +139,7 @@ class Airflow:
         return self._query(statement, run_id, task_id)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> None:
-        """Wait until something is so, and tell what did not come about in time."""
+        """Wait until something is so, and say what did not come about in time."""
         deadline = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > deadline:

@@ -169,7 +169,7 @@ def test_a_200_whose_body_says_otherwise_is_no_success(request_: api.Request, pa
 
 
 @pytest.mark.parametrize(
-    ("status_code", "payload", "error", "told"),
+    ("status_code", "payload", "error", "message"),
     [
         (401, {"status": 401, "detail": "Unauthenticated", "meta": []}, YouCanAuthenticationError, "renew the token"),
         (402, {"status": 402, "error": "store is suspended"}, YouCanStoreSuspendedError, "store is suspended"),
@@ -193,9 +193,9 @@ def test_a_200_whose_body_says_otherwise_is_no_success(request_: api.Request, pa
     ],
 )
 def test_each_answer_raises_what_airflow_should_do(
-    status_code: int, payload: object, error: type[YouCanError], told: str
+    status_code: int, payload: object, error: type[YouCanError], message: str
 ) -> None:
-    with pytest.raises(YouCanError, match=told) as raised:
+    with pytest.raises(YouCanError, match=message) as raised:
         read(UPDATE, status_code, payload)
 
     assert type(raised.value) is error
@@ -224,7 +224,7 @@ def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
     assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
 
 
-def test_a_ref_in_the_place_of_an_order_id_is_told() -> None:
+def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
     with pytest.raises(YouCanOrderNotFoundError, match="a UUID, not the order's ref"):
         read(api.get_order("021"), 404, {"status": 0, "detail": "order not found"})
 
@@ -284,9 +284,9 @@ def test_no_answer_can_break_the_log_that_it_is_written_to() -> None:
     with pytest.raises(YouCanValidationError) as raised:
         answers.read_response(UPDATE, Answer(422, {}, body))
 
-    told = f"{raised.value} {raised.value.fields}"
-    told.encode()
-    assert told.isprintable()
+    shown = f"{raised.value} {raised.value.fields}"
+    shown.encode()
+    assert shown.isprintable()
 
 
 def test_an_answer_of_any_size_makes_a_short_error() -> None:

@@ -99,20 +99,20 @@ def test_each_answer_means_what_it_means_to_the_other(
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "message"),
     [
         ("http://127.0.0.1:9", "it was refused"),
         ("https://no-such-host.invalid", "could not be found"),
         ("https://127.0.0.1:{port}", "speaks no TLS"),
     ],
 )
-def test_why_no_connection_came_about_is_told(
-    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch, host: str, told: str
+def test_why_no_connection_came_about_is_reported(
+    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch, host: str, message: str
 ) -> None:
     connection = json.loads(sandbox.connection(max_attempts=1)) | {"host": host.format(port=sandbox.port)}
     monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(connection))
 
-    with pytest.raises(YouCanConnectionError, match=f"{told}.*; nothing was changed"):
+    with pytest.raises(YouCanConnectionError, match=f"{message}.*; nothing was changed"):
         run(lambda hook: hook.get_order(order_id), "other")
 
 

@@ -1,4 +1,4 @@
-"""The walk through the consent page: ``python -m airflow_provider_youcan authorize``, against the sandbox."""
+"""Through the consent page: ``python -m airflow_provider_youcan authorize``, against the sandbox."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def redirect_uri() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/callback"
 
 
-class Walk:
+class ConsentFlow:
     """The command, started, and what it says."""
 
     def __init__(self, sandbox: Sandbox, *words: str) -> None:
@@ -60,7 +60,7 @@ class Walk:
         for line in self._process.stderr:
             if "/admin/oauth/authorize" in line:
                 return line.strip()
-        raise AssertionError("it told no address")
+        raise AssertionError("it printed no address")
 
     def end(self, pasted: str = "") -> tuple[int, str, str]:
         """Wait for the end, and return its exit code and what it said, to stdout and to stderr."""
@@ -80,8 +80,8 @@ def test_the_way_back_is_waited_for_on_this_machine(
     sandbox: Sandbox, redirect_uri: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     # Given the command, and a seller who opens the page that it names,
-    walk = Walk(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "by_uri")
-    page = walk.read_address()
+    flow = ConsentFlow(sandbox, "--redirect-uri", redirect_uri, "--conn-id", "by_uri")
+    page = flow.read_address()
     assert parse_qs(urlsplit(page).query)["scope[]"] == [
         "edit-orders",
         "read-orders",
@@ -89,13 +89,13 @@ def test_the_way_back_is_waited_for_on_this_machine(
         "view-store-info",
     ]
 
-    # when someone else knocks first, and then the seller approves,
+    # when someone else calls first, and then the seller approves,
     forged = requests.get(redirect_uri, {"code": "forged", "state": "forged"}, timeout=10)
     assert forged.status_code == 404
     assert "go back to the terminal" in requests.get(approve(page), timeout=10).text
 
     # then what it prints is the connection, twice, and nothing else,
-    exit_code, output, errors = walk.end()
+    exit_code, output, errors = flow.end()
     assert exit_code == 0, errors
     uri, command = output.splitlines()
     # of which the URI leads to the shop,
@@ -143,16 +143,16 @@ def _added_by(command: str, conn_id: str, folder: Path) -> Credentials:
 
 
 def test_the_way_back_can_be_pasted(sandbox: Sandbox) -> None:
-    walk = Walk(sandbox, "--redirect-uri", "https://example.com/youcan")
+    flow = ConsentFlow(sandbox, "--redirect-uri", "https://example.com/youcan")
 
-    exit_code, output, errors = walk.end(approve(walk.read_address()) + "\n")
+    exit_code, output, errors = flow.end(approve(flow.read_address()) + "\n")
 
     assert exit_code == 0, errors
     assert len(output.splitlines()) == 2
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "message"),
     [
         (lambda page: approve(page, "Refuse"), "the app was not let in"),
         (lambda page: approve(page) + "x", "its state is another"),
@@ -160,19 +160,19 @@ def test_the_way_back_can_be_pasted(sandbox: Sandbox) -> None:
         (lambda page: "abc", "its state is another"),
     ],
 )
-def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, told: str) -> None:
-    walk = Walk(sandbox, "--paste")
+def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, message: str) -> None:
+    flow = ConsentFlow(sandbox, "--paste")
 
-    exit_code, output, errors = walk.end(answer(walk.read_address()) + "\n")
+    exit_code, output, errors = flow.end(answer(flow.read_address()) + "\n")
 
     assert exit_code == 1
     assert output == ""
-    assert told in errors
+    assert message in errors
     assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "told"),
+    ("option", "value", "message"),
     [
         ("--host", "http://192.0.2.2:8765", "would travel in clear"),
         ("--host", "https://user:pass@example.com", "holds a login"),
@@ -181,21 +181,21 @@ def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, t
     ],
 )
 def test_an_address_that_no_secret_must_be_sent_to_is_refused(
-    sandbox: Sandbox, option: str, value: str, told: str
+    sandbox: Sandbox, option: str, value: str, message: str
 ) -> None:
-    exit_code, output, errors = Walk(sandbox, option, value).end()
+    exit_code, output, errors = ConsentFlow(sandbox, option, value).end()
 
     assert exit_code == 2
     assert output == ""
-    assert told in errors
+    assert message in errors
     assert "Traceback" not in errors
 
 
-def test_an_address_that_is_taken_is_told(sandbox: Sandbox, redirect_uri: str) -> None:
+def test_an_address_that_is_taken_is_reported(sandbox: Sandbox, redirect_uri: str) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", urlsplit(redirect_uri).port or 0))
         taken.listen()
-        exit_code, output, errors = Walk(sandbox, "--redirect-uri", redirect_uri).end()
+        exit_code, output, errors = ConsentFlow(sandbox, "--redirect-uri", redirect_uri).end()
 
     assert exit_code == 1
     assert output == ""
@@ -213,9 +213,9 @@ def test_a_knock_that_says_nothing_does_not_keep_the_way_back_out(
         threading.Thread(
             target=requests.get, args=(redirect_uri, {"code": "c0de", "state": authorization.state}), daemon=True
         ).start()
-        knocks.append(silent)
+        idle.append(silent)
 
-    knocks: list[socket.socket] = []
+    idle: list[socket.socket] = []
 
     assert authorization.wait_for_code(ready) == "c0de"
 
@@ -263,14 +263,14 @@ def test_a_refusal_repeats_no_secret(status_code: int) -> None:
     with pytest.raises(YouCanAuthenticationError) as raised:
         answers.read_response(request, Answer(status_code, {}, json.dumps({"detail": echo}).encode()))
 
-    told = f"{raised.value} {vars(raised.value)} {request}"
-    assert "client_secret=***" in told
-    assert not any(secret in told for secret in ("s3/cr", "s3%2F", "re/fresh", "re%2Ffresh"))
+    shown = f"{raised.value} {vars(raised.value)} {request}"
+    assert "client_secret=***" in shown
+    assert not any(secret in shown for secret in ("s3/cr", "s3%2F", "re/fresh", "re%2Ffresh"))
 
 
 @pytest.mark.parametrize(
-    ("told", "lifetime"),
+    ("expires_in", "lifetime"),
     [(60, 60.0), ("60", 60.0), ("soon", math.inf), (1e999, math.inf), (-1, math.inf), (True, math.inf)],
 )
-def test_a_lifetime_is_believed_where_it_is_one(told: Any, lifetime: float) -> None:
-    assert api.read_lifetime({"expires_in": told}) == lifetime
+def test_a_lifetime_is_believed_where_it_is_one(expires_in: Any, lifetime: float) -> None:
+    assert api.read_lifetime({"expires_in": expires_in}) == lifetime

@@ -2,7 +2,7 @@
 The provider as people see it: a real Airflow with all its services, in a real browser.
 
 It takes Chromium and is left out of the other tests: ``make test-browser``. With ``YOUCAN_SCREENSHOTS`` in the
-environment, the pictures of the docs are made anew in that folder.
+environment, the pictures of the docs are taken again in that folder.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def page(airflow: Airflow, tmp_path: Path) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-    assert chromium is not None, "there is no Chromium: make test-browser tells how to install it"
+    assert chromium is not None, "there is no Chromium: make test-browser says how to install it"
     with sync_playwright() as playwright:
         # Chromium's own sandbox takes rights that a container hasn't; it sees nothing but this Airflow.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -121,7 +121,7 @@ def test_a_shop_is_driven_from_airflows_own_pages(
     # Given a connection that is made in the form, with a token and what it is renewed with,
     _fill_in_the_form(page, sandbox, issued, take_picture)
 
-    # when it is tested, then the store's name is told, and what the token may do,
+    # when it is tested, then the store's name is shown, and what the token may do,
     with page.expect_response("**/connections/test") as response:
         page.get_by_role("button", name="Test Connection").click()
     answer = response.value.json()
@@ -176,7 +176,7 @@ def test_a_shop_is_driven_from_airflows_own_pages(
     assert link.get_attribute("href") == f"https://seller-area.youcan.shop/admin/orders/{delivered}"
     take_picture("task")
 
-    # and its log tells what was done.
+    # and its log says what was done.
     _open_task(page, "example_youcan_cash_on_delivery", "mark_as_paid")
     line = page.get_by_text(f"Order {delivered}: the payment status is now 'paid'")
     line.wait_for()

@@ -66,7 +66,7 @@ def test_a_uri_says_the_same(uri: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "message"),
     [
         ("http://api.youcan.shop", "would travel in clear"),
         ("http://192.168.1.2", "would travel in clear"),
@@ -87,8 +87,8 @@ def test_a_uri_says_the_same(uri: str) -> None:
         ("https://[::1", "not a base URL"),
     ],
 )
-def test_a_host_that_is_not_safe_is_refused(host: str, told: str) -> None:
-    with pytest.raises(YouCanInvalidInputError, match=f"'my_shop' the host .*{told}") as raised:
+def test_a_host_that_is_not_safe_is_refused(host: str, message: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=f"'my_shop' the host .*{message}") as raised:
         read(host=host)
 
     assert "s3cret" not in str(raised.value)
@@ -102,7 +102,7 @@ def test_a_token_in_the_host_is_not_repeated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "message"),
     [
         ({"password": None}, "password is empty"),
         ({"password": "  "}, "password is empty"),
@@ -140,11 +140,11 @@ def test_a_token_in_the_host_is_not_repeated() -> None:
         ({"host": "https://example.com:0"}, "port is 0"),
     ],
 )
-def test_nonsense_is_refused_with_the_field_that_holds_it(fields: dict[str, Any], told: str) -> None:
+def test_nonsense_is_refused_with_the_field_that_holds_it(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="In the Airflow connection 'my_shop' the .*") as raised:
         read(**fields)
 
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 def test_a_field_left_empty_means_the_default() -> None:

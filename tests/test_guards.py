@@ -481,7 +481,7 @@ def test_a_documented_status_that_the_store_has_deleted_is_refused(sandbox: Sand
     assert reconcile([row])["changed"] == 1
 
 
-def test_a_list_that_is_incomplete_is_told(sandbox: Sandbox, capsys: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_that_is_incomplete_is_reported(sandbox: Sandbox, capsys: Any, caplog: pytest.LogCaptureFixture) -> None:
     sandbox.shop.replace_statuses({**sandbox.shop.store_statuses(), StatusContext.PAYMENT: [{"slug": "Is unpaid"}]})
 
     assert reconcile([{"order_id": payable(sandbox)[0], "payment_status": "paid"}])["changed"] == 1
@@ -572,7 +572,7 @@ def test_a_dry_run_that_is_neither_true_nor_false_is_refused(sandbox: Sandbox, d
     assert sandbox.shop.requests() == []
 
 
-# --- a task that is told to stop ---
+# --- a task that is stopped ---
 
 STOPPED_RUN = """
 import json, signal, sys
@@ -601,7 +601,7 @@ except BaseException as error:
 
 
 @pytest.mark.parametrize(("airflow", "ended_in"), [("3", "YouCanTransientError"), ("2", "Terminated")])
-def test_a_task_that_is_told_to_stop_sends_nothing_more_and_tells_the_truth(
+def test_a_task_that_is_stopped_sends_nothing_more_and_says_the_truth(
     sandbox: Sandbox, tmp_path: Path, airflow: str, ended_in: str
 ) -> None:
     sandbox.shop.add_orders(300)
@@ -616,16 +616,16 @@ def test_a_task_that_is_told_to_stop_sends_nothing_more_and_tells_the_truth(
             assert run.poll() is None, run.communicate()[0]
             time.sleep(0.01)
         run.send_signal(signal.SIGTERM)
-        told_at, taken = time.monotonic(), len(sandbox.shop.history())
+        stopped_at, taken = time.monotonic(), len(sandbox.shop.history())
         output, _ = run.communicate(timeout=30)
 
-    assert time.monotonic() - told_at < 4.5, "Airflow 3.3 kills it after five seconds"
+    assert time.monotonic() - stopped_at < 4.5, "Airflow 3.3 kills it after five seconds"
     assert (run.returncode, f"ended in {ended_in}" in output) == (3, True), output
     assert len(sandbox.shop.history()) <= taken + 17, "what was under way came to its end, and nothing new was sent"
     lines = read_report(report)
     assert len(lines) == len(orders)
-    told = {line["order_id"] for line in lines if line["outcome"] == "changed"}
-    assert told == {entry["order_id"] for entry in sandbox.shop.history()}
+    reported = {line["order_id"] for line in lines if line["outcome"] == "changed"}
+    assert reported == {entry["order_id"] for entry in sandbox.shop.history()}
     summary = json.loads(Path(f"{report}.summary").read_text())
     assert Counter(line["outcome"] for line in lines) == {
         outcome: summary[outcome] for outcome in ("changed", "not_reached") if summary[outcome]
@@ -669,14 +669,14 @@ def test_an_alarm_is_never_taken_for_a_lost_answer(sandbox: Sandbox, tmp_path: P
             signal.setitimer(signal.ITIMER_REAL, 0.15 + 0.03 * number)
             with pytest.raises(Alarm):
                 reconcile(rows(number), report_path=str(tmp_path / f"{number}.jsonl"))
-            told = {line["order_id"] for line in read_report(tmp_path / f"{number}.jsonl")}
-            assert len(told) == len(sandbox.shop.order_ids())
+            reported = {line["order_id"] for line in read_report(tmp_path / f"{number}.jsonl")}
+            assert len(reported) == len(sandbox.shop.order_ids())
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
 
 
-def test_a_single_operator_that_is_told_to_stop_does_not_try_again(
+def test_a_single_operator_that_is_stopped_does_not_try_again(
     sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (order_id, *_) = payable(sandbox)

@@ -154,7 +154,7 @@ def test_the_connection_test_names_the_store(hook: YouCanHook) -> None:
         True,
         "Connected to the YouCan store 'Sandbox Shop'. Scopes of its token: 'read-orders', 'read-orders-statuses', "
         "'view-store-info'. "
-        "Whether it has 'edit-orders' can't be told without changing an order.",
+        "Whether it has 'edit-orders' can't be known without changing an order.",
     )
 
 
@@ -166,7 +166,7 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scopes", "told", "message"),
+    ("scopes", "claimed", "message"),
     [
         (ALL_SCOPES, ["read-orders"], "Missing, to be granted in YouCan's seller area: 'edit-orders'."),
         (
@@ -174,7 +174,7 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
             ["*"],
             "'read-orders', 'read-orders-statuses', 'edit-orders', 'view-store-info'.",
         ),
-        (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be told without changing an order."),
+        (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be known without changing an order."),
         (
             ["read-orders"],
             ["edit-orders"],
@@ -187,12 +187,12 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
         ),
     ],
 )
-def test_the_connection_test_tells_the_scopes_and_changes_nothing(
-    connect: Connect, sandbox: Sandbox, scopes: list[str], told: list[str] | None, message: str
+def test_the_connection_test_says_the_scopes_and_changes_nothing(
+    connect: Connect, sandbox: Sandbox, scopes: list[str], claimed: list[str] | None, message: str
 ) -> None:
-    # Given a token that may do some things, and that tells, as a JWT, or doesn't tell what they are,
-    claims = base64.urlsafe_b64encode(json.dumps({"scopes": told}).encode()).decode().rstrip("=")
-    token = f"head.{claims}.signature" if told is not None else "no-jwt"
+    # Given a token that may do some things, and that says which, as a JWT, or doesn't,
+    claims = base64.urlsafe_b64encode(json.dumps({"scopes": claimed}).encode()).decode().rstrip("=")
+    token = f"head.{claims}.signature" if claimed is not None else "no-jwt"
     sandbox.shop.issue_token(scopes, access_token=token)
 
     reached, answer = connect(token=token).test_connection()
@@ -264,7 +264,7 @@ def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float]
 
 
 @pytest.mark.parametrize(
-    ("host", "told"),
+    ("host", "message"),
     [
         (
             "https://no-such-host.invalid",
@@ -273,10 +273,10 @@ def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float]
         ("https://127.0.0.1:{port}", "speaks no TLS .*; nothing was changed"),
     ],
 )
-def test_why_no_connection_came_about_is_told(
-    connect: Connect, sandbox: Sandbox, order_id: str, host: str, told: str
+def test_why_no_connection_came_about_is_reported(
+    connect: Connect, sandbox: Sandbox, order_id: str, host: str, message: str
 ) -> None:
-    with pytest.raises(YouCanConnectionError, match=told):
+    with pytest.raises(YouCanConnectionError, match=message):
         connect(host=host.format(port=sandbox.port), max_attempts=1).update_order_status(order_id, "paid", "payment")
 
 
@@ -620,9 +620,9 @@ def test_no_error_carries_the_token_or_the_search(
 
     error: BaseException | None = raised.value
     while error is not None:
-        told = f"{error!r} {vars(error)}"
-        assert TOKEN not in told
-        assert "212612345678" not in told
+        shown = f"{error!r} {vars(error)}"
+        assert TOKEN not in shown
+        assert "212612345678" not in shown
         error = error.__cause__ or error.__context__
 
 
@@ -769,7 +769,7 @@ def test_credentials_that_are_known_go_on_being_used(hook: YouCanHook, monkeypat
         assert hook.get_store()["slug"] == "sandbox"
 
 
-@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 tells a missing connection and an outage apart")
+@pytest.mark.skipif(not AIRFLOW_3, reason="Airflow 2 knows a missing connection from an outage")
 def test_a_first_look_up_that_finds_nothing_may_be_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(YouCanConnectionNotFoundError, match=r"no Airflow connection 'nowhere', or .* out of reach"):
         YouCanHook("nowhere").get_store()
@@ -809,7 +809,7 @@ def test_a_named_ca_bundle_wins_over_the_environments(
     assert verified == [str(bundle), "/etc/ssl/other.pem"]
 
 
-def test_a_ca_bundle_of_the_environment_that_is_not_there_is_told(
+def test_a_ca_bundle_of_the_environment_that_is_not_there_is_reported(
     connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/bundle.pem")

@@ -256,7 +256,7 @@ def test_a_login_page_is_never_a_success(sandbox: Sandbox, order_id: str, waits:
     assert sandbox.shop.statuses(order_id)["payment"] == "pending"
 
 
-def test_one_line_tells_what_was_done(sandbox: Sandbox, order_id: str, log_lines: Callable[[], list[str]]) -> None:
+def test_one_line_says_what_was_done(sandbox: Sandbox, order_id: str, log_lines: Callable[[], list[str]]) -> None:
     update("payment", order_id, "paid", only_from="pending")
 
     (line,) = [line for line in log_lines() if order_id in line]

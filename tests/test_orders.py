@@ -126,7 +126,7 @@ def test_a_uuid_is_sent_in_lower_case() -> None:
 
 
 @pytest.mark.parametrize(
-    ("order_id", "told"),
+    ("order_id", "message"),
     [
         (None, "empty"),
         ("None", "empty"),
@@ -145,8 +145,8 @@ def test_a_uuid_is_sent_in_lower_case() -> None:
         (["abc"], "of type list"),
     ],
 )
-def test_another_order_id_is_refused(order_id: Any, told: str) -> None:
-    with pytest.raises(YouCanInvalidInputError, match=told):
+def test_another_order_id_is_refused(order_id: Any, message: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=message):
         check_order_id(order_id)
 
 

@@ -1,4 +1,4 @@
-"""What Airflow is told of the provider, and what importing it costs."""
+"""What Airflow knows of the provider, and what importing it costs."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_airflow_finds_it_by_its_entry_point() -> None:
     assert entry_point.load()()["package-name"] == "airflow-provider-youcan"
 
 
-def test_it_is_typed_and_its_changes_are_told() -> None:
+def test_it_is_typed_and_its_changes_are_listed() -> None:
     assert files(airflow_provider_youcan).joinpath("py.typed").is_file()
     assert f"## {airflow_provider_youcan.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 

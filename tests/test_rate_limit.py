@@ -1,4 +1,4 @@
-"""What the limiter learns of a limit that nobody tells it, on a clock and a shop of its own."""
+"""What the limiter learns of a limit that is published nowhere, on a clock and a shop of its own."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ Retry = Callable[[float], "float | None"]
 
 
 def run(
-    shop: FixedWindow, windows: int = 8, concurrency: int = 16, *, told: bool = False, retry_after: Retry, seed: int = 0
+    shop: FixedWindow,
+    windows: int = 8,
+    concurrency: int = 16,
+    *,
+    has_headers: bool = False,
+    retry_after: Retry,
+    seed: int = 0,
 ) -> tuple[float, float, RateLimit]:
     """Ask for some windows: the share of what the shop allows that was reached, the share refused, and the limit."""
     latency = random.Random(seed)
@@ -72,7 +78,7 @@ def run(
             busy -= 1
             if took:
                 accepted += at <= end
-                limit.answered(number, now, *((shop.limit, remaining) if told else ()))
+                limit.answered(number, now, *((shop.limit, remaining) if has_headers else ()))
             else:
                 refused += 1
                 limit.refused(number, now, retry_after(left))
@@ -83,10 +89,10 @@ def ceiling(left: float) -> float:
     return float(max(1, math.ceil(left)))
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["unseen", "with headers"])
+@pytest.mark.parametrize("has_headers", [False, True], ids=["unseen", "with headers"])
 @pytest.mark.parametrize("requests", [60, 300, 1000])
-def test_it_finds_a_limit_that_it_is_not_told_of(requests: int, told: bool) -> None:
-    reached, refused, limit = run(FixedWindow(requests, 5.0), told=told, retry_after=ceiling)
+def test_it_finds_a_limit_that_is_published_nowhere(requests: int, has_headers: bool) -> None:
+    reached, refused, limit = run(FixedWindow(requests, 5.0), has_headers=has_headers, retry_after=ceiling)
 
     assert reached >= 0.87, "one of the eight windows may just not have come"
     assert refused <= 0.05
@@ -105,16 +111,16 @@ def test_it_survives_whatever_the_shop_says_of_the_time(retry_after: Retry) -> N
     requests=st.integers(1, 2000),
     seconds=st.floats(0.3, 90),
     concurrency=st.integers(1, 64),
-    told=st.booleans(),
+    has_headers=st.booleans(),
     rounds=st.sampled_from([ceiling, math.floor, lambda _: None]),
     seed=st.integers(0, 5),
 )
 @settings(max_examples=60)
 def test_it_neither_stalls_nor_hammers(
-    requests: int, seconds: float, concurrency: int, told: bool, rounds: Retry, seed: int
+    requests: int, seconds: float, concurrency: int, has_headers: bool, rounds: Retry, seed: int
 ) -> None:
     shop = FixedWindow(requests, seconds)
-    reached, refused, limit = run(shop, 4, concurrency, told=told, retry_after=rounds, seed=seed)
+    reached, refused, limit = run(shop, 4, concurrency, has_headers=has_headers, retry_after=rounds, seed=seed)
 
     assert reached > 0.2 or shop.limit > 4 * seconds * concurrency, "some of what was allowed was used"
     # A refusal for what was under way together, and a few for each window.
@@ -392,7 +398,7 @@ def test_a_ceiling_is_used(rate: float) -> None:
 # --- several tasks on one shop ---
 
 
-def share(shop: FixedWindow, tasks: int, windows: int, *, told: bool, seed: int) -> tuple[float, float, float]:
+def share(shop: FixedWindow, tasks: int, windows: int, *, has_headers: bool, seed: int) -> tuple[float, float, float]:
     """Let tasks ask for some windows, each on its own: what was used, what was refused, the least to the most."""
     draw = random.Random(seed)
     limits = [RateLimit(rng=random.Random(seed * 100 + task)) for task in range(tasks)]
@@ -424,16 +430,16 @@ def share(shop: FixedWindow, tasks: int, windows: int, *, told: bool, seed: int)
             taken[task] += took
             refused += not took
             if took:
-                limits[task].answered(number, now, *((shop.limit, remaining) if told else ()))
+                limits[task].answered(number, now, *((shop.limit, remaining) if has_headers else ()))
             else:
                 limits[task].refused(number, now, ceiling(left))
     return sum(taken) / (shop.limit * windows), refused / sent, min(taken) / max(taken)
 
 
-@pytest.mark.parametrize("told", [False, True], ids=["unseen", "with headers"])
+@pytest.mark.parametrize("has_headers", [False, True], ids=["unseen", "with headers"])
 @pytest.mark.parametrize("tasks", [4, 8])
-def test_several_tasks_share_a_limit_by_its_answers_alone(tasks: int, told: bool) -> None:
-    used, refused, fairness = share(FixedWindow(300, 5.0), tasks, 30, told=told, seed=1)
+def test_several_tasks_share_a_limit_by_its_answers_alone(tasks: int, has_headers: bool) -> None:
+    used, refused, fairness = share(FixedWindow(300, 5.0), tasks, 30, has_headers=has_headers, seed=1)
 
     assert used >= 0.9
     assert refused <= 0.05

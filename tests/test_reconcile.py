@@ -102,7 +102,7 @@ def test_a_second_run_sends_nothing(sandbox: Sandbox) -> None:
     assert (again["changed"], again["unchanged"], again["requests"]) == (0, 20, 2)
 
 
-def test_a_dry_run_tells_what_would_change(sandbox: Sandbox, fresh: list[str], tmp_path: Path) -> None:
+def test_a_dry_run_says_what_would_change(sandbox: Sandbox, fresh: list[str], tmp_path: Path) -> None:
     report = tmp_path / "plan.jsonl"
 
     summary = reconcile(
@@ -268,7 +268,7 @@ def test_a_guard_sees_what_changed_since_the_list_was_read(
     assert sandbox.shop.statuses(fresh[0])["payment"] == "refunded"
 
 
-def test_a_typo_in_a_guard_is_told(sandbox: Sandbox, fresh: list[str], log_lines: Callable[[], list[str]]) -> None:
+def test_a_typo_in_a_guard_is_reported(sandbox: Sandbox, fresh: list[str], log_lines: Callable[[], list[str]]) -> None:
     reconcile([{"order_id": fresh[0], "payment_status": "paid"}], only_from={"payment": "pendng"})
 
     assert any("only_from names 'pendng' for payment: did you mean 'pending'?" in line for line in log_lines())
@@ -530,7 +530,7 @@ def test_an_update_that_nobody_could_confirm_says_so(
     assert "An update was sent before that; whether YouCan took it is unknown." in line["reason"]
 
 
-def test_an_update_confirmed_in_the_second_round_is_told_as_a_change(
+def test_an_update_confirmed_in_the_second_round_is_reported_as_a_change(
     sandbox: Sandbox, fresh: list[str], no_waiting: None, tmp_path: Path
 ) -> None:
     report = tmp_path / "report.jsonl"

@@ -1,4 +1,4 @@
-"""Ten thousand rows through a storm, and runs that are killed again and again: what is told is what happened."""
+"""Ten thousand rows through a storm, and runs that are killed again and again: what is reported is what happened."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def assert_report_is_true(
     for entry in history:
         if entry["before"] != entry["after"]:
             happened.setdefault((entry["order_id"], entry["context"]), []).append((entry["before"], entry["after"]))
-    told: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    reported: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for line in lines:
         key = (line["order_id"], line["context"])
         if line["outcome"] == "changed":
-            told.setdefault(key, []).append((line["before"], line["wanted"]))
+            reported.setdefault(key, []).append((line["before"], line["wanted"]))
         elif line["outcome"] == "unchanged":
             assert line["before"] == line["wanted"]
         else:
             assert line["outcome"] in ("failed", "not_reached"), line
-    for key, changes in told.items():
-        assert happened.get(key) == changes, f"{key} is told of, and did not happen so"
-    assert before.keys() >= {order_id for order_id, _ in told}
+    for key, changes in reported.items():
+        assert happened.get(key) == changes, f"{key} is reported, and did not happen so"
+    assert before.keys() >= {order_id for order_id, _ in reported}
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_ten_thousand_rows_through_a_storm(
         assert_all_is_as_wished(sandbox, rows)
         lines = [json.loads(line) for line in report.read_text().splitlines()]
         history = sandbox.shop.history()
-        wishes = sum(row[column] is not None for row in rows for column in CONTEXTS)
-        assert len(lines) == wishes == summary["changed"] + summary["unchanged"]
+        desired = sum(row[column] is not None for row in rows for column in CONTEXTS)
+        assert len(lines) == desired == summary["changed"] + summary["unchanged"]
         assert Counter(line["outcome"] for line in lines) == {
             outcome: summary[outcome] for outcome in ("changed", "unchanged")
         }
@@ -158,9 +158,11 @@ def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> No
             if line.endswith("\n")
         ]
         assert_report_is_true(lines, before, history)
-        told = sum(line["outcome"] == "changed" for line in lines)
+        reported = sum(line["outcome"] == "changed" for line in lines)
         happened = sum(entry["before"] != entry["after"] for entry in history)
-        assert told <= happened <= told + kills * 16, "what was under way at a kill happened, and nobody could tell"
+        assert reported <= happened <= reported + kills * 16, (
+            "what was under way at a kill happened, and nobody could know"
+        )
         twice = Counter((entry["order_id"], entry["context"]) for entry in history)
         assert sum(number - 1 for number in twice.values()) <= kills * 16
 

@@ -418,7 +418,7 @@ def test_it_runs_from_the_command_line(command_line: subprocess.Popen[str]) -> N
     assert "Traceback" not in rest
 
 
-def test_a_database_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
+def test_a_database_that_is_none_is_reported_in_a_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "airflow_provider_youcan.sandbox", "--database", str(tmp_path / "no" / "x.db")]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -428,7 +428,7 @@ def test_a_database_that_is_none_is_told_in_a_line(tmp_path: Path) -> None:
     assert "Traceback" not in ended.stderr
 
 
-def test_a_port_that_is_taken_is_told_in_a_line(sandbox: Sandbox) -> None:
+def test_a_port_that_is_taken_is_reported_in_a_line(sandbox: Sandbox) -> None:
     command = [sys.executable, "-m", "airflow_provider_youcan.sandbox", "--port", str(sandbox.port)]
 
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)

@@ -39,7 +39,7 @@ pytestmark = pytest.mark.usefixtures("_airflow_database")
 MODES = ["poke", "reschedule", "deferrable"]
 ORDER_ID = "3116f8a6-b453-49ce-9174-db3dffbb8629"
 MISSING_OR_OUT_OF_REACH = pytest.mark.skipif(
-    not AIRFLOW_3, reason="Airflow 2 tells a missing connection and an outage apart"
+    not AIRFLOW_3, reason="Airflow 2 knows a missing connection from an outage"
 )
 
 
@@ -91,7 +91,7 @@ def wait_in(mode: str, **arguments: Any) -> Any:
 
 
 def fire(trigger: Any) -> Any:
-    """Let a trigger run as the triggerer would: made anew from JSON, in an event loop."""
+    """Let a trigger run as the triggerer would: rebuilt from JSON, in an event loop."""
     path, kwargs = trigger.serialize()
     assert path == f"{YouCanOrderStatusTrigger.__module__}.{YouCanOrderStatusTrigger.__qualname__}"
     again = YouCanOrderStatusTrigger(**json.loads(json.dumps(kwargs)))

@@ -94,7 +94,7 @@ def test_a_task_that_is_stopped_ends_as_failed_and_sends_nothing_more(
 
         assert airflow.wait_for_run(run_id) == "failed"
         assert airflow.task_states(run_id)["reconcile"] == "failed"
-        # A run that is marked as failed is told so by its next heartbeat.
+        # A run that is marked as failed learns so by its next heartbeat.
         report = tmp_path / f"{run_id}.jsonl"
         airflow.wait_for(lambda report=report: len(read_report(report)) == 1500, "the report to be whole", 30)
         taken = len(shop.shop.history())

@@ -239,13 +239,13 @@ def test_a_refresh_token_that_was_used_elsewhere_ends_in_how_to_authorise_again(
     assert "invalid_grant" in str(raised.value)
     assert "python -m airflow_provider_youcan authorize" in str(raised.value)
     assert "the Airflow connection 'youcan_default'" in str(raised.value)
-    told = f"{raised.value} {vars(raised.value)} {raised.value.__context__}"
-    assert issued["refresh_token"] not in told
-    assert CLIENT_SECRET not in told
+    shown = f"{raised.value} {vars(raised.value)} {raised.value.__context__}"
+    assert issued["refresh_token"] not in shown
+    assert CLIENT_SECRET not in shown
     assert exchanges(sandbox) == [400]
 
 
-def test_a_wrong_client_secret_is_told_at_once(sandbox: Sandbox, connect: Call, ask: Call) -> None:
+def test_a_wrong_client_secret_is_reported_at_once(sandbox: Sandbox, connect: Call, ask: Call) -> None:
     connect(sandbox.shop.issue_token(), client_secret="wrong")
 
     with pytest.raises(YouCanAuthenticationError, match="check the client id and the client secret in"):
@@ -383,7 +383,7 @@ def test_a_new_token_that_airflow_does_not_keep_is_no_success(
 def test_no_refresh_token_is_spent_where_airflow_cannot_keep_another(
     sandbox: Sandbox, connect: Call, ask: Call, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    # Given a pair that is kept, and an Airflow whose database is out of reach, which it tells by saying nothing,
+    # Given a pair that is kept, and an Airflow whose database is out of reach, which it shows by answering nothing,
     from airflow.models.variable import Variable
 
     connect(sandbox.shop.issue_token())
@@ -634,10 +634,10 @@ def test_no_token_shows_in_a_log_even_of_all_that_is_logged(
 
     ((_, pair),) = kept().items()
     written = capfd.readouterr()
-    told = caplog.text + "".join(str(vars(record)) for record in caplog.records) + written.out + written.err
-    assert "POST /oauth/token" in told
+    shown = caplog.text + "".join(str(vars(record)) for record in caplog.records) + written.out + written.err
+    assert "POST /oauth/token" in shown
     for secret in (pair["access_token"], pair["refresh_token"], *issued.values(), CLIENT_SECRET):
-        assert not isinstance(secret, str) or secret == "Bearer" or secret not in told
+        assert not isinstance(secret, str) or secret == "Bearer" or secret not in shown
 
 
 def test_a_task_of_a_real_airflow_renews_its_token(
@@ -659,13 +659,13 @@ def test_a_task_of_a_real_airflow_renews_its_token(
         ship >> wait
     """)
 
-    # then both succeed with one new token, of which the log tells, but not what it is.
+    # then both succeed with one new token, which the log mentions, but doesn't show.
     assert run.state == "success"
     assert exchanges(sandbox) == [200]
-    told = run.log + caplog.text
-    assert "Renewed the access token of the Airflow connection 'youcan_default'" in told
+    shown = run.log + caplog.text
+    assert "Renewed the access token of the Airflow connection 'youcan_default'" in shown
     ((_, pair),) = kept().items()
-    assert pair["access_token"] not in told + str(run.tasks)
+    assert pair["access_token"] not in shown + str(run.tasks)
 
 
 def test_credentials_do_not_show_a_token() -> None:
@@ -722,16 +722,16 @@ def test_twenty_processes_race_for_tokens_that_live_two_seconds(
     race = subprocess.run(
         [sys.executable, "-c", RACE, "9"], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    told = race.stdout + race.stderr
+    shown = race.stdout + race.stderr
 
     # then none of them failed, and each had its answers,
-    assert race.returncode == 0, told[-5000:]
-    assert len(re.findall(r"worker \d+: [1-9]\d* requests", told)) == 20
+    assert race.returncode == 0, shown[-5000:]
+    assert len(re.findall(r"worker \d+: [1-9]\d* requests", shown)) == 20
     # the token was renewed time and again, though the others' attempts at the same one were refused,
     assert exchanges(sandbox).count(200) >= 4
     assert exchanges(sandbox).count(400) >= 1
     # and the last pair is not lost: the next one goes on with it.
-    assert "the chain goes on" in told
+    assert "the chain goes on" in shown
 
 
 def _airflow_on_postgres(postgres: str, home: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
 
 
-class Told(list[str]):
+class Logged(list[str]):
     def info(self, message: str, *arguments: Any) -> None:
         self.append(message % arguments)
 
@@ -27,13 +27,13 @@ class Told(list[str]):
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def logged() -> Logged:
+    return Logged()
 
 
 @pytest.fixture
-def wait(told: Told) -> OrderStatusWait:
-    return OrderStatusWait("abc", "shipping", ["fulfilled"], ["canceled"], logger=told)
+def wait(logged: Logged) -> OrderStatusWait:
+    return OrderStatusWait("abc", "shipping", ["fulfilled"], ["canceled"], logger=logged)
 
 
 def test_the_target_ends_the_wait(wait: OrderStatusWait) -> None:
@@ -49,23 +49,23 @@ def test_a_failure_status_ends_it_at_once(wait: OrderStatusWait) -> None:
         wait.record_status("canceled")
 
 
-def test_only_a_change_is_told(wait: OrderStatusWait, told: Told) -> None:
+def test_only_a_change_is_logged(wait: OrderStatusWait, logged: Logged) -> None:
     for status in ("unfulfilled", "unfulfilled", "shipped", "shipped", "fulfilled"):
         wait.record_status(status)
 
-    assert told == [
+    assert logged == [
         "Order abc: the shipping status is 'unfulfilled', waiting for 'fulfilled'.",
         "Order abc: the shipping status is 'shipped', waiting for 'fulfilled'.",
         "Order abc: the shipping status is 'fulfilled'.",
     ]
 
 
-def test_a_status_that_cannot_be_read_is_not_the_target_and_told_once(wait: OrderStatusWait, told: Told) -> None:
+def test_a_status_that_cannot_be_read_is_not_the_target_and_logged_once(wait: OrderStatusWait, logged: Logged) -> None:
     assert [wait.record_status(None) for _ in range(3)] == [False, False, False]
-    assert told == ["Order abc: the shipping status can't be read from YouCan's answer. The wait goes on."]
+    assert logged == ["Order abc: the shipping status can't be read from YouCan's answer. The wait goes on."]
 
 
-def test_the_timeout_tells_the_last_status(wait: OrderStatusWait) -> None:
+def test_the_timeout_says_the_last_status(wait: OrderStatusWait) -> None:
     wait.record_error(YouCanServerError("503"), 0)
     wait.record_status("shipped")
 
@@ -74,7 +74,7 @@ def test_the_timeout_tells_the_last_status(wait: OrderStatusWait) -> None:
     )
 
 
-def test_the_timeout_tells_the_last_error_and_since_when(wait: OrderStatusWait) -> None:
+def test_the_timeout_says_the_last_error_and_since_when(wait: OrderStatusWait) -> None:
     wait.record_status("shipped")
     wait.record_error(YouCanServerError("Could not read order abc: 500."), 1_000_000_000)
     wait.record_error(YouCanServerError("Could not read order abc: 503."), 1_000_000_060)
@@ -84,7 +84,7 @@ def test_the_timeout_tells_the_last_error_and_since_when(wait: OrderStatusWait) 
     )
 
 
-def test_the_timeout_tells_that_nothing_could_be_read(wait: OrderStatusWait) -> None:
+def test_the_timeout_says_that_nothing_could_be_read(wait: OrderStatusWait) -> None:
     wait.record_status(None)
 
     assert wait.describe_timeout(1).endswith("it could not be read from YouCan's answers.")
@@ -97,17 +97,17 @@ def test_a_rate_limit_says_until_when(wait: OrderStatusWait) -> None:
     assert wait.resume_at == 1090.0
 
 
-def test_a_wait_goes_on_where_another_was(wait: OrderStatusWait, told: Told) -> None:
+def test_a_wait_goes_on_where_another_was(wait: OrderStatusWait, logged: Logged) -> None:
     wait.record_status("shipped")
     wait.record_error(YouCanRateLimitError("slow", retry_after=90.0), 1000.0)
-    told.clear()
+    logged.clear()
 
-    again = OrderStatusWait("abc", "shipping", ["fulfilled"], seen=json.loads(json.dumps(wait.seen)), logger=told)
+    again = OrderStatusWait("abc", "shipping", ["fulfilled"], seen=json.loads(json.dumps(wait.seen)), logger=logged)
 
     assert again.resume_at == 1090.0
     assert again.describe_timeout(1).endswith("since 1970-01-01 00:16:40 UTC: slow")
     again.record_status("shipped")
-    assert told == [], "only a change is told"
+    assert logged == [], "only a change is logged"
 
 
 def test_a_target_can_not_be_a_failure() -> None:

@@ -172,7 +172,7 @@ class YouCanReconcileOrdersOperator(BaseOperator):
             try:
                 run = self._reconcile(desired, report, options, begun_at)
             except YouCanTaskStoppedError:
-                # What it was told by has the last word.
+                # The stop's own error has the last word.
                 self._raise_interruption()
                 raise
             finally:
