@@ -71,8 +71,10 @@ class Attempts:
         self._credentials: Credentials | None = None
         self._denial: YouCanAuthenticationError | None = None
         self._has_renewed = False
-        self._answered_at = self._attempted_at = -math.inf
-        self._turn = _NO_TURN
+        self._sent_at = self._read_at = self._attempted_at = -math.inf
+        self._read_seconds = 0.0
+        self._slow_reads = 0
+        self._give_back: Callable[[], None] | None = None
         self.reserved_at = 0.0
         """From when on the reserved turn may be used, under a ceiling."""
         self._first_window: int | None = None
@@ -100,20 +102,26 @@ class Attempts:
         Check at the moment at which a request may be sent what it rests on. Most rest on nothing.
 
         :raises StaleReadError: if it is an update that must not be sent before another look.
+        :raises YouCanTransientError: if look after look took longer than it may be old.
         """
         if (look := request.look) is None:
             return
         assert self._credentials is not None  # noqa: S101  # for the type checker: an attempt has begun
-        read_at = self._answered_at if look.at is None else look.at
+        read_at = self._read_at if look.at is None else look.at
         is_stale = read_at <= self._attempted_at or (
             look.is_guard and (read_at < self._credentials.token_since or self._clock() - read_at > look.max_age)
         )
         if is_stale:
+            self._refuse_slow_reads(request, look.max_age if look.at is None else math.inf)
             raise StaleReadError
+
+    def send(self) -> None:
+        """Record that the request is sent now. What it reads is as old as that, however long the answer takes."""
+        self._sent_at = self._clock()
 
     def succeed(self) -> None:
         """Record that the request was answered as it should be."""
-        self._answered_at = self._clock()
+        self._read_at, self._read_seconds = self._sent_at, self._clock() - self._sent_at
 
     def fail(self, request: Request, error: YouCanError, *, was_sent: bool = True) -> float:
         """
@@ -148,6 +156,19 @@ class Attempts:
             raise error
         return seconds
 
+    def _refuse_slow_reads(self, request: Request, max_age: float) -> None:
+        """Give up where an answer came too late to rest anything on it, as often as a request is sent at most."""
+        if self._read_seconds <= max_age or self._credentials is None:
+            return
+        self._slow_reads += 1
+        if self._slow_reads >= self._credentials.max_attempts:
+            raise YouCanTransientError(
+                f"Did not {request.purpose}: YouCan took {self._read_seconds:.1f} s to answer the look that its guard "
+                f"rests on, which may be {max_age:g} s old, so it was not sent; it may work later, or with a larger "
+                "guard_max_age.",
+                method=request.method,
+            )
+
     def describe(self, seconds: float) -> str:
         """Return in a sentence that the next attempt comes in so many seconds."""
         attempts = self._credentials.max_attempts if self._credentials else 1
@@ -155,14 +176,15 @@ class Attempts:
 
     # --- the turn that a rate limiter reserved for the update ---
 
-    def reserve_turn(self, number: int, at: float, give_back: Callable[[], None]) -> None:
+    def reserve_turn(self, at: float, give_back: Callable[[], None]) -> None:
         """Keep a turn for the update. :meth:`end` gives it back if it was not taken."""
-        self._turn = (number, at, give_back)
+        self.end()
+        self.reserved_at, self._give_back = at, give_back
 
-    def take_reserved_turn(self) -> int | None:
-        """Return the turn that was reserved, if one was."""
-        (number, self.reserved_at, _), self._turn = self._turn, _NO_TURN
-        return number
+    def take_reserved_turn(self) -> bool:
+        """Take the turn that was reserved, and return whether one was."""
+        was_reserved, self._give_back = self._give_back is not None, None
+        return was_reserved
 
     def first_window(self, window: int) -> int:
         """Return the limiter's window in which this was first asked."""
@@ -172,8 +194,9 @@ class Attempts:
 
     def end(self) -> None:
         """Give a reserved turn back."""
-        self._turn[2]()
-        self._turn = _NO_TURN
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
 
 
 def back_off(failures: int, rng: random.Random) -> float:
@@ -187,4 +210,3 @@ def back_off(failures: int, rng: random.Random) -> float:
 
 
 _rng = random.Random()  # noqa: S311  # jitter
-_NO_TURN: tuple[int | None, float, Callable[[], None]] = (None, 0.0, lambda: None)

@@ -345,7 +345,10 @@ def _is_empty(value: object) -> bool:
 
 def shorten(value: object) -> str:
     """Return a value as it stands in an error message, cut where it is long."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than some thousand digits
+        text = f"of type {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 

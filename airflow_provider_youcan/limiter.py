@@ -72,11 +72,10 @@ class RateLimiter:
         :raises StaleReadError: in place of sending an update that rests on a look that is too old by now.
         :raises YouCanRateLimitError: if the shop refused too often, or for too long, to be waited for.
         """
-        number = attempts.take_reserved_turn() if request.look is not None else None
-        if number is None:
-            number = await self._take_turn(request, attempts)
+        if request.look is not None and attempts.take_reserved_turn():
+            number = await self._use_reserved_turn(request, attempts)
         else:
-            await self._use_reserved_turn(number, request, attempts)
+            number = await self._take_turn(request, attempts)
         answer = None
         try:
             answer = await send()
@@ -105,21 +104,22 @@ class RateLimiter:
     async def _take_turn(self, request: Request, attempts: Attempts) -> int:
         async with self._queue:
             size = 1 if request.look_max_age is None else 2
-            slot = await self._wait_for_slot(size, request)
-            await self._wait_for_limit(size)
+            slot = next_slot = self._next_slot
             try:
+                slot = await self._wait_for_slot(size, request)
+                await self._wait_for_limit(size)
                 self._refuse_hopeless(request, attempts)
                 attempts.check_look(request)
             except BaseException:
-                self._next_slot = slot
+                self._next_slot = max(slot, next_slot)
                 raise
             number = self._limit.send(self._clock())
             if size == 2:
-                reserved = self._limit.reserve()
-                attempts.reserve_turn(reserved, slot + self._interval, lambda: self._give_back(reserved))
+                self._limit.reserve()
+                attempts.reserve_turn(slot + self._interval, self._give_back)
             return number
 
-    async def _use_reserved_turn(self, number: int, request: Request, attempts: Attempts) -> None:
+    async def _use_reserved_turn(self, request: Request, attempts: Attempts) -> int:
         try:
             if (seconds := attempts.reserved_at - self._clock()) > 0 and self._interval:
                 await asyncio.sleep(seconds)
@@ -127,9 +127,9 @@ class RateLimiter:
                 await self._wait_for_change(delay)
             attempts.check_look(request)
         except BaseException:
-            self._give_back(number)
+            self._give_back()
             raise
-        self._limit.send_reserved(number, self._clock())
+        return self._limit.send_reserved(self._clock())
 
     async def _wait_for_slot(self, size: int, request: Request) -> float:
         """Wait for the ceiling's next slot, and return the moment of it."""
@@ -154,8 +154,8 @@ class RateLimiter:
             await asyncio.wait_for(self._changed.wait(), None if seconds == math.inf else seconds)
         self._raise_if_given_up()
 
-    def _give_back(self, number: int) -> None:
-        self._limit.give_back(number)
+    def _give_back(self) -> None:
+        self._limit.give_back()
         self._changed.set()
 
     def _record(self, number: int, request: Request, answer: Answer | None) -> None:

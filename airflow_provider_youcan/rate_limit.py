@@ -73,6 +73,7 @@ class RateLimit:
         """How many windows have begun."""
         self._window = _Window()
         self._in_flight = 0
+        self._reserved = 0
         self._in_flight_bound = math.inf if max_in_flight is None else max_in_flight
         self._alone: int | None = None  # the request that opens a window, or probes, until its answer comes
         self._until = 0.0  # when BLOCKED ends
@@ -125,21 +126,24 @@ class RateLimit:
         self._window.taken += 1
         return self.sent
 
-    def reserve(self) -> int:
-        """Reserve another turn of this window, and return its number."""
-        self.sent += 1
+    def reserve(self) -> None:
+        """Reserve another turn of this window."""
+        self._reserved += 1
         self._window.taken += 1
+
+    def send_reserved(self, now: float) -> int:
+        """Record that a request is sent whose turn was reserved, and return its number."""
+        self.sent += 1
+        if self.phase is Phase.BLOCKED:
+            self.phase, self._alone = Phase.OPENING, self.sent
+            self._window.opening_since = now
+        self._reserved -= 1
+        self._in_flight += 1
         return self.sent
 
-    def send_reserved(self, number: int, now: float) -> None:
-        """Record that the request is sent whose turn was reserved."""
-        if self.phase is Phase.BLOCKED:
-            self.phase, self._alone = Phase.OPENING, number
-            self._window.opening_since = now
-        self._in_flight += 1
-
-    def give_back(self, number: int) -> None:  # noqa: ARG002  # turns are counted, not kept
+    def give_back(self) -> None:
         """Record that a reserved turn will not be used."""
+        self._reserved -= 1
         self._window.taken -= 1
 
     def answered(self, number: int, now: float, limit: int | None = None, remaining: int | None = None) -> None:
@@ -239,7 +243,7 @@ class RateLimit:
     def _begin_window(self, now: float) -> None:
         self.windows += 1
         self._probe.next_window()
-        self._window = _Window(start=now, taken=self._in_flight)
+        self._window = _Window(start=now, taken=self._in_flight + self._reserved)
 
     def _learn(self, now: float) -> None:
         """Learn from the window that has ended."""
@@ -271,7 +275,8 @@ class RateLimit:
             self.length = max(self.length, math.floor(elapsed) + 1.0)
         elif is_early and self.length is not None:
             # Perhaps others have begun a window, and filled it.
-            self._window = _Window(start=now + retry_after - self.length, taken=self._in_flight)
+            taken = self._in_flight + self._reserved
+            self._window = _Window(start=now + retry_after - self.length, taken=taken)
 
     def _pause(self, now: float, retry_after: float | None) -> float:
         left = math.inf
@@ -298,7 +303,7 @@ class RateLimit:
         if self.phase is Phase.FREE:
             self.phase = Phase.OPEN
         # Those under way may be in the shop's count already; to count them twice only makes it slower by a few.
-        self.capacity, self._window.taken = limit, taken + self._in_flight
+        self.capacity, self._window.taken = limit, taken + self._in_flight + self._reserved
 
 
 class _Window:

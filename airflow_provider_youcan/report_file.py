@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from types import TracebackType
 from typing import TextIO
 
@@ -37,9 +36,12 @@ class ReportFile:
 
     def flush(self) -> None:
         """Have what was written so far leave this process, as far as its storage can do that."""
-        if self.text is not None:
-            with suppress(OSError, ValueError):
-                self.text.flush()
+        if self.text is None:
+            return
+        try:
+            self.text.flush()
+        except Exception:  # whatever a storage raises
+            _log.warning("The report at %s could not be flushed.", self._path, exc_info=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

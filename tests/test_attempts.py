@@ -19,6 +19,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanOrderNotFoundError,
     YouCanRateLimitError,
     YouCanServerError,
+    YouCanTransientError,
 )
 from airflow_provider_youcan.hooks.credentials import Credentials
 
@@ -173,6 +174,7 @@ def guarded(max_age: float, at: float | None = None) -> api.Request:
 
 def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
     attempts = begun(clock)
+    attempts.send()
     attempts.succeed()  # the look
 
     clock.now += 5.0
@@ -183,6 +185,19 @@ def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
     attempts.check_look(guarded(60.0))
     attempts.check_look(READ)
     attempts.check_look(UPDATE)
+
+
+def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clock) -> None:
+    attempts = begun(clock, max_attempts=2)
+    attempts.send()
+    clock.now += 6.0
+    attempts.succeed()
+
+    with pytest.raises(StaleReadError):
+        attempts.check_look(guarded(5.0))
+    # A shop that is too slow each time is given up.
+    with pytest.raises(YouCanTransientError, match=r"took 6\.0 s to answer .* with a larger guard_max_age"):
+        attempts.check_look(guarded(5.0))
 
 
 @pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])
@@ -204,6 +219,7 @@ def test_a_page_of_the_list_may_be_as_old_as_guard_max_age(
 )
 def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCanError) -> None:
     attempts = begun(clock)
+    attempts.send()
     attempts.succeed()
     clock.now += 0.1
     attempts.fail(guarded(5.0), error)
@@ -212,12 +228,14 @@ def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCan
         with pytest.raises(StaleReadError):
             attempts.check_look(update)
     clock.now += 0.1
+    attempts.send()
     attempts.succeed()
     attempts.check_look(guarded(5.0))
 
 
 def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None:
     attempts = begun(clock)
+    attempts.send()
     attempts.succeed()
     page = guarded(60.0, at=clock.now - 1)
     attempts.check_look(page)
@@ -231,7 +249,12 @@ def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None
     attempts.check_look(guarded(float("inf")))
 
 
-@given(st.lists(st.sampled_from(["look", "update fails", "renew", "wait", "update"]), max_size=30))
+@given(
+    st.lists(
+        st.sampled_from(["look", "slow look", "update fails", "renew", "renew during a look", "wait", "update"]),
+        max_size=30,
+    )
+)
 def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> None:
     clock = Clock()
     attempts = begun(clock, max_attempts=1_000)
@@ -239,8 +262,20 @@ def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> N
     for number, event in enumerate(events):
         clock.now += 0.001
         if event == "look":
+            attempts.send()
             attempts.succeed()
             looked_at = clock.now
+        elif event == "slow look":
+            attempts.send()
+            looked_at = clock.now
+            clock.now += 4.0
+            attempts.succeed()
+        elif event == "renew during a look":
+            attempts.send()
+            clock.now += 0.001
+            attempts.begin(replace(CREDENTIALS, token=str(number), token_since=clock.now, max_attempts=1_000))
+            attempts.succeed()
+            looked_at = None
         elif event == "update fails":
             attempts.fail(guarded(5.0), YouCanServerError("500"))
             looked_at = None

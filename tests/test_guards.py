@@ -241,6 +241,21 @@ def test_orders_are_set_while_the_list_is_read(sandbox: Sandbox) -> None:
     assert summary["requests"] <= 1.1 * len(rows)
 
 
+def test_a_status_that_changed_while_a_slow_look_was_answered_is_protected(sandbox: Sandbox, move: Move) -> None:
+    (order_id, *_) = payable(sandbox)
+    keep_request = sandbox.shop.keep_request
+
+    def refund_and_answer_late(method: str, *request: Any) -> None:
+        keep_request(method, *request)
+        if sandbox.shop.statuses(order_id)["payment"] == "pending":
+            sandbox.shop.set_status(order_id, "payment", "refunded")
+            time.sleep(5.2)
+
+    sandbox.shop.keep_request = refund_and_answer_late  # type: ignore[method-assign]
+
+    assert move(order_id, "paid", only_from=["pending"]) == ("refunded", False)
+
+
 # --- what is claimed was done ---
 
 
@@ -551,6 +566,46 @@ def test_no_error_of_the_report_replaces_the_runs_own(
         reconcile([row], report_path=str(tmp_path / "report.jsonl"))
 
 
+def test_a_storage_that_fails_in_its_own_way_hides_nothing(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow_provider_youcan.report_file import ReportFile
+
+    class BlobError(Exception):
+        pass
+
+    class Blob:
+        lines = 0
+
+        def write(self, _: str) -> None:
+            self.lines += 1
+            if self.lines > 2:
+                raise BlobError
+
+        def flush(self) -> None:
+            if self.lines > 2:
+                raise BlobError
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(ReportFile, "_open", staticmethod(lambda _: Blob()))
+    rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in payable(sandbox)]
+    pushed: dict[str, Any] = {}
+
+    class TaskInstance:
+        def xcom_push(self, key: str, value: Any) -> None:
+            pushed[key] = value
+
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows, report_path="x", max_concurrency=2)
+    with pytest.raises(BlobError):
+        operator.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+    summary = pushed["summary"]
+    assert sum(summary[outcome] for outcome in ("changed", "unchanged", "failed", "not_reached")) == len(rows)
+    assert summary["changed"] == len(sandbox.shop.history())
+
+
 @pytest.mark.parametrize("report_path", ["", "None", " "])
 def test_a_report_path_that_renders_to_nothing_is_refused(sandbox: Sandbox, report_path: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="report_path"):
@@ -570,6 +625,25 @@ def test_a_dry_run_that_is_neither_true_nor_false_is_refused(sandbox: Sandbox, d
         reconcile([{"order_id": payable(sandbox)[0], "payment_status": "paid"}], dry_run=dry_run)
 
     assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize("cell", [None, float("nan")])
+def test_a_null_is_no_word_of_the_status_map(sandbox: Sandbox, cell: Any) -> None:
+    rows = [{"order_id": order_id, "payment_status": cell} for order_id in payable(sandbox)]
+
+    reconcile(rows, status_map={"payment": {"None": "paid", "nan": "paid", "null": "paid"}})
+
+    assert sandbox.shop.history() == []
+
+
+@pytest.mark.parametrize("cell", [("a", []), ["a"], {"a": 1}, 10**5000], ids=["tuple", "list", "mapping", "number"])
+def test_an_odd_cell_is_an_invalid_row(sandbox: Sandbox, cell: Any) -> None:
+    first, second, *_ = payable(sandbox)
+    rows = [{"order_id": first, "payment_status": cell}, {"order_id": second, "payment_status": "paid"}]
+
+    summary = reconcile(rows, status_map={"payment": {"COLLECTED": "paid"}}, on_invalid="skip")
+
+    assert (summary["invalid"], summary["changed"]) == (1, 1)
 
 
 # --- a task that is stopped ---
@@ -674,6 +748,29 @@ def test_an_alarm_is_never_taken_for_a_lost_answer(sandbox: Sandbox, tmp_path: P
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
+
+
+def test_a_stop_while_refs_are_searched_for_leaves_them_not_reached(sandbox: Sandbox) -> None:
+    refs = [f"none-{number}" for number in range(30)]
+    pushed: dict[str, Any] = {}
+
+    class TaskInstance:
+        def xcom_push(self, key: str, value: Any) -> None:
+            pushed[key] = value
+
+    operator = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        orders=[{"ref": ref, "payment_status": "paid"} for ref in refs],
+        max_concurrency=1,
+    )
+    on_request(
+        sandbox,
+        lambda *_: operator.on_kill() if any("q=" in one["query"] for one in sandbox.shop.requests()[-1:]) else None,
+    )
+    with pytest.raises(YouCanTransientError, match="stopped"):
+        operator.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+    assert (pushed["summary"]["failed"], pushed["summary"]["not_reached"]) == (0, len(refs))
 
 
 def test_a_single_operator_that_is_stopped_does_not_try_again(

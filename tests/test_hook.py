@@ -8,6 +8,8 @@ import dataclasses
 import gzip
 import itertools
 import json
+import os
+import socket
 import socketserver
 import threading
 import time
@@ -865,6 +867,13 @@ def self_signed_server(tmp_path: Path) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
+        def do_PUT(self) -> None:
+            # The update is taken, and then something between breaks the encryption.
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.close_connection = True
+            with socket.socket(fileno=os.dup(self.connection.fileno())) as raw:
+                raw.sendall(b"\x17\x03\x03\x00\x20" + b"x" * 32)
+
         def log_message(self, *_: Any) -> None:
             pass
 
@@ -888,3 +897,14 @@ def test_a_certificate_that_the_named_bundle_vouches_for_is_trusted(
     hook = connect(host=self_signed_server, verify=str(tmp_path / "server.pem"))
 
     assert hook.get_store() == {"slug": "tls"}
+
+
+def test_an_answer_that_breaks_the_encryption_is_a_lost_answer(
+    connect: Connect, self_signed_server: str, tmp_path: Path
+) -> None:
+    hook = connect(host=self_signed_server, verify=str(tmp_path / "server.pem"), max_attempts=1)
+
+    with pytest.raises(YouCanConnectionError, match="whether YouCan took it is unknown") as raised:
+        hook.update_order_status("abc", "paid", "payment")
+
+    assert raised.value.unconfirmed

@@ -314,6 +314,7 @@ def test_the_update_takes_the_turn_that_was_reserved_for_it() -> None:
         limiter, attempts = RateLimiter(clock=clock), begun(clock)
         take_a_window(limiter, clock, capacity=2)
         await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        attempts.send()
         attempts.succeed()
         assert limiter._limit.delay(clock.now) > 0, "nothing is left for anyone else"
         await asyncio.wait_for(send(limiter, clock, TAKEN, UPDATE, attempts=attempts), 0.05)
@@ -340,6 +341,7 @@ def test_an_update_that_waited_for_too_long_is_not_sent() -> None:
     async def main() -> None:
         limiter, attempts = RateLimiter(clock=clock), begun(clock)
         await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        attempts.send()
         attempts.succeed()
         clock.now += 6.0
         with pytest.raises(StaleReadError):
@@ -363,6 +365,7 @@ def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
                 return TAKEN
 
             await limiter.send(LOOK, answered, attempts)
+            attempts.send()
             attempts.succeed()
             await limiter.send(UPDATE, answered, attempts)
 
@@ -456,18 +459,64 @@ def test_a_request_without_an_answer_holds_nobody_back() -> None:
     assert limit.delay(31.0) == 0
 
 
+def test_a_reserved_turn_that_opens_a_window_and_is_refused_blocks_nothing_for_good() -> None:
+    limit = RateLimit()
+    for _ in range(2):
+        limit.answered(limit.send(0.0), 0.0)
+    look, other = limit.send(0.0), limit.send(0.0)
+    limit.reserve()
+    limit.answered(look, 0.1)
+    limit.refused(other, 0.1, 1.0)
+
+    opener = limit.send_reserved(2.0)
+    limit.refused(opener, 2.1, 1.0)
+
+    assert limit.delay(2.1) < 2.0
+
+
+@given(st.lists(st.sampled_from(["send", "reserve", "use", "give back", "accept", "refuse", "wait"]), max_size=60))
+def test_whatever_comes_something_may_be_sent_once_nothing_is_under_way(events: list[str]) -> None:
+    limit, now, under_way, reserved = RateLimit(max_in_flight=8), 0.0, [], 0
+    for event in events:
+        now += 0.01
+        if event == "send" and not limit.delay(now):
+            under_way.append(limit.send(now))
+        elif event == "reserve" and not limit.delay(now, 2):
+            under_way.append(limit.send(now))
+            limit.reserve()
+            reserved += 1
+        elif event == "use" and reserved and not limit.delay_of_reserved(now):
+            under_way.append(limit.send_reserved(now))
+            reserved -= 1
+        elif event == "give back" and reserved:
+            limit.give_back()
+            reserved -= 1
+        elif event == "accept" and under_way:
+            limit.answered(under_way.pop(0), now)
+        elif event == "refuse" and under_way:
+            limit.refused(under_way.pop(), now, 1.0)
+        elif event == "wait":
+            now += 2.0
+        assert limit._alone is None or under_way
+
+    for number in under_way:
+        limit.answered(number, now)
+    assert limit.delay_of_reserved(now) < math.inf
+    assert limit.delay(now) < math.inf
+
+
 def test_no_more_are_under_way_than_there_are_sockets() -> None:
     limit = RateLimit(max_in_flight=2)
     for _ in range(8):
         limit.answered(limit.send(0.0), 0.1)
 
-    reserved = limit.reserve()
+    limit.reserve()
     numbers = [limit.send(0.2) for _ in range(2)]
 
     assert limit.delay(0.2) == limit.delay_of_reserved(0.2) == math.inf
     limit.answered(numbers[0], 0.3)
     assert limit.delay(0.3) == limit.delay_of_reserved(0.3) == 0
-    limit.give_back(reserved)
+    limit.give_back()
 
 
 def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from http.cookiejar import DefaultCookiePolicy
+from typing import Any
 
 import requests
 import urllib3
@@ -35,6 +36,7 @@ class Session(requests.Session):
         for name in ("urllib3.connection", "urllib3.connectionpool"):
             logging.getLogger(name).addFilter(_hide_query)
         self.headers.update({"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"})
+        self.mount("https://", _Adapter())
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.use(credentials)
 
@@ -80,6 +82,33 @@ class Session(requests.Session):
         return None
 
 
+class _Connection(urllib3.connection.HTTPSConnection):
+    """Marks an error of its TLS handshake: nothing was sent before it, as is not so with one that comes later."""
+
+    def connect(self) -> None:
+        try:
+            super().connect()
+        except Exception as error:
+            error.is_of_connecting = True  # type: ignore[attr-defined]
+            raise
+
+
+class _ConnectionPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _Connection
+
+
+class _Adapter(requests.adapters.HTTPAdapter):
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        super().init_poolmanager(*arguments, **options)
+        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, "https": _ConnectionPool}
+
+    def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
+        manager = super().proxy_manager_for(*arguments, **options)
+        if not manager.pool_classes_by_scheme["https"].__module__.endswith("socks"):
+            manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _ConnectionPool}
+        return manager
+
+
 class _BearerToken(requests.auth.AuthBase):
     def __init__(self, credentials: Credentials) -> None:
         self._credentials = credentials
@@ -118,7 +147,6 @@ def _read_body(response: requests.Response, timeout: float) -> bytes:
 _ERRORS: dict[type[BaseException], NoAnswer] = {
     requests.ConnectTimeout: NoAnswer.NO_CONNECTION_IN_TIME,
     requests.exceptions.ProxyError: NoAnswer.NO_PROXY,
-    requests.exceptions.SSLError: NoAnswer.NO_VALID_CERTIFICATE,
     requests.Timeout: NoAnswer.NOT_IN_TIME,
     urllib3.exceptions.ReadTimeoutError: NoAnswer.NOT_IN_TIME,
 }
@@ -136,6 +164,13 @@ def _read_failure(request: api.Request, error: Exception, credentials: Credentia
         return bundle_error()
     reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
     why = find_by_class(_ERRORS, error) or find_by_class(_REASONS, reason) or NoAnswer.LOST
-    if why is NoAnswer.NO_VALID_CERTIFICATE and re.search("WRONG_VERSION_NUMBER|record layer failure", str(error)):
-        why = NoAnswer.NO_TLS
+    if isinstance(error, requests.exceptions.SSLError) and _is_of_connecting(error):
+        is_certificate = "certificate" in str(error).lower()
+        why = NoAnswer.NO_VALID_CERTIFICATE if is_certificate else NoAnswer.NO_TLS
     return connection_error(request, why, credentials.base_url, credentials.timeout)
+
+
+def _is_of_connecting(error: BaseException | None) -> bool:
+    while error is not None and not hasattr(error, "is_of_connecting"):
+        error = error.__cause__ or error.__context__
+    return error is not None

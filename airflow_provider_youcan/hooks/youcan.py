@@ -284,6 +284,7 @@ class YouCanHook(ConnectionUser):
                 self._check_stopped(request)
                 self.log.debug("%s %s", request.method, request.path)
                 was_sent = True
+                attempts.send()
                 answer = session.send_request(request, credentials)
                 payload = read_response(request, answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
             except YouCanError as error:

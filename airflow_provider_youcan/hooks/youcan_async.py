@@ -215,6 +215,7 @@ class YouCanAsyncHook(ConnectionUser):
                 nonlocal was_sent
                 self._check_stopped(request)
                 was_sent = True
+                attempts.send()
                 self.requests += 1
                 self.log.debug("%s %s", request.method, request.path)
                 return await client.send_request(request, credentials)

@@ -139,7 +139,7 @@ class Report:
             self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
             # At once, so that a task that is killed leaves what it did.
             self._file.flush()
-        except OSError:
+        except Exception:  # whatever a storage raises
             # A full disk takes no more; what is under way is still counted.
             self._file = None
             raise

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -280,6 +281,8 @@ class DesiredState:
         found: dict[str, str] = {}
         for context, column in STATUS_COLUMNS.items():
             value = values.get(column)
+            if _is_null(value):
+                continue
             if words := self._words.get(context):
                 value = _translate(value, words)
             if not _is_null(value):
@@ -314,11 +317,12 @@ def _is_null(value: object) -> bool:
 
 
 def _translate(value: object, words: Mapping[Any, str | None]) -> object:
-    # A number in the table may be a text in a mapping that came as JSON. What can't be a key is no word.
+    # A number in the table may be a text in a mapping that came as JSON.
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    for word in (value, str(value), str(whole)):
-        if isinstance(word, Hashable) and word in words:
-            return words[word]
+    with suppress(TypeError, ValueError):  # what can't be a key, or is too long a number to be a text, is no word
+        for word in (value, str(value), str(whole)):
+            if word in words:
+                return words[word]
     return value
 
 

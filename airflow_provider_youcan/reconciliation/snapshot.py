@@ -16,6 +16,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanPermissionError,
     YouCanRateLimitError,
     YouCanStoreSuspendedError,
+    YouCanTaskStoppedError,
     YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.logs import Logger
@@ -34,6 +35,7 @@ ENDS_THE_RUN = (
     YouCanPermissionError,
     YouCanInvalidInputError,
     YouCanRateLimitError,
+    YouCanTaskStoppedError,
 )
 """Nothing gets better for any other order after one of these."""
 
