@@ -29,10 +29,12 @@ __all__ = [
     "check_number",
     "check_order_id",
     "check_rendered_flag",
+    "check_rendered_text",
     "check_slugs",
     "check_status_text",
     "closest_statuses",
     "is_order_id",
+    "is_rendered_later",
     "is_text",
     "is_uuid",
     "join_slugs",
@@ -263,6 +265,25 @@ def check_rendered_flag(name: str, value: object) -> bool:
         f"{name} is {shorten(value)}, which is neither true nor false; nothing was sent: give True or False, or a "
         "template that renders to one of them."
     )
+
+
+def check_rendered_text(name: str, value: object) -> str:
+    """
+    Return what a templated argument was rendered to, as text that says something.
+
+    :param name: the argument, for the error message.
+    :raises YouCanInvalidInputError: for anything else than text, and for what an empty XCom renders to.
+    """
+    if isinstance(value, str) and not _is_empty(value):
+        return value
+    raise YouCanInvalidInputError(
+        f"{name} is {shorten(value)}; nothing was sent: give its value as text, or leave it out."
+    )
+
+
+def is_rendered_later(value: object) -> bool:
+    """Return whether an argument is a template, or what an upstream task will return."""
+    return hasattr(value, "resolve") or (isinstance(value, str) and ("{{" in value or "{%" in value))
 
 
 def check_number(

@@ -32,6 +32,7 @@ __all__ = [
     "YouCanServerError",
     "YouCanStoreSuspendedError",
     "YouCanTaskStoppedError",
+    "YouCanTooManyChangesError",
     "YouCanTransientError",
     "YouCanUnexpectedResponseError",
     "YouCanUnknownStatusError",
@@ -172,6 +173,10 @@ class YouCanValidationError(YouCanPermanentError):
 
 class YouCanInvalidInputError(YouCanPermanentError, ValueError):
     """Refused here, before any request: a bad order id, status, argument or connection."""
+
+
+class YouCanTooManyChangesError(YouCanPermanentError):
+    """More would change than ``max_changes`` allows, so nothing was sent."""
 
 
 class YouCanUnknownStatusError(YouCanInvalidInputError):

@@ -46,6 +46,7 @@ __all__ = [
     "move_order_status",
     "next_page",
     "read_scopes",
+    "read_store_slug",
     "request",
     "resume",
     "test_connection",
@@ -314,6 +315,15 @@ def read_store_name() -> Procedure[str | None]:
     except YouCanPermissionError:
         return None
     return str(store.get("name") or store.get("slug"))
+
+
+def read_store_slug() -> Procedure[str | None]:
+    """Read the store's slug, or ``None`` where the token may not read it."""
+    try:
+        store = yield api.get_store()
+    except YouCanPermissionError:
+        return None
+    return None if store.get("slug") is None else str(store["slug"])
 
 
 def read_scopes() -> Procedure[dict[str, bool]]:

@@ -1,21 +1,26 @@
-"""The file of a report: any path or URL that Airflow's ``ObjectStoragePath`` takes, tried before anything is sent."""
+"""The files of reports: any path or URL that Airflow's ``ObjectStoragePath`` takes."""
 
 from __future__ import annotations
 
+import itertools
 import logging
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
 
-__all__ = ["ReportFile"]
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+__all__ = ["ReportFile", "is_same_file", "read_lines"]
 
 _log = logging.getLogger(__name__)
 
 
 class ReportFile:
     """
-    A file to which a report is written.
+    A file to which a report is written, beside what is there already: ``name.jsonl``, ``name.2.jsonl``, and so on.
 
     Opening it writes and closes an empty one first: an object store refuses what it does not take only when it is
     closed. No error of the file takes the place of the error that the run itself ended in.
@@ -25,13 +30,14 @@ class ReportFile:
     """
 
     def __init__(self, path: str | None) -> None:
+        self.path = path
+        """Where it is, once it is open."""
         self.text: TextIO | None = None
         """Where to write, ``None`` for no report."""
-        self._path = path
 
     def __enter__(self) -> ReportFile:
-        if self._path is not None:
-            self.text = self._open(self._path)
+        if self.path is not None:
+            self.path, self.text = self._open(self.path)
         return self
 
     def flush(self) -> None:
@@ -41,7 +47,7 @@ class ReportFile:
         try:
             self.text.flush()
         except Exception:  # whatever a storage raises
-            _log.warning("The report at %s could not be flushed.", self._path, exc_info=True)
+            _log.warning("The report at %s could not be flushed.", self.path, exc_info=True)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -53,23 +59,83 @@ class ReportFile:
         except Exception:
             if error is None:
                 raise
-            _log.exception("The report at %s could not be closed, so it may lack what was done.", self._path)
+            _log.exception("The report at %s could not be closed, so it may lack what was done.", self.path)
 
     @staticmethod
-    def _open(path: str) -> TextIO:
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-        target = ObjectStoragePath(path)
+    def _open(path: str) -> tuple[str, TextIO]:
         try:
-            if target.protocol in ("", "file"):
-                target.parent.mkdir(parents=True, exist_ok=True)
+            target = _find_free_place(_path(path))
             target.write_text("", encoding="utf-8")
             text: TextIO = target.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever a storage raises
             reason = f"{type(error).__name__}: {error}"
         else:
-            return text
+            return path if target == _path(path) else _as_text(target, path), text
         raise YouCanConnectionError(
             f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
             "storage allows."
         )
+
+
+def read_lines(path: str) -> Iterator[str]:
+    """
+    Return the lines of a report, each with its end.
+
+    :param path: the path or URL.
+    :raises YouCanInvalidInputError: if there is no such file, or it is no text.
+    :raises YouCanConnectionError: if its storage is out of reach.
+    """
+    try:
+        with _path(path).open("r", encoding="utf-8", newline="\n") as text:  # type: ignore[no-untyped-call]
+            yield from text
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        failure: Exception = YouCanInvalidInputError(
+            f"There is no report at {path}, so nothing was sent: check where the run wrote it."
+        )
+    except UnicodeDecodeError:
+        failure = YouCanInvalidInputError(f"What is at {path} is no report, so nothing was sent: it is no text.")
+    except (OSError, ImportError, ValueError) as error:
+        failure = YouCanConnectionError(
+            f"The report at {path} can't be read ({type(error).__name__}: {error}), so nothing was sent; it may work "
+            "later."
+        )
+    else:
+        return
+    raise failure
+
+
+def is_same_file(one: str, other: str) -> bool:
+    """Return whether two paths or URLs lead to the same file."""
+    first, second = _path(one), _path(other)
+    if _is_local(first) and _is_local(second):
+        from pathlib import Path
+
+        return Path(first.path).resolve() == Path(second.path).resolve()
+    return first == second
+
+
+def _find_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
+    """Return the path, or one beside it where another try or run has left its report."""
+    if _is_local(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(2):
+        free = target if number == 2 else target.with_name(f"{target.stem}.{number - 1}{target.suffix}")
+        # What is there and is no file, such as a device, takes all that is written to it.
+        if not free.exists() or not free.is_file():
+            return free
+    raise AssertionError("there is always another number")
+
+
+def _is_local(target: ObjectStoragePath) -> bool:
+    return target.protocol in ("", "file")
+
+
+def _as_text(target: ObjectStoragePath, path: str) -> str:
+    # A local path stays one, rather than become a URL.
+    return str(target.path) if "://" not in path else str(target)
+
+
+def _path(path: str) -> ObjectStoragePath:
+    from airflow.providers.common.compat.sdk import ObjectStoragePath
+
+    return ObjectStoragePath(path)

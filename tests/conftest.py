@@ -117,6 +117,12 @@ def log_lines(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[st
     return lambda: caplog.messages or capsys.readouterr().out.splitlines()
 
 
+def read_report(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of a report, without the last one, which says that it is complete."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in lines if line["outcome"] != "complete"]
+
+
 @pytest.fixture(scope="session")
 def _airflow_database() -> None:
     subprocess.run(

@@ -27,7 +27,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from tests.conftest import RunDag, Sandbox
+from tests.conftest import RunDag, Sandbox, read_report
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 FRESH = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
@@ -39,10 +39,6 @@ def reconcile(orders: Any = None, **arguments: Any) -> dict[str, Any]:
 
 def puts(sandbox: Sandbox) -> list[str]:
     return [request["path"] for request in sandbox.shop.requests() if request["method"] == "PUT"]
-
-
-def read_report(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 @pytest.fixture
@@ -82,6 +78,7 @@ def test_it_sends_the_difference_and_nothing_else(sandbox: Sandbox, tmp_path: Pa
         },
         "requests": 2 + len(due),  # the store's own statuses, a page of the list, and the updates
         "seconds": summary["seconds"],
+        "transitions": [{"context": "payment", "before": "pending", "after": "paid", "count": len(due)}],
         "report_path": str(tmp_path / "new" / "report.jsonl"),
     }
     assert {(line["order_id"], line["context"], line["before"], line["wanted"], line["outcome"], line["reason"])

@@ -16,7 +16,7 @@ import pytest
 
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from airflow_provider_youcan.sandbox import Sandbox
-from tests.conftest import AIRFLOW_3, HOME
+from tests.conftest import AIRFLOW_3, HOME, read_report
 
 # Two minutes; nothing in them is Airflow's, so that they say on one what they say on the other.
 pytestmark = pytest.mark.skipif(not AIRFLOW_3, reason="it says the same as on Airflow 3")
@@ -102,7 +102,7 @@ def test_ten_thousand_rows_through_a_storm(
         ).execute({})
 
         assert_all_is_as_wished(sandbox, rows)
-        lines = [json.loads(line) for line in report.read_text().splitlines()]
+        lines = read_report(report)
         history = sandbox.shop.history()
         desired = sum(row[column] is not None for row in rows for column in CONTEXTS)
         assert len(lines) == desired == summary["changed"] + summary["unchanged"]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.reconciliation.planner import Outcome, plan
+from airflow_provider_youcan.reconciliation.planner import Guard, Outcome, plan
 from airflow_provider_youcan.reconciliation.rows import DesiredState
 
 GENERAL, SHIPPING, PAYMENT = StatusContext
@@ -21,7 +21,7 @@ UUID = "72aa7882-3898-49a8-87a2-506af3dd7320"
 slugs = st.sampled_from(["a", "b", "c", "مؤكد"])
 statuses = st.builds(OrderStatuses, *[st.none() | slugs] * 3)
 wanted = st.dictionaries(st.sampled_from(StatusContext), slugs)
-guards = st.dictionaries(st.sampled_from(StatusContext), st.lists(slugs, min_size=1))
+guards = st.dictionaries(st.sampled_from(StatusContext), st.lists(slugs, min_size=1).map(tuple).map(Guard))
 
 
 def apply(steps: dict[StatusContext, Any], wanted: dict[StatusContext, str], found: OrderStatuses) -> OrderStatuses:
@@ -32,9 +32,9 @@ def apply(steps: dict[StatusContext, Any], wanted: dict[StatusContext, str], fou
 
 @given(wanted, statuses, guards)
 def test_the_plan_brings_about_what_is_wanted(
-    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
 ) -> None:
-    steps = plan(wanted, found, only_from)
+    steps = plan(wanted, found, guards)
     after = apply(steps, wanted, found)
 
     assert steps.keys() == wanted.keys()
@@ -47,23 +47,23 @@ def test_the_plan_brings_about_what_is_wanted(
 
 @given(wanted, statuses, guards)
 def test_planning_again_plans_nothing(
-    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
 ) -> None:
-    after = apply(plan(wanted, found, only_from), wanted, found)
+    after = apply(plan(wanted, found, guards), wanted, found)
 
-    assert Outcome.PLANNED not in {step.outcome for step in plan(wanted, after, only_from).values()}
+    assert Outcome.PLANNED not in {step.outcome for step in plan(wanted, after, guards).values()}
 
 
 @given(wanted, statuses, guards)
 def test_a_guard_is_never_crossed(
-    wanted: dict[StatusContext, str], found: OrderStatuses, only_from: dict[StatusContext, list[str]]
+    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
 ) -> None:
-    for context, step in plan(wanted, found, only_from).items():
+    for context, step in plan(wanted, found, guards).items():
         assert step.before == found[context]
         if step.outcome is Outcome.PLANNED:
-            assert context not in only_from or found[context] in only_from[context]
+            assert context not in guards or found[context] in guards[context].only_from
         if step.outcome is Outcome.PROTECTED:
-            assert context in only_from or context is GENERAL
+            assert context in guards or context is GENERAL
             assert step.reason
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
 
-from tests.conftest import AIRFLOW_3, Sandbox
+from tests.conftest import AIRFLOW_3, Sandbox, read_report
 from tests.services import Airflow
 
 # Airflow 2 raises out of its signal handler; tests/test_guards.py stops a run in that way, too.
@@ -73,10 +71,6 @@ def mark_as_failed(airflow: Airflow, run_id: str) -> None:
         timeout=30,
     )
     answer.raise_for_status()
-
-
-def read_report(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_a_task_that_is_stopped_ends_as_failed_and_sends_nothing_more(

@@ -1,48 +1,38 @@
-"""Reconcile a whole table with the shop."""
+"""Reconcile a whole table with the shop, apply a plan of that, and take a run back."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseHook, BaseOperator
-
 from airflow_provider_youcan.checks import (
     NOT_GIVEN,
     check_contexts,
-    check_flag,
-    check_limits,
-    check_number,
-    check_rendered_flag,
+    check_rendered_text,
     check_slugs,
+    is_rendered_later,
     likely_typos,
     was_given,
 )
-from airflow_provider_youcan.exceptions import (
-    YouCanInvalidInputError,
-    YouCanPermanentError,
-    YouCanTaskStoppedError,
-    YouCanTransientError,
-)
-from airflow_provider_youcan.interruption import GRACE_SECONDS, InterruptibleRun
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.operators.base import ReconcilingOperator, count
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.report_file import ReportFile
+from airflow_provider_youcan.outcome_table import get_database_hook, read_outcomes
+from airflow_provider_youcan.reconciliation.limits import read_whole_number
+from airflow_provider_youcan.report_file import is_same_file, read_lines
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
     from airflow_provider_youcan.reconciliation.report import Report
     from airflow_provider_youcan.reconciliation.rows import DesiredState
-    from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
+    from airflow_provider_youcan.reconciliation.source import RecordedReport, Source
 
-__all__ = ["YouCanReconcileOrdersOperator"]
+__all__ = ["YouCanReconcileOrdersOperator", "YouCanRevertReconciliationOperator"]
 
 _ROWS_A_FETCH = 1000
 
 
-class YouCanReconcileOrdersOperator(BaseOperator):
+class YouCanReconcileOrdersOperator(ReconcilingOperator):
     """
     Bring a shop's orders to where a table says they should be: read, compare, send the difference.
 
@@ -53,8 +43,14 @@ class YouCanReconcileOrdersOperator(BaseOperator):
     only what is missing when it is started again. A row that fails does not keep the others from being set. The general
     status of an order is set last, and left alone where another status of the same order failed or was protected.
 
+    Exactly one of ``orders``, ``sql`` and ``plan`` is given. Of the arguments that are templated, one that was given
+    and renders to nothing (``None``, an empty text) is refused, never dropped.
+
     :param orders: the rows, as a list of mappings (templated; usually the XCom of an upstream task).
     :param sql: in place of ``orders``, a query whose result they are, or the path of a ``.sql`` file (templated).
+    :param plan: in place of both, the path or URL of the report of a dry run (templated). What it planned is applied,
+        and nothing else: each status only while it still is what the plan saw. The plan has decided ``columns``,
+        ``status_map``, ``only_from`` and ``on_invalid``.
     :param conn_id: the Airflow connection that ``sql`` runs on, of any database with a DB-API hook (templated).
     :param parameters: the parameters of ``sql``, as its database takes them (templated; default none).
     :param columns: what the table calls a column, where it is another name: ``{"order_id": "youcan_id"}`` (templated).
@@ -62,8 +58,7 @@ class YouCanReconcileOrdersOperator(BaseOperator):
     :param status_map: for each context the table's words and the slugs that they mean, ``None`` for a word that leaves
         the status alone: ``{"payment": {"COLLECTED": "paid"}}`` (templated). Other words are taken for slugs.
     :param only_from: for each context the slug, or the slugs, that the status may be moved from:
-        ``{"payment": ["pending", "unpaid"]}`` (templated). What stands elsewhere, or can't be read, is left alone. What
-        is given and renders to nothing is refused.
+        ``{"payment": ["pending", "unpaid"]}`` (templated). What stands elsewhere, or can't be read, is left alone.
     :param guard_max_age: a status that was read no longer ago than this, in seconds, and with no other attempt or
         renewed token in between, counts as read right before its update; an older one is read again first. From 0,
         which reads each one right before its update, to 3600 (default 5).
@@ -71,38 +66,47 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         out (default ``"fail"``). Where none is left, the task fails.
     :param allow_custom_label: take any text for a status, even one that is in no list (default ``False``). Without it
         the store's own list is read once and decides.
-    :param max_failures: more failed rows than this fail the task, after the rest is done (default 0). A row fails
-        where the shop has no such order, refuses the update, or can't be reached. Invalid rows don't count.
+    :param min_rows: refuse a table of fewer rows, before the shop is asked anything (templated; default 0).
+    :param max_changes: where more statuses would change than this number, or than this share (``"10%"``) of all that
+        the table asks for, the task fails and nothing is sent (templated; default ``None``, no limit). All is read and
+        planned before anything is sent.
+    :param max_failures: more failed rows than this number, or than this share of the rows, fail the task, after the
+        rest is done (templated; default 0). A row fails where the shop has no such order, refuses the update, or can't
+        be reached. Invalid rows don't count.
     :param max_concurrency: how many requests are under way at a time, 1 to 256 (default 16).
     :param requests_per_second: how many requests a second are sent at most; the connection's extra
         ``requests_per_second`` can lower it. ``None`` (default) sets no ceiling: the shop's own limit is found.
     :param dry_run: compute what would change, and send nothing (templated; default ``False``).
     :param report_path: where one JSON line for each status that a row asks for, and each invalid row, is written: any
-        path or URL that Airflow's ``ObjectStoragePath`` takes (templated; default ``None``, no report).
+        path or URL that Airflow's ``ObjectStoragePath`` takes (templated; default ``None``, no report). What is there
+        already stays: the report is written beside it, as ``name.2.jsonl``.
+    :param report_table: a table that the same lines are written to, ``name`` or ``schema.name`` (templated; default
+        ``None``). It is created where it is missing.
+    :param report_conn_id: the Airflow connection of that table's database (templated; default ``conn_id``).
     :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
     """
 
     template_fields: Sequence[str] = (
         "orders",
         "sql",
+        "plan",
         "conn_id",
         "parameters",
         "columns",
         "status_map",
         "only_from",
-        "dry_run",
-        "report_path",
-        "youcan_conn_id",
+        "min_rows",
+        *ReconcilingOperator.template_fields,
     )
     template_ext: Sequence[str] = (".sql",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "orders": "json", "parameters": "json"}
-    ui_color = "#fde2ec"
 
     def __init__(
         self,
         *,
         orders: Iterable[Mapping[str, Any]] | None = None,
         sql: str | None = None,
+        plan: str | None = NOT_GIVEN,
         conn_id: str | None = None,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         columns: Mapping[str, str] | None = None,
@@ -111,177 +115,109 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         guard_max_age: float = 5.0,
         on_invalid: str = "fail",
         allow_custom_label: bool = False,
-        max_failures: int = 0,
+        min_rows: int | str = 0,
+        max_changes: int | str | None = NOT_GIVEN,
+        max_failures: int | str = 0,
         max_concurrency: int = 16,
         requests_per_second: float | None = None,
         dry_run: bool | str = False,
         report_path: str | None = NOT_GIVEN,
+        report_table: str | None = NOT_GIVEN,
+        report_conn_id: str | None = NOT_GIVEN,
         youcan_conn_id: str = "youcan_default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        if (orders is None) == (sql is None):
-            raise YouCanInvalidInputError("Give either orders or sql: the rows come from one of them.")
+        super().__init__(
+            guard_max_age=guard_max_age,
+            allow_custom_label=allow_custom_label,
+            max_changes=max_changes,
+            max_failures=max_failures,
+            max_concurrency=max_concurrency,
+            requests_per_second=requests_per_second,
+            dry_run=dry_run,
+            report_path=report_path,
+            report_table=report_table,
+            report_conn_id=report_conn_id,
+            youcan_conn_id=youcan_conn_id,
+            **kwargs,
+        )
+        self._is_planned = was_given(self, plan)
+        if (orders is not None) + (sql is not None) + self._is_planned != 1:
+            raise YouCanInvalidInputError("Give exactly one of orders, sql and plan: what should hold comes from it.")
         if (sql is None) != (conn_id is None) or (sql is None and parameters is not None):
             raise YouCanInvalidInputError("sql, with its parameters, and conn_id go together: a query runs somewhere.")
         if on_invalid not in ("fail", "skip"):
             raise YouCanInvalidInputError(f"on_invalid is {on_invalid!r}: give 'fail' or 'skip'.")
+        self._is_guarded = was_given(self, only_from)
+        decided = {
+            "columns": columns is not None,
+            "status_map": status_map is not None,
+            "only_from": self._is_guarded,
+            "on_invalid": on_invalid != "fail",
+        }
+        if self._is_planned and any(decided.values()):
+            given = " and ".join(name for name, is_given in decided.items() if is_given)
+            raise YouCanInvalidInputError(f"Leave {given} out beside plan: the plan has decided that.")
+        if "report_table" in self._given and conn_id is None and "report_conn_id" not in self._given:
+            raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
+        if not is_rendered_later(min_rows):
+            read_whole_number("min_rows", min_rows)
         self.orders = orders
         self.sql = sql
+        self.plan = None if plan is NOT_GIVEN else plan
         self.conn_id = conn_id
         self.parameters = parameters
         self.columns = columns
         self.status_map = _with_text_keys(status_map)
         self.only_from = None if only_from is NOT_GIVEN else only_from
-        self._is_guarded = was_given(self, only_from)
-        self.guard_max_age = check_number("guard_max_age", guard_max_age, 0, 3600)
         self.on_invalid = on_invalid
-        self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
-        self.max_failures = int(check_number("max_failures", max_failures, 0, 1_000_000_000, whole=True))
-        self.max_concurrency = int(check_number("max_concurrency", max_concurrency, 1, 256, whole=True))
-        self.requests_per_second = None if requests_per_second is None else _check_rate(requests_per_second)
-        # An operator has a method of this name already; Airflow renders the attribute, and never calls the method.
-        self.dry_run = dry_run  # type: ignore[assignment]
-        self.report_path = None if report_path is NOT_GIVEN else report_path
-        self._is_reported = was_given(self, report_path)
-        self.youcan_conn_id = youcan_conn_id
-        self._interruptible: InterruptibleRun | None = None
+        self.min_rows = min_rows
 
-    def execute(self, context: Context) -> dict[str, Any]:
-        """
-        Reconcile the table.
-
-        :return: how many ``rows`` there were and how many of them were ``invalid``; how many statuses (one context of
-            one row) were ``planned``, ``changed``, ``unchanged``, ``protected``, ``not_found``, ``failed`` and
-            ``not_reached``, and the same ``by_context``; the ``requests`` and the ``seconds`` that it took; and the
-            ``report_path``.
-        :raises YouCanError: if the table was refused, the run ended early, or more rows failed than ``max_failures``.
-        """
-        # Imported when a task runs: Airflow parses DAG files again and again.
-        from airflow_provider_youcan.reconciliation.report import Report
-        from airflow_provider_youcan.reconciliation.rows import DesiredState
-
-        begun_at = time.monotonic()
-        options = self._read_options()
-        desired = DesiredState(self.columns, self.status_map)
-        self._read_rows(desired)
-        with ReportFile(self.report_path if self._is_reported else None) as file:
-            report = Report(file.text)
-            report.rows = desired.rows
-            self._log_rows(desired, dry_run=options.dry_run)
-            try:
-                run = self._reconcile(desired, report, options, begun_at)
-            except YouCanTaskStoppedError:
-                # The stop's own error has the last word.
-                self._raise_interruption()
-                raise
-            finally:
-                # Before the XComs, so that it is whole whatever becomes of them.
-                file.flush()
-                summary = report.summarise() | {"report_path": self.report_path}
-                self._publish(report, summary, context)
-            self._raise_interruption()
-        self._warn_of_typos(options, report)
-        self._check_failures(run, report)
-        return summary
-
-    def on_kill(self) -> None:
-        """Begin nothing more; Airflow calls this when the task is to end, in a signal handler."""
-        if self._interruptible is not None:
-            self._interruptible.stop()
-
-    def _read_options(self) -> Options:
-        from airflow_provider_youcan.reconciliation.run import Options
-
-        guards: dict[StatusContext, tuple[str, ...]] = {}
-        if self._is_guarded:
-            named = check_contexts("only_from", self.only_from)
-            if not named:
-                raise YouCanInvalidInputError(
-                    "only_from is {}, which guards nothing; nothing was sent: name a context with its slugs, such as "
-                    "{'payment': ['pending']}, or leave it out."
-                )
-            guards = {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
-        if self._is_reported and (not isinstance(self.report_path, str) or self.report_path.strip() in ("", "None")):
+    def _read_source(self) -> Source:
+        min_rows = read_whole_number("min_rows", self.min_rows)
+        source = self._read_plan() if self._is_planned else self._read_table()
+        rows = source.desired.rows if source.rows is None else source.rows
+        if rows < min_rows:
             raise YouCanInvalidInputError(
-                f"report_path is {self.report_path!r}; nothing was sent: give a path or URL, or leave it out."
+                f"The table has {count(rows, 'row')}, fewer than min_rows={min_rows}, so nothing was sent: look at "
+                "what feeds it."
             )
-        return Options(
-            only_from=guards,
-            allow_custom_label=self.allow_custom_label,
-            skip_invalid=self.on_invalid == "skip",
-            dry_run=check_rendered_flag("dry_run", self.dry_run),
-            max_concurrency=self.max_concurrency,
-            guard_max_age=self.guard_max_age,
-            youcan_conn_id=self.youcan_conn_id,
-        )
+        return source
 
-    def _log_rows(self, desired: DesiredState, *, dry_run: bool) -> None:
-        self.log.info(
-            "Read %s that ask for %s of %s%s. Columns: %s.",
-            _count(desired.rows, "row"),
-            _count(desired.count_statuses(), "status", "statuses"),
-            _count(sum(1 for _ in desired.orders), "order"),
-            "; dry run, nothing will be sent" if dry_run else "",
-            desired.describe_columns() or "none",
-        )
+    def _read_plan(self) -> Source:
+        from airflow_provider_youcan.reconciliation.source import read_plan, read_report
 
-    def _reconcile(self, desired: DesiredState, report: Report, options: Options, begun_at: float) -> Reconciliation:
-        from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-        from airflow_provider_youcan.reconciliation.run import Reconciliation
-
-        hook = YouCanAsyncHook(
-            self.youcan_conn_id, max_concurrency=self.max_concurrency, requests_per_second=self.requests_per_second
-        )
-        reconciliation = Reconciliation(hook.run, desired, report, options, self.log)
-
-        async def prepare() -> int:
-            if options.only_from:
-                await hook.check_ceiling(options.guard_max_age)
-            return (await hook.get_credentials()).max_attempts
-
-        async def run() -> None:
-            async with hook:
-                await reconciliation.run(prepare)
-
-        def stop() -> None:
-            hook.stop()
-            reconciliation.stop()
-
-        self._interruptible = interruptible = InterruptibleRun(stop)
-        try:
-            interruptible.run(run(), self._seconds_left(begun_at))
-        finally:
-            report.requests = hook.requests
-        return reconciliation
-
-    def _seconds_left(self, begun_at: float) -> float | None:
-        """Return the seconds until the run has to begin to end, so that it has ended when Airflow's alarm goes off."""
-        if self.execution_timeout is None:
-            return None
-        limit = self.execution_timeout.total_seconds()
-        return max(0.0, max(limit - GRACE_SECONDS - 1, limit / 2) - (time.monotonic() - begun_at))
-
-    def _raise_interruption(self) -> None:
-        """Raise what Airflow expects of a task that was stopped, or whose time was over."""
-        interruptible = self._interruptible
-        if interruptible is None or not (interruptible.was_stopped or interruptible.timed_out):
-            return
-        if interruptible.timed_out:
-            raise AirflowTaskTimeout(
-                f"The table was not reconciled within the execution_timeout of {self.execution_timeout}; a retry "
-                "sends only what is missing."
+        path = check_rendered_text("plan", self.plan)
+        if (report_path := self._read_given("report_path")) is not None and is_same_file(path, report_path):
+            raise YouCanInvalidInputError(
+                f"plan and report_path are both {path!r}, so nothing was sent: write the report elsewhere."
             )
-        interruptible.handle_signals()
-        # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
-        raise YouCanTransientError(
-            "The task was stopped before the table was reconciled; a retry sends only what is missing."
-        )
+        return read_plan(read_report(read_lines(path), path))
 
-    def _read_rows(self, desired: DesiredState) -> None:
+    def _read_table(self) -> Source:
+        from airflow_provider_youcan.reconciliation.rows import DesiredState
+        from airflow_provider_youcan.reconciliation.source import read_table
+
+        guards = self._read_guards()
+        desired = DesiredState(self.columns, self.status_map)
         if self.sql is not None:
             self._query(desired)
-            return
+        else:
+            self._read_orders(desired)
+        return read_table(desired, guards)
+
+    def _read_guards(self) -> dict[StatusContext, tuple[str, ...]]:
+        if not self._is_guarded:
+            return {}
+        named = check_contexts("only_from", self.only_from)
+        if not named:
+            raise YouCanInvalidInputError(
+                "only_from is {}, which guards nothing; nothing was sent: name a context with its slugs, such as "
+                "{'payment': ['pending']}, or leave it out."
+            )
+        return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
+
+    def _read_orders(self, desired: DesiredState) -> None:
         if not isinstance(self.orders, Iterable) or isinstance(self.orders, (str, bytes, Mapping)):
             raise YouCanInvalidInputError(
                 f"orders is of type {type(self.orders).__name__}, not a list of mappings; nothing was sent: pass the "
@@ -292,15 +228,9 @@ class YouCanReconcileOrdersOperator(BaseOperator):
         desired.check_rows()
 
     def _query(self, desired: DesiredState) -> None:
-        connection = BaseHook.get_connection(str(self.conn_id))
-        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-        if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
-            raise YouCanInvalidInputError(
-                f"The Airflow connection {self.conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
-                "nothing was sent: name one of a database."
-            )
+        hook = get_database_hook(str(self.conn_id))
         # PostgreSQL's drivers fetch in batches only with a cursor that has a name.
-        name = ["youcan_reconcile"] if connection.conn_type == "postgres" else []
+        name = ["youcan_reconcile"] if getattr(hook, "conn_type", "") == "postgres" else []
         with closing(hook.get_conn()) as session, closing(session.cursor(*name)) as cursor:
             cursor.execute(self.sql, *([self.parameters] if self.parameters is not None else []))
             rows = cursor.fetchmany(_ROWS_A_FETCH)
@@ -316,43 +246,176 @@ class YouCanReconcileOrdersOperator(BaseOperator):
                     desired.add(row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)))
                 rows = cursor.fetchmany(_ROWS_A_FETCH)
 
-    def _publish(self, report: Report, summary: dict[str, Any], context: Context) -> None:
-        self.log.info(
-            "%s (%d invalid), %s in %.1f s:\n%s",
-            _count(summary["rows"], "row"),
-            summary["invalid"],
-            _count(summary["requests"], "request"),
-            summary["seconds"],
-            report.as_table(),
-        )
-        if (task_instance := context.get("ti")) is None:
-            return
-        try:
-            # Now, so that a task that comes after a failure finds it, too.
-            task_instance.xcom_push(key="summary", value=summary)
-        except Exception:  # an XCom that is refused must hide nothing
-            self.log.warning("The summary could not be pushed as an XCom.", exc_info=True)
+    def _skips_invalid(self) -> bool:
+        return self.on_invalid == "skip"
 
-    def _warn_of_typos(self, options: Options, report: Report) -> None:
+    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
+        desired = source.desired
+        columns = f" Columns: {desired.describe_columns() or 'none'}." if source.rows is None else ""
+        self.log.info(
+            "Read %s that ask for %s of %s%s.%s",
+            count(desired.rows, "row") if source.rows is None else count(desired.rows, "planned change"),
+            count(desired.count_statuses(), "status", "statuses"),
+            count(sum(1 for _ in desired.orders), "order"),
+            "; dry run, nothing will be sent" if dry_run else "",
+            columns,
+        )
+
+    def _finish(self, report: Report) -> None:
         """Warn of a guard with a typo in it, which protects every order."""
-        for context, slugs in options.only_from.items():
+        for context, slugs in self._read_guards().items():
             for slug, closest in likely_typos(slugs, context) if report.has_protected(context) else ():
                 self.log.warning("only_from names %r for %s: did you mean %r?", slug, context, closest)
 
-    def _check_failures(self, run: Reconciliation, report: Report) -> None:
-        failed = len(report.failed_rows)
-        if failed <= self.max_failures:
-            return
-        where = f"the report at {self.report_path}" if self.report_path else "a report, which report_path asks for,"
-        message = (
-            f"{failed:,} of {report.rows:,} rows failed, more than max_failures={self.max_failures}; the others are "
-            f"done: {where} says why each did. The first: {report.first_failure}"
+
+class YouCanRevertReconciliationOperator(ReconcilingOperator):
+    """
+    Take a run back: set each status that it changed to what it was, while it still is what the run set.
+
+    What people or other runs have set since is *protected*. An update whose outcome was unknown is taken back where the
+    shop now shows it. A status whose value before the run is not known, or is none of the store's any more, is listed
+    as *invalid* and left alone. The general status of an order goes first, and each status is decided alone.
+
+    It can't take back what customers, couriers and stock have learned of a status already.
+
+    Exactly one of ``report`` and ``reverts_run_id`` is given.
+
+    :param report: the path or URL of the report of the run; several, as a list, of its tries from the first on
+        (templated). A plan may be given too, or in its place: a run that was killed has up to ``max_concurrency``
+        updates that no report has. What it planned, and no report has a line of, is taken back where the shop now
+        shows it, which may be what somebody else set.
+    :param reverts_run_id: in its place, the run id of a run whose outcomes are in ``report_table`` (templated).
+    :param reverts_dag_id: the DAG of that run, where several have a run of that id (templated; default ``None``).
+    :param reverts_task_id: the task of that run, where several wrote (templated; default ``None``).
+    :param allow_custom_label: set a status back to text that is in no list (default ``False``).
+    :param guard_max_age: as :class:`YouCanReconcileOrdersOperator` has it, as all that follow.
+    :param max_changes: a share is of all statuses of the report (templated; default ``None``, no limit).
+    :param max_failures: a share is of all statuses of the report (templated; default 0).
+    :param max_concurrency: how many requests are under way at a time, 1 to 256 (default 16).
+    :param requests_per_second: how many requests a second are sent at most (default ``None``, no ceiling).
+    :param dry_run: compute what would change, and send nothing (templated; default ``False``).
+    :param report_path: where the report is written: it can be applied as a plan, and reverted in its turn (templated;
+        default ``None``, no report).
+    :param report_table: the table that the outcomes are written to, and read from with ``reverts_run_id`` (templated;
+        default ``None``).
+    :param report_conn_id: the Airflow connection of its database (templated; required with ``report_table``).
+    :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
+    """
+
+    template_fields: Sequence[str] = (
+        "report",
+        "reverts_run_id",
+        "reverts_dag_id",
+        "reverts_task_id",
+        *ReconcilingOperator.template_fields,
+    )
+
+    def __init__(
+        self,
+        *,
+        report: str | Sequence[str] | None = NOT_GIVEN,
+        reverts_run_id: str | None = NOT_GIVEN,
+        reverts_dag_id: str | None = NOT_GIVEN,
+        reverts_task_id: str | None = NOT_GIVEN,
+        allow_custom_label: bool = False,
+        guard_max_age: float = 5.0,
+        max_changes: int | str | None = NOT_GIVEN,
+        max_failures: int | str = 0,
+        max_concurrency: int = 16,
+        requests_per_second: float | None = None,
+        dry_run: bool | str = False,
+        report_path: str | None = NOT_GIVEN,
+        report_table: str | None = NOT_GIVEN,
+        report_conn_id: str | None = NOT_GIVEN,
+        youcan_conn_id: str = "youcan_default",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            guard_max_age=guard_max_age,
+            allow_custom_label=allow_custom_label,
+            max_changes=max_changes,
+            max_failures=max_failures,
+            max_concurrency=max_concurrency,
+            requests_per_second=requests_per_second,
+            dry_run=dry_run,
+            report_path=report_path,
+            report_table=report_table,
+            report_conn_id=report_conn_id,
+            youcan_conn_id=youcan_conn_id,
+            **kwargs,
         )
-        if run.may_pass:
-            raise YouCanTransientError(
-                f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
-            )
-        raise YouCanPermanentError(message)
+        names = {
+            "report": report,
+            "reverts_run_id": reverts_run_id,
+            "reverts_dag_id": reverts_dag_id,
+            "reverts_task_id": reverts_task_id,
+        }
+        self._given |= {name for name, value in names.items() if was_given(self, value)}
+        if ("report" in self._given) == ("reverts_run_id" in self._given):
+            raise YouCanInvalidInputError("Give either report or reverts_run_id: what is taken back stands there.")
+        if "report" in self._given and self._given & {"reverts_dag_id", "reverts_task_id"}:
+            raise YouCanInvalidInputError("reverts_dag_id and reverts_task_id go with reverts_run_id.")
+        if "reverts_run_id" in self._given and "report_table" not in self._given:
+            raise YouCanInvalidInputError("reverts_run_id needs report_table, where the outcomes of the run are.")
+        if "report_table" in self._given and "report_conn_id" not in self._given:
+            raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
+        self.report = None if report is NOT_GIVEN else report
+        self.reverts_run_id = None if reverts_run_id is NOT_GIVEN else reverts_run_id
+        self.reverts_dag_id = None if reverts_dag_id is NOT_GIVEN else reverts_dag_id
+        self.reverts_task_id = None if reverts_task_id is NOT_GIVEN else reverts_task_id
+        self._rests_on_plan = False
+
+    def _read_source(self) -> Source:
+        from airflow_provider_youcan.reconciliation.source import read_revert
+
+        reports = [self._read_table()] if "reverts_run_id" in self._given else self._read_reports()
+        self._rests_on_plan = any(report.is_plan for report in reports)
+        return read_revert(reports)
+
+    def _read_reports(self) -> list[RecordedReport]:
+        from airflow_provider_youcan.reconciliation.source import read_report
+
+        is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
+        paths = [check_rendered_text("report", path) for path in (self.report if is_list else [self.report])]  # type: ignore[union-attr]
+        if not paths:
+            raise YouCanInvalidInputError("report is [], which names no report; nothing was sent: give a path or URL.")
+        reports = []
+        for path in paths:
+            reports.append(read_report(read_lines(path), path))
+            if (cut_line := reports[-1].cut_line) is not None:
+                self.log.warning("Line %d of %s is cut off, and left out: the run was killed there.", cut_line, path)
+        return reports
+
+    def _read_table(self) -> RecordedReport:
+        from airflow_provider_youcan.reconciliation.source import read_recorded
+
+        table, run_id = self._read_given("report_table"), self._read_given("reverts_run_id")
+        rows = read_outcomes(
+            str(table),
+            str(self._read_given("report_conn_id")),
+            str(run_id),
+            self._read_given("reverts_dag_id"),
+            self._read_given("reverts_task_id"),
+        )
+        return read_recorded(rows, str(table))
+
+    def _skips_invalid(self) -> bool:
+        return True
+
+    def _notes(self) -> Sequence[str]:
+        if not self._rests_on_plan:
+            return ()
+        return [
+            "What the plan names, and no report, is taken back where the shop shows it: somebody else may have set it."
+        ]
+
+    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
+        self.log.info(
+            "Read %s of %s that the run changed%s.",
+            count(source.desired.rows, "status", "statuses"),
+            count(sum(1 for _ in source.desired.orders), "order"),
+            "; dry run, nothing will be sent" if dry_run else "",
+        )
 
 
 def _with_text_keys(status_map: Any) -> Any:
@@ -363,13 +426,3 @@ def _with_text_keys(status_map: Any) -> Any:
         context: {str(word): slug for word, slug in words.items()} if isinstance(words, Mapping) else words
         for context, words in status_map.items()
     }
-
-
-def _check_rate(value: object) -> float:
-    if isinstance(value, str):
-        raise YouCanInvalidInputError(f"requests_per_second is {value!r}: give a number, or None; it is not templated.")
-    return check_limits("requests_per_second", value)
-
-
-def _count(number: int, one: str, many: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else many or one + 's'}"

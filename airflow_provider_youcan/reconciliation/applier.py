@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from airflow_provider_youcan.exceptions import (
@@ -16,10 +16,12 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.procedures import Move, Read, move_order_status
 from airflow_provider_youcan.reconciliation.planner import (
-    CONTEXTS_IN_ORDER,
+    Guard,
     Outcome,
     Step,
+    contexts_in_order,
     general_is_protected,
+    plan,
     plan_status,
 )
 from airflow_provider_youcan.reconciliation.report import Report
@@ -27,10 +29,13 @@ from airflow_provider_youcan.reconciliation.rows import DesiredOrder
 from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
 from airflow_provider_youcan.reconciliation.workers import Outage
 
-__all__ = ["Applier", "Progress"]
+__all__ = ["IS_UNKNOWN", "Applier", "Progress"]
 
-_UNCONFIRMED = "An update was sent before that; whether YouCan took it is unknown."
-_CUT_OFF = "the run was cut off while this was under way; whether YouCan took it is unknown"
+IS_UNKNOWN = "whether YouCan took it is unknown"
+"""Stands in the reason of each status of which an update was sent, and no confirmation came."""
+
+_UNCONFIRMED = f"An update was sent before that; {IS_UNKNOWN}."
+_CUT_OFF = f"the run was cut off while this was under way; {IS_UNKNOWN}"
 
 
 @dataclass(slots=True, eq=False)
@@ -44,8 +49,12 @@ class Progress:
     """The statuses of which an update was sent, and no confirmation came."""
     obstacles: dict[StatusContext, str] = field(default_factory=dict)
     """The statuses that were not set, each with what happened: the general one is not set after them."""
-    current: StatusContext | None = None
-    """The status whose update is under way."""
+    current: tuple[StatusContext, str | None] | None = None
+    """The status whose update is under way, and what it was, as far as that is known."""
+    planned: dict[StatusContext, Step] = field(default_factory=dict)
+    """The statuses that are planned to change."""
+    read: Read | None = None
+    """What the plan rests on."""
 
 
 class Applier:
@@ -55,9 +64,9 @@ class Applier:
     :param run: runs a procedure against the shop.
     :param snapshot: what the shop shows.
     :param report: takes what became of each status.
-    :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
-    :param dry_run: send nothing.
+    :param guard: returns what a status of an order may be moved from, ``None`` for anything.
     :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
+    :param is_revert: whether each status is decided alone, the general one first.
     :param outage: records each success.
     """
 
@@ -68,17 +77,40 @@ class Applier:
         report: Report,
         outage: Outage,
         *,
-        only_from: Mapping[StatusContext, Collection[str]],
-        dry_run: bool,
+        guard: Callable[[DesiredOrder, StatusContext], Guard | None],
         guard_max_age: float,
+        is_revert: bool,
     ) -> None:
         self._run = run
         self._snapshot = snapshot
         self._report = report
         self._outage = outage
-        self._only_from = only_from
-        self._dry_run = dry_run
+        self._guard = guard
         self._guard_max_age = guard_max_age
+        self._is_revert = is_revert
+        self._contexts = contexts_in_order(is_revert=is_revert)
+
+    async def plan(self, progress: Progress) -> None:
+        """
+        Compare one order with what it should be: what changes is left and ``planned``, the rest is reported.
+
+        :raises YouCanError: if it could not be read.
+        """
+        progress.read = self._snapshot.take(progress.order) or await self._read(progress)
+        if self._report_other_ref(progress):
+            return
+        guards = {context: guard for context in progress.left if (guard := self._guard(progress.order, context))}
+        steps = plan(progress.left, progress.read.statuses, guards, is_revert=self._is_revert)
+        for context, step in steps.items():
+            if step.outcome is Outcome.PLANNED:
+                progress.planned[context] = step
+            else:
+                self._settle(progress, context, step)
+
+    def report_planned(self, progress: Progress) -> None:
+        """Report of what is planned that it is planned, and no more."""
+        for context, step in progress.planned.items():
+            self._settle(progress, context, step)
 
     async def apply(self, progress: Progress) -> None:
         """
@@ -95,7 +127,7 @@ class Applier:
 
     def report_all(self, progress: Progress, outcome: Outcome, reason: str) -> None:
         """Report of all statuses that are left what became of them."""
-        for context in [context for context in CONTEXTS_IN_ORDER if context in progress.left]:
+        for context in [context for context in self._contexts if context in progress.left]:
             step = Step(outcome, None, reason)
             if (known := progress.unconfirmed.get(context)) is not None:
                 step = Step(Outcome.FAILED, known.before, self._explain(progress, context, reason))
@@ -104,16 +136,16 @@ class Applier:
             self._settle(progress, context, step)
 
     async def _apply(self, progress: Progress) -> None:
-        read = self._snapshot.take(progress.order) if not progress.unconfirmed else None
+        read = None
+        if not progress.unconfirmed:
+            read, progress.read = self._snapshot.keep_fresh(progress.read) or self._snapshot.take(progress.order), None
         if read is None and (progress.order.ref is not None or not self._is_first_guarded(progress)):
             read = await self._read(progress)
-        if (ref := self._snapshot.find_other_ref(progress.order)) is not None:
-            reason = f"the shop knows this order by the ref {ref!r}, so it may be another one"
-            self.report_all(progress, Outcome.FAILED, reason)
+        if self._report_other_ref(progress):
             return
         failure: YouCanTransientError | None = None
-        for context in [context for context in CONTEXTS_IN_ORDER if context in progress.left]:
-            if context is StatusContext.GENERAL and failure is not None:
+        for context in [context for context in self._contexts if context in progress.left]:
+            if context is StatusContext.GENERAL and failure is not None and not self._is_revert:
                 break
             try:
                 step, read = await self._apply_status(progress, context, read)
@@ -127,11 +159,19 @@ class Applier:
         if failure is not None:
             raise failure
 
+    def _report_other_ref(self, progress: Progress) -> bool:
+        if (ref := self._snapshot.find_other_ref(progress.order)) is None:
+            return False
+        self.report_all(
+            progress, Outcome.FAILED, f"the shop knows this order by the ref {ref!r}, so it may be another one"
+        )
+        return True
+
     async def _apply_status(
         self, progress: Progress, context: StatusContext, read: Read | None
     ) -> tuple[Step, Read | None]:
         """Bring one status to where it should be, and return what became of it, and what was read last."""
-        wanted, guard = progress.left[context], self._only_from.get(context)
+        wanted, guard = progress.left[context], self._guard(progress.order, context)
         known = progress.unconfirmed.get(context)
         if known is None and read is None and guard is None:
             read = await self._read(progress)
@@ -139,7 +179,7 @@ class Applier:
             step = plan_status(wanted, read.statuses[context], guard)
             if step.outcome is Outcome.PLANNED:
                 step = self._hold_general(progress, context, step)
-            if step.outcome is not Outcome.PLANNED or self._dry_run:
+            if step.outcome is not Outcome.PLANNED:
                 return step, read
         held = self._hold_general(progress, context, Step(Outcome.PLANNED, None))
         if held.outcome is Outcome.PROTECTED and known is None:
@@ -150,18 +190,20 @@ class Applier:
     async def _update(
         self, progress: Progress, context: StatusContext, wanted: str, read: Read | None, known: Move | None
     ) -> tuple[Step, Read | None]:
-        guard, begun_at = self._only_from.get(context), time.monotonic()
+        guard, begun_at = self._guard(progress.order, context), time.monotonic()
         before = known.before if known is not None else (read.statuses[context] if read is not None else None)
         procedure = move_order_status(
             str(progress.order.order_id),
             wanted,
             context,
-            guard,
+            None if guard is None else guard.only_from,
             read=read,
             guard_max_age=self._guard_max_age,
             unconfirmed=known,
         )
-        progress.current = context
+        # Of what has been read here. Where the procedure reads, a guard of one status says what it was.
+        is_certain = before is None and guard is not None and len(guard.only_from) == 1
+        progress.current = (context, guard.only_from[0] if is_certain and guard is not None else before)
         try:
             move = await self._run(procedure)
         except YouCanError as error:
@@ -186,9 +228,9 @@ class Applier:
         return plan_status(wanted, move.before, guard), read
 
     def _report_cut_off(self, progress: Progress) -> None:
-        for context in list(progress.left):
-            if context is progress.current:
-                self._settle(progress, context, Step(Outcome.FAILED, None, _CUT_OFF))
+        if progress.current is not None:
+            context, before = progress.current
+            self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF))
         self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
 
     def _settle(self, progress: Progress, context: StatusContext, step: Step) -> None:
@@ -202,14 +244,14 @@ class Applier:
 
     def _hold_general(self, progress: Progress, context: StatusContext, step: Step) -> Step:
         obstacles = {other: what for other, what in progress.obstacles.items() if other is not context}
-        if context is not StatusContext.GENERAL or not obstacles:
+        if context is not StatusContext.GENERAL or self._is_revert or not obstacles:
             return step
         other, what = next(iter(obstacles.items()))
         return general_is_protected(step.before, other, what)
 
     def _is_first_guarded(self, progress: Progress) -> bool:
-        first = next((context for context in CONTEXTS_IN_ORDER if context in progress.left), None)
-        return first in self._only_from and not self._dry_run
+        first = next((context for context in self._contexts if context in progress.left), None)
+        return first is not None and self._guard(progress.order, first) is not None
 
     async def _read(self, progress: Progress) -> Read:
         read = await self._snapshot.read(progress.order)
@@ -218,4 +260,4 @@ class Applier:
 
     @staticmethod
     def _explain(progress: Progress, context: StatusContext, reason: str) -> str:
-        return f"{reason} {_UNCONFIRMED}" if context in progress.unconfirmed else reason
+        return f"{reason} {_UNCONFIRMED}" if context in progress.unconfirmed and IS_UNKNOWN not in reason else reason

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from io import StringIO
-from typing import Any, TextIO
+from typing import Any, Protocol, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -16,27 +16,83 @@ from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
 from airflow_provider_youcan.reconciliation.rows import DesiredOrder, InvalidRow
 
-__all__ = ["Report"]
+__all__ = ["COMPLETE", "LINE_KEYS", "MAX_SHOWN", "JsonLines", "Report", "Sink"]
+
+LINE_KEYS = ("order_id", "ref", "context", "before", "wanted", "outcome", "reason")
+COMPLETE = "complete"
+"""The outcome of the last line of a report, which is about no status."""
+
+MAX_SHOWN = 20
+"""How many transitions, changes and invalid rows are shown at most."""
 
 _OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.INVALID]
-_MAX_TRANSITIONS = 20
+
+
+class Sink(Protocol):
+    """Takes the lines of a report as they come."""
+
+    def write(self, row: int | None, line: Mapping[str, Any]) -> None:
+        """
+        Take a line.
+
+        :param row: the row that it is about.
+        :param line: plain JSON.
+        """
+
+
+class JsonLines:
+    """
+    Writes a report as JSON lines.
+
+    :param file: where.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._file: TextIO | None = file
+
+    def write(self, row: int | None, line: Mapping[str, Any]) -> None:  # noqa: ARG002
+        """Write a line at once, so that a task that is killed leaves what it did."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+        except Exception:  # whatever a storage raises
+            # A full disk takes no more; what is under way is still counted.
+            self._file = None
+            raise
+
+    def complete(self, *, dry_run: bool, store: str | None, rows: int, max_changes: str | None) -> None:
+        """Write the last line, which says that nothing is missing."""
+        end: dict[str, Any] = {**dict.fromkeys(LINE_KEYS), "outcome": COMPLETE}
+        end |= {"dry_run": dry_run, "store": store, "rows": rows}
+        if max_changes is not None:
+            # Only where more would change than it allowed, so that the plan is not applied as if it had not been.
+            end["max_changes"] = max_changes
+        self.write(None, end)
 
 
 class Report:
     """
     Keeps what became of each status that a row asks for, and of each row that can't be used.
 
-    :param file: where a JSON line of each is written at once, or ``None``.
+    :param sinks: where a line of each is written at once.
     :param clock: returns the time in seconds (default the machine's monotonic one).
     """
 
-    def __init__(self, file: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, sinks: Sequence[Sink] = (), clock: Callable[[], float] = time.monotonic) -> None:
         self.rows = 0
         self.invalid = 0
         self.requests = 0
+        self.store: str | None = None
+        """The slug of the shop's store, where it was asked for."""
         self.failed_rows: set[int] = set()
         self.first_failure: str | None = None
-        self._file = file
+        self.changes: list[tuple[str, StatusContext, str | None, str]] = []
+        """The first of the changes that were made, or planned: of which order, its status, from what, to what."""
+        self.invalid_rows: list[InvalidRow] = []
+        """The first of the rows that can't be used."""
+        self._sinks = sinks
         self._clock = clock
         self._start = clock()
         self._counts: dict[StatusContext, Counter[Outcome]] = {context: Counter() for context in StatusContext}
@@ -63,8 +119,10 @@ class Report:
     def add_invalid(self, row: InvalidRow) -> None:
         """Keep why a row can't be used."""
         self.invalid += 1
+        if len(self.invalid_rows) < MAX_SHOWN:
+            self.invalid_rows.append(row)
         step = Step(Outcome.INVALID, None, f"row {row.row}: {row.reason}")
-        self._write(row.order_id, row.ref, None, None, step)
+        self._write(row.row, row.order_id, row.ref, None, None, step)
 
     def count(self, outcome: Outcome) -> int:
         """Return how many statuses ended so."""
@@ -87,6 +145,10 @@ class Report:
             **{outcome.value: self.count(outcome) for outcome in _OUTCOMES},
             "requests": self.requests,
             "seconds": round(self.seconds, 1),
+            "transitions": [
+                {"context": context.value, "before": before, "after": after, "count": number}
+                for (context, before, after), number in self._transitions.most_common(MAX_SHOWN)
+            ],
             "by_context": {
                 context.value: {outcome.value: counts[outcome] for outcome in _OUTCOMES}
                 for context, counts in self._counts.items()
@@ -104,28 +166,46 @@ class Report:
                 table.add_row(context.value, *(f"{counts[outcome]:,}" for outcome in shown))
         written = StringIO()
         Console(file=written, width=120, color_system=None).print(table)
-        lines = [
-            f"{context}: {'unknown' if before is None else before} → {after}: {number:,}"
-            for (context, before, after), number in self._transitions.most_common(_MAX_TRANSITIONS)
-        ]
-        if (more := len(self._transitions) - _MAX_TRANSITIONS) > 0:
+        lines = self.describe_transitions(MAX_SHOWN)
+        if (more := len(self._transitions) - MAX_SHOWN) > 0:
             lines.append(f"and {more:,} other transitions")
         return written.getvalue() + "\n".join(lines)
+
+    def describe_transitions(self, most: int) -> list[str]:
+        """Return the most frequent changes, each in a line with its number."""
+        return [
+            f"{context}: {'unknown' if before is None else before} → {after}: {number:,}"
+            for (context, before, after), number in self._transitions.most_common(most)
+        ]
+
+    def outcomes(self) -> list[tuple[Outcome, dict[StatusContext, int]]]:
+        """Return how many statuses ended how, for each context, without those that none did."""
+        return [
+            (outcome, {context: counts[outcome] for context, counts in self._counts.items()})
+            for outcome in _OUTCOMES
+            if self.count(outcome)
+        ]
 
     def _add(self, order: DesiredOrder, context: StatusContext, row: int, wanted: str, step: Step) -> None:
         self._counts[context][step.outcome] += 1
         if step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
             self._transitions[context, step.before, wanted] += 1
+            if len(self.changes) < MAX_SHOWN:
+                self.changes.append((order.ref or str(order.order_id), context, step.before, wanted))
         if step.outcome in (Outcome.FAILED, Outcome.NOT_FOUND):
             self.failed_rows.add(row)
             self.first_failure = self.first_failure or f"row {row}: {step.reason}"
-        self._write(order.order_id, order.ref, context, wanted, step)
+        self._write(row, order.order_id, order.ref, context, wanted, step)
 
     def _write(
-        self, order_id: str | None, ref: str | None, context: StatusContext | None, wanted: str | None, step: Step
+        self,
+        row: int,
+        order_id: str | None,
+        ref: str | None,
+        context: StatusContext | None,
+        wanted: str | None,
+        step: Step,
     ) -> None:
-        if self._file is None:
-            return
         line = {
             "order_id": order_id,
             "ref": ref,
@@ -135,11 +215,5 @@ class Report:
             "outcome": step.outcome.value,
             "reason": step.reason,
         }
-        try:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            # At once, so that a task that is killed leaves what it did.
-            self._file.flush()
-        except Exception:  # whatever a storage raises
-            # A full disk takes no more; what is under way is still counted.
-            self._file = None
-            raise
+        for sink in self._sinks:
+            sink.write(row, line)

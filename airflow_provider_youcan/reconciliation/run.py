@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
+    YouCanTooManyChangesError,
     YouCanTransientError,
     YouCanUnknownStatusError,
 )
@@ -19,7 +20,8 @@ from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.procedures import GUARD_MAX_AGE, check_statuses
 from airflow_provider_youcan.reconciliation.applier import Applier, Progress
-from airflow_provider_youcan.reconciliation.planner import Outcome
+from airflow_provider_youcan.reconciliation.limits import Limit
+from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
 from airflow_provider_youcan.reconciliation.report import Report
 from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState, InvalidRow
 from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
@@ -39,19 +41,25 @@ class Options:
     """
     How a table is reconciled.
 
-    :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
+    :param guard: returns what a status of an order may be moved from, ``None`` for anything.
     :param allow_custom_label: take statuses that the store's own list does not have.
     :param skip_invalid: leave rows that can't be used out, rather than refuse them all.
     :param dry_run: send nothing.
+    :param is_revert: decide each status alone, the general one first.
+    :param max_changes: with it all is planned before anything is sent, and nothing is sent where more would change.
+    :param total: what a share is a share of, ``None`` for all statuses that the rows ask for.
     :param max_concurrency: how many orders are worked on at a time.
     :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
     :param youcan_conn_id: the Airflow connection to name in errors.
     """
 
-    only_from: Mapping[StatusContext, Collection[str]] = field(default_factory=dict)
+    guard: Callable[[DesiredOrder, StatusContext], Guard | None] = lambda _order, _context: None
     allow_custom_label: bool = False
     skip_invalid: bool = False
     dry_run: bool = False
+    is_revert: bool = False
+    max_changes: Limit | None = None
+    total: int | None = None
     max_concurrency: int = 16
     guard_max_age: float = GUARD_MAX_AGE
     youcan_conn_id: str = "youcan_default"
@@ -85,10 +93,11 @@ class Reconciliation:
             self._snapshot,
             report,
             self._outage,
-            only_from=options.only_from,
-            dry_run=options.dry_run,
+            guard=options.guard,
             guard_max_age=options.guard_max_age,
+            is_revert=options.is_revert,
         )
+        self._planned = 0
         self._pool: WorkerPool[Any] | None = None
         self._begun: set[DesiredOrder] = set()
         self._open: dict[DesiredOrder, Progress] = {}  # begun, and not reported to the end
@@ -109,7 +118,7 @@ class Reconciliation:
             await self._check_statuses()
             self._desired.refuse_contradictions()
             self._refuse_invalid_rows()
-            await self._apply_all()
+            await self._reconcile()
         except Exception as error:
             self._end_reason = self._end_reason or str(error)
             raise
@@ -154,12 +163,42 @@ class Reconciliation:
 
     # --- the orders ---
 
-    async def _apply_all(self) -> None:
+    async def _reconcile(self) -> None:
+        if not self._options.dry_run and self._options.max_changes is None:
+            await self._work_twice(self._orders(), self._applier.apply)
+            return
+        await self._work_twice(self._orders(), self._plan)
+        if self._end_reason is not None:
+            return  # it was stopped
+        self._check_max_changes()
+        await self._work_twice(_stream(list(self._open.values())), self._applier.apply)
+
+    async def _plan(self, progress: Progress) -> None:
+        await self._applier.plan(progress)
+        self._planned += len(progress.planned)
+        if self._options.dry_run:
+            self._applier.report_planned(progress)
+
+    def _check_max_changes(self) -> None:
+        limit, total = self._options.max_changes, self._options.total
+        total = self._desired.count_statuses() if total is None else total
+        if limit is None or limit.allows(self._planned, total):
+            return
+        for progress in list(self._open.values()):
+            self._applier.report_planned(progress)
+            del self._open[progress.order]
+        most = "; ".join(self._report.describe_transitions(3))
+        raise YouCanTooManyChangesError(
+            f"{self._planned:,} of {total:,} statuses would change, more than max_changes={limit} allows, so nothing "
+            f"was sent: look at the table, or raise max_changes. Most frequent: {most}."
+        )
+
+    async def _work_twice(self, orders: AsyncIterator[Progress], work: Callable[[Progress], Awaitable[None]]) -> None:
         again: list[Progress] = []
-        await self._work(self._orders(), again if self._max_attempts > 1 else None)
+        await self._work(orders, work, again if self._max_attempts > 1 else None)
         if again and self._end_reason is None:
             self._log.info("%d orders met errors that may have passed: they are tried once more.", len(again))
-            await self._work(_stream(again), None)
+            await self._work(_stream(again), work, None)
 
     async def _orders(self) -> AsyncIterator[Progress]:
         """Return the orders as their statuses become known, and at last those that the list does not show."""
@@ -181,19 +220,24 @@ class Reconciliation:
         self._open[order] = Progress(order, order.desired)
         return self._open[order]
 
-    async def _work(self, orders: AsyncIterator[Progress], again: list[Progress] | None) -> None:
+    async def _work(
+        self,
+        orders: AsyncIterator[Progress],
+        work: Callable[[Progress], Awaitable[None]],
+        again: list[Progress] | None,
+    ) -> None:
         pool: WorkerPool[Progress] = WorkerPool(self._options.max_concurrency)
         self._pool = pool
 
-        async def work(progress: Progress) -> None:
+        async def work_on(progress: Progress) -> None:
             try:
-                await self._applier.apply(progress)
+                await work(progress)
             except YouCanError as error:
                 self._handle(pool, progress, error, again)
             if not progress.left:
                 self._open.pop(progress.order, None)
 
-        await pool.run(orders, work)
+        await pool.run(orders, work_on)
 
     def _handle(
         self,

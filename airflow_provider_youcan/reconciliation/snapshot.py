@@ -134,10 +134,14 @@ class Snapshot:
 
     def take(self, order: DesiredOrder) -> Read | None:
         """Return what is known of an order, once, unless it is too old or lacks a status that is desired."""
-        read = self._reads.pop(str(order.order_id), None)
-        if read is None or self._clock() - read.at > MAX_READ_AGE:
+        read = self.keep_fresh(self._reads.pop(str(order.order_id), None))
+        if read is None:
             return None
         return read if all(read.statuses[context] is not None for context in order.desired) else None
+
+    def keep_fresh(self, read: Read | None) -> Read | None:
+        """Return what was read, unless it is too old to report anything of it."""
+        return None if read is None or self._clock() - read.at > MAX_READ_AGE else read
 
     def find_other_ref(self, order: DesiredOrder) -> str | None:
         """Return the ref by which the shop knows an order, where the rows give it another."""

@@ -1,0 +1,373 @@
+"""What the operators that reconcile share: the run, what it leaves behind, and how it ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
+
+from airflow_provider_youcan.checks import (
+    NOT_GIVEN,
+    check_flag,
+    check_limits,
+    check_number,
+    check_rendered_flag,
+    check_rendered_text,
+    is_rendered_later,
+    was_given,
+)
+from airflow_provider_youcan.exceptions import (
+    YouCanInvalidInputError,
+    YouCanPermanentError,
+    YouCanTaskStoppedError,
+    YouCanTooManyChangesError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.interruption import GRACE_SECONDS, InterruptibleRun
+from airflow_provider_youcan.outcome_table import OutcomeTable, check_table_name
+from airflow_provider_youcan.reconciliation.limits import Limit, read_limit
+from airflow_provider_youcan.report_file import ReportFile
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+    from airflow_provider_youcan.reconciliation.report import JsonLines, Report
+    from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
+    from airflow_provider_youcan.reconciliation.source import Source
+
+__all__ = ["ReconcilingOperator", "count"]
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    """The templated arguments, as they were rendered and checked."""
+
+    dry_run: bool
+    max_changes: Limit | None
+    max_failures: Limit
+    report_path: str | None
+    report_table: str | None
+    report_conn_id: str
+
+
+class ReconcilingOperator(BaseOperator):
+    """
+    What the operators that reconcile share: everything but what should hold.
+
+    The arguments are documented in each of them, where a user looks.
+    """
+
+    template_fields: Sequence[str] = (
+        "max_changes",
+        "max_failures",
+        "dry_run",
+        "report_path",
+        "report_table",
+        "report_conn_id",
+        "youcan_conn_id",
+    )
+    ui_color = "#fde2ec"
+
+    def __init__(
+        self,
+        *,
+        guard_max_age: float,
+        allow_custom_label: bool,
+        max_changes: int | str | None,
+        max_failures: int | str,
+        max_concurrency: int,
+        requests_per_second: float | None,
+        dry_run: bool | str,
+        report_path: str | None,
+        report_table: str | None,
+        report_conn_id: str | None,
+        youcan_conn_id: str,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.guard_max_age = check_number("guard_max_age", guard_max_age, 0, 3600)
+        self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
+        self.max_concurrency = int(check_number("max_concurrency", max_concurrency, 1, 256, whole=True))
+        self.requests_per_second = None if requests_per_second is None else _check_rate(requests_per_second)
+        # An operator has a method of this name already; Airflow renders the attribute, and never calls the method.
+        self.dry_run = dry_run  # type: ignore[assignment]
+        self.youcan_conn_id = youcan_conn_id
+        self._given = {
+            name
+            for name, value in (
+                ("max_changes", max_changes),
+                ("report_path", report_path),
+                ("report_table", report_table),
+                ("report_conn_id", report_conn_id),
+            )
+            if was_given(self, value)
+        }
+        self.max_changes = None if max_changes is NOT_GIVEN else max_changes
+        self.max_failures = max_failures
+        self.report_path = None if report_path is NOT_GIVEN else report_path
+        self.report_table = None if report_table is NOT_GIVEN else report_table
+        self.report_conn_id = None if report_conn_id is NOT_GIVEN else report_conn_id
+        self._interruptible: InterruptibleRun | None = None
+        if "max_changes" in self._given and not is_rendered_later(max_changes):
+            read_limit("max_changes", max_changes)
+        if not is_rendered_later(max_failures):
+            read_limit("max_failures", max_failures)
+        if "report_table" in self._given and not is_rendered_later(report_table):
+            check_table_name(report_table)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Bring the shop's orders to where they should be.
+
+        :return: how many ``rows`` there were and how many of them were ``invalid``; how many statuses (one context of
+            one row) were ``planned``, ``changed``, ``unchanged``, ``protected``, ``not_found``, ``failed`` and
+            ``not_reached``, and the same ``by_context``; the ``requests`` and the ``seconds`` that it took; the most
+            frequent ``transitions``, each a mapping of ``context``, ``before``, ``after`` and ``count``; and the
+            ``report_path`` that was written to.
+        :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
+        """
+        # Imported when a task runs: Airflow parses DAG files again and again.
+        from airflow_provider_youcan.reconciliation.report import JsonLines, Report
+
+        begun_at = time.monotonic()
+        arguments = self._read_arguments()
+        source = self._read_source()
+        self._refuse_exceeded(source)
+        with ExitStack() as stack:
+            file = stack.enter_context(ReportFile(arguments.report_path))
+            lines = None if file.text is None else JsonLines(file.text)
+            sinks = [] if lines is None else [lines]
+            if arguments.report_table is not None:
+                keys = _describe_task(context)
+                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, keys)
+                sinks.append(stack.enter_context(table))  # type: ignore[arg-type]
+            report = Report(sinks)
+            report.rows = source.desired.rows
+            self._log_rows(source, dry_run=arguments.dry_run)
+            with self._left_behind(report, lines, file, arguments, context) as summary:
+                run = self._run(source, report, arguments, begun_at)
+                self._raise_interruption()
+            self._finish(report)
+            self._check_failures(source, run, report, arguments, file.path)
+        return summary
+
+    def on_kill(self) -> None:
+        """Begin nothing more; Airflow calls this when the task is to end, in a signal handler."""
+        if self._interruptible is not None:
+            self._interruptible.stop()
+
+    def _read_source(self) -> Source:
+        """Return what should hold."""
+        raise NotImplementedError
+
+    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
+        """Log what was read."""
+        raise NotImplementedError
+
+    def _finish(self, report: Report) -> None:
+        """Do what is left to do after the run."""
+
+    def _skips_invalid(self) -> bool:
+        """Return whether rows that can't be used are left out, rather than refuse the run."""
+        raise NotImplementedError
+
+    def _read_given(self, name: str) -> str | None:
+        """Return an argument that is text, as it was rendered; ``None`` where it was not given."""
+        return check_rendered_text(name, getattr(self, name)) if name in self._given else None
+
+    def _read_arguments(self) -> _Arguments:
+        max_changes = read_limit("max_changes", self.max_changes) if "max_changes" in self._given else None
+        table = self._read_given("report_table")
+        return _Arguments(
+            dry_run=check_rendered_flag("dry_run", self.dry_run),
+            max_changes=max_changes,
+            max_failures=read_limit("max_failures", self.max_failures),
+            report_path=self._read_given("report_path"),
+            report_table=None if table is None else check_table_name(table),
+            report_conn_id=self._read_given("report_conn_id") or str(getattr(self, "conn_id", "")),
+        )
+
+    def _refuse_exceeded(self, source: Source) -> None:
+        if source.exceeded is not None and "max_changes" not in self._given:
+            raise YouCanInvalidInputError(
+                f"This plan changes more than its own max_changes={source.exceeded} allows, so nothing was sent: give "
+                "a max_changes that allows it, if it is meant."
+            )
+
+    @contextmanager
+    def _left_behind(
+        self, report: Report, lines: JsonLines | None, file: ReportFile, arguments: _Arguments, context: Context
+    ) -> Iterator[dict[str, Any]]:
+        """Write the end of the report, and push the XComs, however the run ends; the summary is there after that."""
+        summary: dict[str, Any] = {}
+        exceeded: str | None = None
+        failure: BaseException | None = None
+        try:
+            yield summary
+        except BaseException as error:
+            failure = error
+            if isinstance(error, YouCanTooManyChangesError):
+                exceeded = str(arguments.max_changes)
+            if isinstance(error, YouCanTaskStoppedError):
+                # The stop's own error has the last word.
+                self._raise_interruption()
+            raise
+        finally:
+            try:
+                if lines is not None:
+                    # Before the XComs, so that it is whole whatever becomes of them.
+                    lines.complete(
+                        dry_run=arguments.dry_run, store=report.store, rows=report.rows, max_changes=exceeded
+                    )
+                    file.flush()
+            except Exception:  # whatever a storage raises
+                if failure is None:
+                    raise
+                self.log.exception("The report at %s could not be ended.", file.path)
+            finally:
+                summary |= report.summarise() | {"report_path": file.path}
+                self._publish(report, summary, context)
+
+    def _run(self, source: Source, report: Report, arguments: _Arguments, begun_at: float) -> Reconciliation:
+        from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+        from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
+
+        hook = YouCanAsyncHook(
+            self.youcan_conn_id, max_concurrency=self.max_concurrency, requests_per_second=self.requests_per_second
+        )
+        options = Options(
+            guard=source.guard,
+            allow_custom_label=self.allow_custom_label,
+            skip_invalid=self._skips_invalid(),
+            dry_run=arguments.dry_run,
+            is_revert=source.is_revert,
+            max_changes=arguments.max_changes,
+            total=source.total,
+            max_concurrency=self.max_concurrency,
+            guard_max_age=self.guard_max_age,
+            youcan_conn_id=self.youcan_conn_id,
+        )
+        reconciliation = Reconciliation(hook.run, source.desired, report, options, self.log)
+
+        async def prepare() -> int:
+            await self._prepare(hook, source, report, options, arguments)
+            return (await hook.get_credentials()).max_attempts
+
+        async def run() -> None:
+            async with hook:
+                await reconciliation.run(prepare)
+
+        def stop() -> None:
+            hook.stop()
+            reconciliation.stop()
+
+        self._interruptible = interruptible = InterruptibleRun(stop)
+        try:
+            interruptible.run(run(), self._seconds_left(begun_at))
+        finally:
+            report.requests = hook.requests
+        return reconciliation
+
+    async def _prepare(
+        self, hook: YouCanAsyncHook, source: Source, report: Report, options: Options, arguments: _Arguments
+    ) -> None:
+        """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
+        from airflow_provider_youcan.procedures import read_store_slug
+
+        if source.is_guarded:
+            await hook.check_ceiling(options.guard_max_age)
+        if source.stores or (arguments.dry_run and arguments.report_path is not None):
+            report.store = await hook.run(read_store_slug())
+        if source.stores and report.store is not None and source.stores != {report.store}:
+            other = ", ".join(map(repr, sorted(source.stores)))
+            raise YouCanInvalidInputError(
+                f"The report is of the store {other}, and the Airflow connection {self.youcan_conn_id!r} leads to "
+                f"{report.store!r}, so nothing was sent: use the connection of the same store."
+            )
+
+    def _seconds_left(self, begun_at: float) -> float | None:
+        """Return the seconds until the run has to begin to end, so that it has ended when Airflow's alarm goes off."""
+        if self.execution_timeout is None:
+            return None
+        limit = self.execution_timeout.total_seconds()
+        return max(0.0, max(limit - GRACE_SECONDS - 1, limit / 2) - (time.monotonic() - begun_at))
+
+    def _raise_interruption(self) -> None:
+        """Raise what Airflow expects of a task that was stopped, or whose time was over."""
+        interruptible = self._interruptible
+        if interruptible is None or not (interruptible.was_stopped or interruptible.timed_out):
+            return
+        if interruptible.timed_out:
+            raise AirflowTaskTimeout(
+                f"The table was not reconciled within the execution_timeout of {self.execution_timeout}; a retry "
+                "sends only what is missing."
+            )
+        interruptible.handle_signals()
+        # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
+        raise YouCanTransientError(
+            "The task was stopped before the table was reconciled; a retry sends only what is missing."
+        )
+
+    def _publish(self, report: Report, summary: dict[str, Any], context: Context) -> None:
+        from airflow_provider_youcan.reconciliation.preview import write_preview
+
+        self.log.info(
+            "%s (%d invalid), %s in %.1f s:\n%s",
+            count(summary["rows"], "row"),
+            summary["invalid"],
+            count(summary["requests"], "request"),
+            summary["seconds"],
+            report.as_table(),
+        )
+        if (task_instance := context.get("ti")) is None:
+            return
+        preview = write_preview(report, notes=self._notes())
+        try:
+            # Now, so that a task that comes after a failure finds it, too.
+            task_instance.xcom_push(key="summary", value=summary)
+            task_instance.xcom_push(key="preview", value=preview)
+        except Exception:  # an XCom that is refused must hide nothing
+            self.log.warning("The summary could not be pushed as an XCom.", exc_info=True)
+
+    def _notes(self) -> Sequence[str]:
+        """Return what a reader of the preview has to know."""
+        return ()
+
+    def _check_failures(
+        self, source: Source, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
+    ) -> None:
+        failed, total = len(report.failed_rows), source.total if source.total is not None else report.rows
+        if arguments.max_failures.allows(failed, total):
+            return
+        where = f"The report at {report_path}" if report_path else "A report, which report_path asks for,"
+        message = (
+            f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures}. The first: "
+            f"{report.first_failure} The others are done. {where} says why each did."
+        )
+        if run.may_pass:
+            raise YouCanTransientError(
+                f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
+            )
+        raise YouCanPermanentError(message)
+
+
+def count(number: int, one: str, many: str | None = None) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _describe_task(context: Context) -> dict[str, Any]:
+    task_instance: Any = context.get("ti")
+    keys = ("dag_id", "run_id", "task_id", "map_index", "try_number")
+    return {key: getattr(task_instance, key, None) for key in keys}
+
+
+def _check_rate(value: object) -> float:
+    if isinstance(value, str):
+        raise YouCanInvalidInputError(f"requests_per_second is {value!r}: give a number, or None; it is not templated.")
+    return check_limits("requests_per_second", value)

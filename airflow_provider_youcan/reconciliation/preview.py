@@ -1,0 +1,68 @@
+"""What a run did, or would do, for a person who decides about it: Markdown, as Airflow's approval page shows it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.report import MAX_SHOWN, Report
+
+__all__ = ["write_preview"]
+
+MAX_LENGTH = 4000
+_MAX_CELL = 60
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~>$-])")
+
+
+def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
+    """
+    Return a preview of at most 4,000 characters: the numbers, the transitions, some changes, and what can't be used.
+
+    :param report: what became of each status.
+    :param notes: sentences to put first.
+    """
+    parts = [*notes, _outcomes(report)]
+    transitions = [_escape(line) for line in report.describe_transitions(MAX_SHOWN)]
+    parts += [_list("Transitions", transitions)]
+    changes = [
+        f"{_escape(order)}: {context} {_escape('unknown' if before is None else before)} → {_escape(after)}"
+        for order, context, before, after in report.changes
+    ]
+    parts += [_list("The first changes", changes)]
+    # Their numbers alone: what a cell holds may be a customer's.
+    rows = ", ".join(str(row.row) for row in report.invalid_rows)
+    more = report.invalid - len(report.invalid_rows)
+    if report.invalid:
+        parts += [f"**Rows that can't be used**: {rows}{f' and {more:,} more' if more else ''}; the report says why."]
+    return _join([part for part in parts if part])
+
+
+def _outcomes(report: Report) -> str:
+    outcomes = report.outcomes()
+    if not outcomes:
+        return "Nothing is to be done."
+    lines = ["| outcome | " + " | ".join(context.value for context in StatusContext) + " |", "|---|---|---|---|"]
+    for outcome, counts in outcomes:
+        numbers = " | ".join(f"{counts[context]:,}" for context in StatusContext)
+        lines.append(f"| {outcome.value.replace('_', ' ')} | {numbers} |")
+    return "\n".join(lines)
+
+
+def _list(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([f"**{title}**", "", *(f"- {line}" for line in lines)]) if lines else ""
+
+
+def _join(parts: Sequence[str]) -> str:
+    """Join the parts, and leave lines at the end out rather than cut one in two."""
+    lines = "\n\n".join(parts).split("\n")
+    while len("\n".join(lines)) > MAX_LENGTH:
+        lines.pop()
+    return "\n".join(lines).rstrip()
+
+
+def _escape(text: str) -> str:
+    """Return text of the shop or the table as plain text in Markdown: a label may hold anything."""
+    plain = " ".join(text.split())
+    plain = plain if len(plain) <= _MAX_CELL else f"{plain[: _MAX_CELL - 1]}…"
+    return _MARKDOWN.sub(r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
