@@ -105,28 +105,41 @@ def test_the_reconcile_example_settles_a_table(
     warehouse.executemany("insert into courier_orders values (?, ?, ?)", rows)
     warehouse.commit()
 
-    run = run_dag(without_approval(tmp_path))
-
-    assert run.tasks["plan"].result["planned"] == 3
-    assert run.tasks["plan"].result["not_found"] == 1
-    assert sandbox.shop.statuses(delivered) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
-    assert sandbox.shop.statuses(refunded) == {"general": "open", "shipping": "fulfilled", "payment": "refunded"}
-    # The order that the shop hasn't is in the warehouse, and in the DAG run's state.
-    assert run.state == "failed"
-    failed = warehouse.execute("select order_id, context, wanted, outcome from youcan_failed_updates").fetchall()
-    assert failed == [(unknown, "payment", "paid", "not_found")]
-
-
-def test_the_reconcile_example_ends_well_where_all_is_well(
-    run_dag: RunDag, sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
-) -> None:
-    warehouse.execute("insert into courier_orders values (?, 'DELIVERED', null)", (sandbox.shop.order_ids()[0],))
-    warehouse.commit()
+    before = {order_id: sandbox.shop.statuses(order_id) for order_id in sandbox.shop.order_ids()}
 
     run = run_dag(without_approval(tmp_path))
 
     assert run.state == "success"
-    assert warehouse.execute("select count(*) from youcan_failed_updates").fetchone() == (0,)
+    assert run.tasks["plan"].result["planned"] == 3
+    assert run.tasks["plan"].result["not_found"] == 1
+    assert sandbox.shop.statuses(delivered) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
+    assert sandbox.shop.statuses(refunded) == {"general": "open", "shipping": "fulfilled", "payment": "refunded"}
+    # The order that the shop hasn't is in the warehouse, too.
+    columns = "task_id, order_id, status_context, status_wanted, outcome"
+    found = set(warehouse.execute(f"select {columns} from youcan_outcomes where outcome <> 'planned'"))
+    assert found == {
+        ("plan", unknown, "payment", "paid", "not_found"),
+        ("plan", refunded, "payment", "paid", "protected"),
+        ("reconcile", delivered, "shipping", "fulfilled", "changed"),
+        ("reconcile", delivered, "payment", "paid", "changed"),
+        ("reconcile", refunded, "shipping", "fulfilled", "changed"),
+    }
+
+    # And the other example takes it back.
+    ((run_id,),) = warehouse.execute("select distinct run_id from youcan_outcomes").fetchall()
+    revert = ROOT / "example_dags" / "example_youcan_revert.py"
+    assert run_dag(revert, conf={"run_id": run_id}).tasks["revert"].result["planned"] == 3
+    assert run_dag(revert, conf={"run_id": run_id, "dry_run": False}).tasks["revert"].result["changed"] == 3
+    assert {order_id: sandbox.shop.statuses(order_id) for order_id in before} == before
+
+
+def test_the_reconcile_example_is_red_where_its_feed_is_empty(
+    run_dag: RunDag, sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    run = run_dag(without_approval(tmp_path))
+
+    assert run.state == "failed"
+    assert sandbox.shop.requests() == []
 
 
 def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunDag, sandbox: Sandbox) -> None:

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanReconcileOrdersOperator,
+    YouCanRevertReconciliationOperator,
+)
 from airflow_provider_youcan.sandbox import Sandbox
 from tests.conftest import AIRFLOW_3, HOME, read_report
 
@@ -165,6 +168,46 @@ def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> No
         )
         twice = Counter((entry["order_id"], entry["context"]) for entry in history)
         assert sum(number - 1 for number in twice.values()) <= kills * 16
+
+
+APPLY = """
+import sys
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+YouCanReconcileOrdersOperator(task_id="apply", plan=sys.argv[1]).execute({})
+"""
+
+
+def test_a_plan_that_was_applied_through_a_storm_and_two_kills_is_taken_back_to_the_last_status(
+    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path
+) -> None:
+    with Sandbox(orders=1_500) as sandbox:
+        # Given a plan of two thousand changes, and a storm,
+        connection = sandbox.connection(timeout=10, max_attempts=8)
+        monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", connection)
+        before = {order["id"]: sandbox.shop.statuses(order["id"]) for order in sandbox.shop.orders()}
+        rows, plan = make_rows(sandbox, seed=3), str(tmp_path / "plan.jsonl")
+        planned = YouCanReconcileOrdersOperator(task_id="plan", orders=rows, dry_run=True, report_path=plan).execute({})
+        assert planned["planned"] > 2_000
+        brew_a_storm(sandbox)
+
+        # when it is applied, and killed twice on the way,
+        environment = os.environ | {"AIRFLOW_HOME": str(HOME), "AIRFLOW_CONN_YOUCAN_DEFAULT": connection}
+        for target in (400, 1_100, None):
+            command = [sys.executable, "-c", APPLY, plan]
+            with subprocess.Popen(
+                command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ) as one:
+                while target is not None and one.poll() is None and len_of_history(sandbox) < target:
+                    time.sleep(0.01)
+                if target is not None:
+                    one.kill()
+                assert (one.wait(timeout=300) == 0) == (target is None)
+        assert_all_is_as_wished(sandbox, rows)
+
+        # and taken back by that plan, then the shop stands as before.
+        summary = YouCanRevertReconciliationOperator(task_id="revert", report=plan, max_concurrency=32).execute({})
+        assert summary["changed"] == planned["planned"]
+        assert {order["id"]: sandbox.shop.statuses(order["id"]) for order in sandbox.shop.orders()} == before
 
 
 def len_of_history(sandbox: Sandbox) -> int:
