@@ -116,6 +116,7 @@ def test_a_shop_is_driven_from_airflows_own_pages(
         if list(sandbox.shop.statuses(order_id).values()) == ["open", "unfulfilled", "pending"]
     ]
     moved, delivered = fresh[:2]
+    before = set(sandbox.shop.order_ids())
     issued = sandbox.shop.issue_token()
 
     # Given a connection that is made in the form, with a token and what it is renewed with,
@@ -157,11 +158,30 @@ def test_a_shop_is_driven_from_airflows_own_pages(
     _wait_for_success(airflow, page, "example_youcan_cash_on_delivery")
     assert sandbox.shop.statuses(delivered) == {"general": "closed", "shipping": "fulfilled", "payment": "paid"}
 
-    # (and one of which a person has to approve of,)
+    # (and one of which a person has to approve: while that one reads the preview, more rows come into the warehouse,
+    # and someone refunds three orders,)
     _trigger(page, "example_youcan_reconcile")
-    _approve(page, "example_youcan_reconcile")
+    _open_task(page, "example_youcan_reconcile", "approve")
+    page.get_by_role("link", name=re.compile("Required Action")).click()
+    page.get_by_role("cell", name="planned").wait_for()
+    page.get_by_text(re.compile("payment: pending → paid: [0-9]+")).wait_for()
+    take_picture("approval")
+    approved = [order["id"] for order in sandbox.shop.orders() if order["payment_status"] in ("pending", "unpaid")]
+    sandbox.shop.add_orders(50)
+    new = [order_id for order_id in sandbox.shop.order_ids() if order_id not in before]
+    with closing(sqlite3.connect(airflow.home / "warehouse.db")) as warehouse:
+        warehouse.executemany(
+            "insert into courier_orders values (?, null, ?)", [(order_id, "COLLECTED") for order_id in new]
+        )
+        warehouse.commit()
+    for order_id in approved[:3]:
+        sandbox.shop.set_status(order_id, "payment", "refunded")
+    untouched = {order_id: sandbox.shop.statuses(order_id) for order_id in [*new, *approved[:3]]}
+    page.get_by_role("button", name="Approve").click()
     _wait_for_success(airflow, page, "example_youcan_reconcile")
-    assert "pending" not in {order["payment_status"] for order in sandbox.shop.orders()}
+    # of which exactly the approved rest is applied,
+    assert {sandbox.shop.statuses(order_id)["payment"] for order_id in approved[3:]} == {"paid"}
+    assert {order_id: sandbox.shop.statuses(order_id) for order_id in untouched} == untouched
 
     # (and one that maps chunks of a table,)
     with closing(sqlite3.connect(airflow.home / "warehouse.db")) as warehouse:
@@ -251,12 +271,6 @@ def _wait_for_success(airflow: Airflow, page: Page, dag_id: str) -> None:
     badge = re.search(ended, page.inner_text("body"))
     assert badge is not None
     assert badge[1] == "Success", airflow.task_logs()
-
-
-def _approve(page: Page, dag_id: str) -> None:
-    _open_task(page, dag_id, "approve")
-    page.get_by_role("link", name=re.compile("Required Action")).click()
-    page.get_by_role("button", name="Approve").click()
 
 
 def _open_task(page: Page, dag_id: str, task_id: str, tab: str = "") -> None:
