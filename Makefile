@@ -19,7 +19,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-lowest test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-lowest test-mariadb test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
+	@echo "make test-mariadb    outcomes in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
 	@echo "make screenshots     takes the screenshots of the docs again"
@@ -47,6 +48,13 @@ test-airflow-2: $(VENV_2)/installed
 
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
+
+test-mariadb: $(VENV)/installed
+	@command -v mariadb-install-db >/dev/null || { \
+	  echo "There is no MariaDB: on Debian, apt-get install mariadb-server libmariadb-dev pkg-config" >&2; exit 1; }
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
+	  --group mariadb
+	$(VENV)/bin/python -m pytest -m mariadb tests/test_mariadb.py
 
 test-browser: $(VENV)/installed
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
@@ -77,7 +85,7 @@ constraints: $(VENV)/installed
 	for version in $(AIRFLOW) $(AIRFLOW_2); do \
 	  echo "apache-airflow==$$version" > $(VENV)/airflow.in && \
 	  $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
-	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev --group site \
+	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev --group site --group mariadb \
 	    pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$$version.txt || exit 1; \
 	done
 

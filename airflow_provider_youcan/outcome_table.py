@@ -174,14 +174,15 @@ class OutcomeTable:
             return {column[0].lower() for column in cursor.description}
 
     def _create(self, connection: Any) -> None:
-        # MariaDB's timestamp changes by itself.
-        time = "datetime(6)" if getattr(self._hook, "conn_type", "") == "mysql" else "timestamp"
+        # MariaDB's timestamp changes by itself, and its tables may have no room for Arabic.
+        is_mysql = getattr(self._hook, "conn_type", "") == "mysql"
+        time, options = ("datetime(6)", " character set utf8mb4") if is_mysql else ("timestamp", "")
         columns = ", ".join(
             f"{column} {time if column == 'recorded_at' else _TYPES.get(column, 'varchar(250)')}" for column in _COLUMNS
         )
         try:
             with closing(connection.cursor()) as cursor:
-                cursor.execute(f"create table {self._name} ({columns})")
+                cursor.execute(f"create table {self._name} ({columns}){options}")
             connection.commit()
         except Exception as error:  # whatever a database's driver raises
             reason = _describe(error)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.metadata import metadata
 from pathlib import Path
 
@@ -75,7 +78,14 @@ def test_a_snippet_does_what_it_shows(
         if "DAG(" in text:
             assert load_dags(path).import_errors == {}
         return
+    if language == "sql":
+        with closing(outcomes(tmp_path)) as database:
+            assert len(database.execute(text).fetchall()) == 1
+        return
     assert language == "bash"
+    if "example_youcan_revert" in text:
+        follow_the_runbook(text, sandbox, environment, tmp_path)
+        return
     commands = text.replace("\\\n", " ").replace("127.0.0.1:8765", f"127.0.0.1:{sandbox.port}").splitlines()
     for command in commands:
         words = shlex.split(command, comments=True)
@@ -91,12 +101,64 @@ def test_a_snippet_does_what_it_shows(
             assert words[1] == "-m"
             subprocess.run([*words, "--help"], env=environment, check=True, capture_output=True)
         else:
-            ended = subprocess.run(
-                ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=120
-            )
-            assert ended.returncode == 0, ended.stdout + ended.stderr
+            answer = run_in_shell(command, environment)
             if words[0] == "curl":
-                assert '"status": 4' not in ended.stdout
+                assert '"status": 4' not in answer
+
+
+RUN_ID = "manual__2026-11-24T06:00:00+00:00"
+
+
+def outcomes(folder: Path, order_ids: tuple[str, ...] = ("abc",)) -> sqlite3.Connection:
+    """A warehouse where the example has left its outcomes: changes, and one failure."""
+    database = sqlite3.connect(folder / "warehouse.db")
+    columns = "dag_id, run_id, task_id, map_index, try_number, table_row, order_id, ref, status_context, status_before"
+    database.execute(f"create table youcan_outcomes ({columns}, status_wanted, outcome, reason, recorded_at)")
+    for number, order_id in enumerate((*order_ids, "gone")):
+        outcome = "not_found" if order_id == "gone" else "changed"
+        keys = ("example_youcan_reconcile", RUN_ID, "reconcile", -1, 1, number)
+        line = (order_id, None, "payment", "pending", "paid", outcome, None, "2026-11-24 06:00:01.000000")
+        database.execute(f"insert into youcan_outcomes values ({', '.join('?' * 14)})", keys + line)
+    database.commit()
+    return database
+
+
+def follow_the_runbook(text: str, sandbox: Sandbox, environment: dict[str, str], folder: Path) -> None:
+    # Given a wrong table that was applied,
+    pending = [order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "pending"]
+    outcomes(folder, tuple(pending)).close()
+    for order_id in pending:
+        sandbox.shop.set_status(order_id, "payment", "paid")
+    environment["AIRFLOW_CONN_SQLITE_DEFAULT"] = json.dumps(
+        {"conn_type": "sqlite", "host": str(folder / "warehouse.db")}
+    )
+    examples = [DAGS_FOLDER / f"example_youcan_{name}.py" for name in ("reconcile", "revert")]
+    for example in examples:
+        example.write_text((ROOT / "example_dags" / example.name).read_text())
+    try:
+        run_in_shell("airflow dags reserialize", environment)
+
+        # when the five commands of the runbook are run,
+        commands = text.splitlines()
+        assert len(commands) == 5
+        answers = [run_in_shell(command, environment) for command in commands]
+    finally:
+        for example in examples:
+            example.unlink()
+
+    # then the first dry run says what would change, the run changes it back, and the second finds nothing left.
+    assert f"pending: {len(pending)}" in answers[1]
+    assert f"pending: {len(pending)}" in answers[2]
+    assert f"pending: {len(pending)}" not in answers[3]
+    assert {sandbox.shop.statuses(order_id)["payment"] for order_id in pending} == {"pending"}
+
+
+def run_in_shell(command: str, environment: dict[str, str]) -> str:
+    ended = subprocess.run(
+        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=180
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout + ended.stderr
 
 
 def test_the_first_dag_of_the_readme_does_what_it_says(

@@ -7,11 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psycopg2
 import pytest
 
-from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanReconcileOrdersOperator,
+    YouCanRevertReconciliationOperator,
+)
 from tests.conftest import AIRFLOW_3, ROOT, Sandbox
 from tests.services import Airflow
 
@@ -51,6 +55,42 @@ def test_the_rows_come_from_postgresql(warehouse: psycopg2.extensions.connection
 
     assert summary["rows"] == 400
     assert {order["payment_status"] for order in sandbox.shop.orders()} == {"unpaid"}
+
+
+def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
+    warehouse: psycopg2.extensions.connection, sandbox: Sandbox
+) -> None:
+    class TaskInstance:
+        dag_id, task_id, run_id, map_index, try_number = "warehouse", "reconcile", "manual__1", -1, 1
+
+        def xcom_push(self, **_: object) -> None:
+            pass
+
+    context: Any = {"ti": TaskInstance()}
+    before = {order["id"]: order["payment_status"] for order in sandbox.shop.orders()}
+    summary = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        sql="select order_id, payment_status from courier_orders",
+        conn_id="warehouse",
+        report_table="public.youcan_outcomes",
+    ).execute(context)
+
+    with warehouse.cursor() as cursor:
+        cursor.execute("select outcome, count(*) from youcan_outcomes group by outcome")
+        assert dict(cursor.fetchall()) == {"changed": summary["changed"], "unchanged": summary["unchanged"]}
+        cursor.execute(
+            "select max(abs(extract(epoch from recorded_at - now() at time zone 'utc'))) from youcan_outcomes"
+        )
+        assert cursor.fetchone()[0] < 60
+    # A warehouse in which this already is takes the next run as well.
+    reverted = YouCanRevertReconciliationOperator(
+        task_id="revert",
+        reverts_run_id="manual__1",
+        report_table="public.youcan_outcomes",
+        report_conn_id="warehouse",
+    ).execute({})
+    assert reverted["changed"] == summary["changed"]
+    assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
 
 
 @pytest.fixture

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
+import subprocess
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,7 +30,7 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
-from tests.conftest import Sandbox, read_report
+from tests.conftest import HOME, Sandbox, read_report
 
 GUARD = {"payment": ["pending", "unpaid"]}
 LINE_KEYS = {"order_id", "ref", "context", "before", "wanted", "outcome", "reason"}
@@ -532,6 +536,41 @@ def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(
     assert payable(sandbox) == []
     assert len(read_report(path)) == len(rows)
     assert sum("Outcome: {" in line for line in log_lines()) >= len(rows) - 4
+
+
+def test_a_run_that_is_killed_leaves_its_outcomes(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    sandbox.shop.add_orders(200)
+    before = everything(sandbox)
+    sandbox.misbehave("latency", route="PUT *", seconds=0.1)
+    (tmp_path / "rows.json").write_text(json.dumps(paid_rows(sandbox)))
+    command = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "rows.json")]
+    with subprocess.Popen(command, env=os.environ | {"AIRFLOW_HOME": str(HOME)}) as process:
+        while process.poll() is None and len(requests(sandbox, "PUT")) < 50:
+            time.sleep(0.01)
+        process.kill()
+    changed = {order_id for order_id, statuses in before.items() if sandbox.shop.statuses(order_id) != statuses}
+
+    # All but what was under way, or had just come to its end.
+    recorded = {row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "changed"}
+    assert recorded <= changed
+    assert len(changed - recorded) <= 2 * 16
+    revert(reverts_run_id="manual__1", report_table="youcan_outcomes", report_conn_id="warehouse")
+    assert all(sandbox.shop.statuses(order_id) == before[order_id] for order_id in recorded)
+
+
+KILLED_RUN = """
+import json, sys
+from pathlib import Path
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+class TaskInstance:
+    dag_id, task_id, run_id, map_index, try_number = "warehouse", "reconcile", "manual__1", -1, 1
+YouCanReconcileOrdersOperator(
+    task_id="reconcile", orders=json.loads(Path(sys.argv[1]).read_text()),
+    report_table="youcan_outcomes", report_conn_id="warehouse",
+).execute({"ti": TaskInstance()})
+"""
 
 
 def test_a_permanent_error_is_not_hidden_by_the_warehouse(

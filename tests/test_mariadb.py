@@ -1,0 +1,74 @@
+"""Outcomes as a table of a real MariaDB. It takes its server, and is left out of the other tests: make test-mariadb."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanReconcileOrdersOperator,
+    YouCanRevertReconciliationOperator,
+)
+from tests.conftest import Sandbox
+
+pytestmark = pytest.mark.mariadb
+
+
+@pytest.fixture(scope="module")
+def mariadb() -> Iterator[str]:
+    """The socket of a MariaDB of the tests' own."""
+    server = shutil.which("mariadbd") or "/usr/sbin/mariadbd"
+    folder = Path(tempfile.mkdtemp(prefix="youcan-mariadb-"))
+    data, sock = folder / "data", folder / "socket"
+    options = ["--no-defaults", f"--datadir={data}", f"--user={os.environ.get('USER', 'root')}"]
+    subprocess.run(["mariadb-install-db", *options, "--auth-root-authentication-method=normal"], check=True)
+    with subprocess.Popen([server, *options, f"--socket={sock}", "--skip-networking"]) as process:
+        while not sock.exists() and process.poll() is None:
+            time.sleep(0.1)
+        subprocess.run(["mariadb", f"--socket={sock}", "--user=root", "-e", "create database warehouse"], check=True)
+        yield str(sock)
+        process.terminate()
+    shutil.rmtree(folder)
+
+
+class TaskInstance:
+    dag_id, task_id, run_id, map_index, try_number = "warehouse", "reconcile", "manual__1", -1, 1
+
+    def xcom_push(self, **_: Any) -> None:
+        pass
+
+
+def test_outcomes_are_written_to_mariadb_and_taken_back_from_there(
+    mariadb: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "mysql", "login": "root", "schema": "warehouse", "extra": {"unix_socket": mariadb}}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    before = {order["id"]: order["payment_status"] for order in sandbox.shop.orders()}
+    rows = [{"order_id": order_id, "payment_status": "مدفوع ✓"} for order_id in before]
+    table: dict[str, Any] = {
+        "report_table": "youcan_outcomes",
+        "report_conn_id": "warehouse",
+        "allow_custom_label": True,
+    }
+
+    for try_number in (1, 2):
+        TaskInstance.try_number = try_number
+        YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows, **table).execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+
+    from airflow.providers.mysql.hooks.mysql import MySqlHook
+
+    with closing(MySqlHook("warehouse").get_conn()) as database, closing(database.cursor()) as cursor:
+        cursor.execute("select try_number, outcome, count(*), max(status_wanted) from youcan_outcomes group by 1, 2")
+        assert sorted(cursor.fetchall()) == [(1, "changed", 20, "مدفوع ✓"), (2, "unchanged", 20, "مدفوع ✓")]
+    YouCanRevertReconciliationOperator(task_id="revert", reverts_run_id="manual__1", **table).execute({})
+    assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
