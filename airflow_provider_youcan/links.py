@@ -12,6 +12,8 @@ from airflow_provider_youcan.orders import order_page
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, Context, TaskInstanceKey
 
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
 __all__ = ["YouCanOrderLink"]
 
 
@@ -33,6 +35,15 @@ class YouCanOrderLink(BaseOperatorLink):
     @classmethod
     def persist(cls, context: Context, order_id: object) -> None:
         """Keep the address for the task instance that ``context`` belongs to, an empty one for no order id."""
-        task_instance = context.get("ti")
-        if task_instance is not None:
-            task_instance.xcom_push(key=cls.xcom_key, value=order_page(order_id) if is_order_id(order_id) else "")
+        cls._push(context, order_page(order_id) if is_order_id(order_id) else "")
+
+    @classmethod
+    def correct(cls, context: Context, order_id: str, hook: YouCanHook) -> None:
+        """Keep the address of the sandbox's own page, where the connection leads to the sandbox."""
+        if (page := hook.get_order_page(order_id)) != order_page(order_id):
+            cls._push(context, page)
+
+    @classmethod
+    def _push(cls, context: Context, address: str) -> None:
+        if (task_instance := context.get("ti")) is not None:
+            task_instance.xcom_push(key=cls.xcom_key, value=address)

@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import (
@@ -71,10 +71,25 @@ def get_database_hook(conn_id: str) -> Any:
     Return the hook of a database.
 
     :param conn_id: its Airflow connection.
-    :raises YouCanInvalidInputError: if that connection runs no SQL.
+    :raises YouCanInvalidInputError: if that connection runs no SQL, or this Airflow has no hook for it.
+    :raises YouCanConnectionError: if Airflow does not hand it out.
     """
-    connection = BaseHook.get_connection(conn_id)
-    hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        # Airflow 3 says so, too, when its secrets backend is out of reach.
+        raise YouCanConnectionError(
+            f"There is no Airflow connection {conn_id!r}, or Airflow's database or secrets backend is out of reach, so "
+            "nothing was sent: install the Airflow provider of your database, restart Airflow, and add the connection."
+        ) from None
+    try:
+        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
+    except Exception as error:  # an unknown type of connection ends in errors of several kinds
+        raise YouCanInvalidInputError(
+            f"This Airflow has no hook for the Airflow connection {conn_id!r} of type {connection.conn_type!r} "
+            f"({_describe(error)}), so nothing was sent: install the Airflow provider of that database, such as "
+            "apache-airflow-providers-postgres, and restart Airflow."
+        ) from None
     if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
         raise YouCanInvalidInputError(
             f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "

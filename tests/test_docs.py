@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from importlib.metadata import metadata
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import sqlalchemy
@@ -76,10 +77,16 @@ def test_a_snippet_does_what_it_shows(
             return
         assert ended.returncode == 0, ended.stdout + ended.stderr
         if "DAG(" in text:
-            assert load_dags(path).import_errors == {}
+            dags = load_dags(path)
+            assert dags.import_errors == {}
+            for dag in dags.dags.values():
+                render_as_triggered_by_hand(dag)
         return
     if language == "sql":
         with closing(outcomes(tmp_path)) as database:
+            if text.startswith("create"):
+                database.executescript(text)
+                return
             assert len(database.execute(text).fetchall()) == 1
         return
     assert language == "bash"
@@ -104,6 +111,26 @@ def test_a_snippet_does_what_it_shows(
             answer = run_in_shell(command, environment)
             if words[0] == "curl":
                 assert '"status": 4' not in answer
+
+
+def render_as_triggered_by_hand(dag: Any) -> None:
+    """Render what a run has that is triggered without a logical date: no ``ds``, and nothing like it."""
+
+    class TaskInstance:
+        try_number, map_index = 1, -1
+
+        def xcom_pull(self, **_: Any) -> Any:
+            return {"report_path": "x"}
+
+    class Run:
+        conf: ClassVar[dict[str, Any]] = {}
+
+    variables = {"value": {}, "json": {}}
+    params = {name: param.value if hasattr(param, "value") else param for name, param in dag.params.items()}
+    context = {"params": params, "run_id": "manual__1", "ti": TaskInstance(), "dag_run": Run(), "var": variables}
+    for task in dag.tasks:
+        if not hasattr(task, "partial_kwargs"):  # what is mapped is rendered when it is expanded
+            task.render_template_fields({**context, "task": task})
 
 
 RUN_ID = "manual__2026-11-24T06:00:00+00:00"

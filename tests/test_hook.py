@@ -908,3 +908,13 @@ def test_an_answer_that_breaks_the_encryption_is_a_lost_answer(
         hook.update_order_status("abc", "paid", "payment")
 
     assert raised.value.unconfirmed
+
+
+def test_the_page_of_an_order_is_in_the_seller_area_or_in_the_sandbox(connect: Connect, sandbox: Sandbox) -> None:
+    page = connect(host="https://api.youcan.shop").get_order_page("abc")
+    assert page == "https://seller-area.youcan.shop/admin/orders/abc"
+
+    (order_id, *_) = sandbox.shop.order_ids()
+    page = YouCanHook().get_order_page(order_id)
+    assert requests.get(page, timeout=10).json()["statuses"] == sandbox.shop.statuses(order_id)
+    assert requests.get(f"{sandbox.url}/sandbox/orders/none", timeout=10).status_code == 404

@@ -61,7 +61,7 @@ def test_a_task_maps_over_many_orders_each_with_its_own_link(run_dag: RunDag, sa
         assert sandbox.shop.statuses(order_id)["general"] == "closed"
         for task in ("ship", "close"):
             link = run.tasks[f"{task}[{index}]"].link
-            assert link == f"https://seller-area.youcan.shop/admin/orders/{order_id}"
+            assert link == f"{sandbox.url}/sandbox/orders/{order_id}"
 
 
 def test_a_permanent_error_fails_the_task_on_the_first_try(run_dag: RunDag, sandbox: Sandbox) -> None:
@@ -77,7 +77,7 @@ def test_a_permanent_error_fails_the_task_on_the_first_try(run_dag: RunDag, sand
     assert run.tasks["pay"].state == "failed"
     assert updates(sandbox) == 1
     assert "the shop has no such order" in run.log
-    assert run.tasks["pay"].link == "https://seller-area.youcan.shop/admin/orders/gone", "most wanted when it failed"
+    assert run.tasks["pay"].link == f"{sandbox.url}/sandbox/orders/gone", "most wanted when it failed"
 
 
 def test_a_transient_error_uses_the_tasks_retries(

@@ -260,4 +260,4 @@ def test_one_line_says_what_was_done(sandbox: Sandbox, order_id: str, log_lines:
     update("payment", order_id, "paid", only_from="pending")
 
     (line,) = [line for line in log_lines() if order_id in line]
-    assert f"Order {order_id}: the payment status is now 'paid' (before: 'pending')." in line
+    assert f"Order {order_id}: payment 'pending' → 'paid'." in line

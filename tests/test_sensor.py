@@ -552,4 +552,4 @@ def test_it_waits_inside_airflow(run_dag: RunDag, sandbox: Sandbox, order_id: st
 
     assert run.state == "success"
     assert run.tasks["wait"].result == {"order_id": order_id, "context": "shipping", "status": "fulfilled"}
-    assert run.tasks["wait"].link == f"https://seller-area.youcan.shop/admin/orders/{order_id}"
+    assert run.tasks["wait"].link == f"{sandbox.url}/sandbox/orders/{order_id}"

@@ -582,6 +582,42 @@ def test_a_permanent_error_is_not_hidden_by_the_warehouse(
         reconcile(rows, report_table="youcan_outcomes", report_conn_id="warehouse")
 
 
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        (None, "install the Airflow provider of your database, restart Airflow, and add the connection"),
+        ({"conn_type": "no_such_database"}, "has no hook for the Airflow connection 'warehouse'"),
+        ({"conn_type": "youcan"}, "which runs no SQL"),
+    ],
+)
+def test_a_database_that_airflow_can_not_talk_to_says_what_to_install(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, connection: dict[str, str] | None, message: str
+) -> None:
+    if connection is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+
+    with pytest.raises(YouCanError, match=message):
+        reconcile(sql="select 1", conn_id="warehouse")
+    with pytest.raises(YouCanError, match=message):
+        reconcile(paid_rows(sandbox), report_table="outcomes", report_conn_id="warehouse")
+
+    assert sandbox.shop.requests() == []
+
+
+def test_each_line_of_a_run_that_came_to_nothing_names_the_cause(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    rows = paid_rows(sandbox)
+    monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
+
+    with pytest.raises(YouCanError):
+        reconcile(rows, report_path=str(tmp_path / "report.jsonl"))
+
+    reasons = {line["reason"] for line in read_report(tmp_path / "report.jsonl")}
+    assert len(reasons) == 1
+    assert "There is no Airflow connection 'youcan_default'" in reasons.pop()
+
+
 # --- undo ---
 
 

@@ -21,7 +21,7 @@ from airflow_provider_youcan.hooks.base import ConnectionUser
 from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
-from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext, order_page
 from airflow_provider_youcan.pages import Pages
 
 if TYPE_CHECKING:
@@ -248,6 +248,17 @@ class YouCanHook(ConnectionUser):
     def stop(self) -> None:
         """Send nothing more: the task was stopped. What is under way comes to its end."""
         self._is_stopped = True
+
+    def get_order_page(self, order_id: str) -> str:
+        """
+        Return the address of an order's page: in YouCan's seller area, or in the sandbox, where that is the shop.
+
+        :param order_id: the order's UUID.
+        :raises YouCanError: if the Airflow connection is missing or makes no sense.
+        """
+        base_url = self._get_credentials(Attempts()).base_url
+        # An http base is on this machine.
+        return f"{base_url}/sandbox/orders/{order_id}" if base_url.startswith("http://") else order_page(order_id)
 
     def close(self) -> None:
         """Close the connections. A hook that is used again opens others."""

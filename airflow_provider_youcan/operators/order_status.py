@@ -86,6 +86,7 @@ class _UpdateStatusOperator(BaseOperator):
         only_from = check_slugs("only_from", self.only_from) if self._is_guarded else None
         with YouCanHook(self.youcan_conn_id) as hook:
             self._hook = hook
+            YouCanOrderLink.correct(context, order_id, hook)
             hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
             try:
                 previous_status, changed = self._set_status(hook, order_id, status, only_from)
@@ -95,14 +96,12 @@ class _UpdateStatusOperator(BaseOperator):
                 raise AirflowSkipException(f"Skipped because skip_not_found is set. {error}") from None
         if previous_status is not None and not changed and previous_status != status:
             self._skip(previous_status, only_from or ())
-        self.log.info(
-            "Order %s: the %s status %s %r%s.",
-            order_id,
-            self.status_context,
-            "is now" if changed else "already was",
-            status,
-            f" (before: {previous_status!r})" if changed and previous_status is not None else "",
-        )
+        if changed and previous_status is not None:
+            # Airflow's page cuts long lines.
+            self.log.info("Order %s: %s %r → %r.", order_id, self.status_context, previous_status, status)
+        else:
+            what = "is now" if changed else "already was"
+            self.log.info("Order %s: the %s status %s %r.", order_id, self.status_context, what, status)
         return {
             "order_id": order_id,
             "context": self.status_context.value,

@@ -55,7 +55,8 @@ def _describe(sandbox: Sandbox) -> str:
         f"  export AIRFLOW_CONN_YOUCAN_DEFAULT='{sandbox.connection()}'",
         "or, where it runs already, with",
         f"  airflow connections add youcan_default --conn-type youcan --conn-host {sandbox.url}"
-        f" --conn-password {ACCESS_TOKEN}",
+        # The Test button of Airflow 3.3.2 refuses a connection without a port.
+        f" --conn-port {sandbox.port} --conn-password {ACCESS_TOKEN}",
         f"Its orders: {sandbox.url}/sandbox/orders" + (f" (the first is {orders[0]['id']})" if orders else ""),
         f"What was asked of it: {sandbox.url}/sandbox/requests",
     ]

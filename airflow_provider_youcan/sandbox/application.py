@@ -47,6 +47,7 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
             Route("/admin/oauth/authorize", pages.ask_for_consent, methods=["GET"]),
             Route("/login", pages.login_page, methods=["GET", "PUT"]),
             Route("/sandbox/orders", pages.show_orders, methods=["GET"]),
+            Route("/sandbox/orders/{order_id}", pages.show_order, methods=["GET"]),
             Route("/sandbox/requests", pages.show_requests, methods=["GET"]),
             Route("/sandbox/history", pages.show_history, methods=["GET"]),
             Route("/sandbox/misbehaviours", pages.show_misbehaviours, methods=["GET"]),
@@ -221,6 +222,13 @@ class _Pages:
 
     async def show_orders(self, _: Request) -> Response:
         return _readable(self._shop.orders())
+
+    async def show_order(self, request: Request) -> Response:
+        order_id = request.path_params["order_id"]
+        statuses = self._shop.statuses(order_id) if order_id in self._shop.order_ids() else None
+        if statuses is None:
+            return JSONResponse({"status": 404, "detail": "The sandbox has no such order."}, 404)
+        return _readable({"order_id": order_id, "statuses": statuses, "history": self._shop.history(order_id)})
 
     async def show_requests(self, _: Request) -> Response:
         return _readable(self._shop.requests())

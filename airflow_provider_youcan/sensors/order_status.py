@@ -129,7 +129,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         with YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
             self._hook = hook
             try:
-                self._check_statuses(hook, wait)
+                self._begin(hook, wait, context)
                 status = hook.get_order_statuses(wait.order_id)[wait.context]
             except YouCanTransientError as error:
                 wait.record_error(error, time.time())
@@ -170,8 +170,10 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         get_first_date = getattr(task_instance, "get_first_reschedule_date", None)
         return self.reschedule and get_first_date is not None and get_first_date(context) is not None
 
-    def _check_statuses(self, hook: YouCanHook, wait: OrderStatusWait) -> None:
+    def _begin(self, hook: YouCanHook, wait: OrderStatusWait, context: Context) -> None:
+        """Do what the first look has to do, once the connection is there."""
         if not self._is_checked:
+            YouCanOrderLink.correct(context, wait.order_id, hook)
             for slug in (*wait.target_status, *wait.failure_status):
                 hook.check_status(slug, wait.context, allow_custom_label=self.allow_custom_label)
             self._is_checked = True
