@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-    from airflow_provider_youcan.reconciliation.report import JsonLines, Report
+    from airflow_provider_youcan.reconciliation.report import JsonLines, Report, Sink
     from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
     from airflow_provider_youcan.reconciliation.source import Source
 
@@ -141,11 +141,13 @@ class ReconcilingOperator(BaseOperator):
         with ExitStack() as stack:
             file = stack.enter_context(ReportFile(arguments.report_path))
             lines = None if file.text is None else JsonLines(file.text)
-            sinks = [] if lines is None else [lines]
+            sinks: list[Sink] = []
             if arguments.report_table is not None:
-                keys = _describe_task(context)
-                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, keys)
-                sinks.append(stack.enter_context(table))  # type: ignore[arg-type]
+                # First, because it takes every line, and a full disk does not.
+                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, _describe_task(context))
+                sinks.append(stack.enter_context(table))
+            if lines is not None:
+                sinks.append(lines)
             report = Report(sinks)
             report.rows = source.desired.rows
             self._log_rows(source, dry_run=arguments.dry_run)
