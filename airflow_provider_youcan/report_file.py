@@ -86,8 +86,9 @@ def read_lines(path: str) -> Iterator[str]:
     :raises YouCanConnectionError: if its storage is out of reach.
     """
     try:
-        with _path(path).open("r", encoding="utf-8", newline="\n") as text:  # type: ignore[no-untyped-call]
-            yield from text
+        with _path(path).open("r", encoding="utf-8") as text:  # type: ignore[no-untyped-call]
+            # Airflow 2's own wrapper of a file can't be iterated over.
+            yield from iter(text.readline, "")
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         failure: Exception = YouCanInvalidInputError(
             f"There is no report at {path}, so nothing was sent: check where the run wrote it."
