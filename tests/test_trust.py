@@ -418,10 +418,13 @@ def test_a_preview_of_many_labels_is_short_and_shows_them_as_they_are(sandbox: S
         for number, order_id in enumerate(payable(sandbox))
     ]
 
-    summary = reconcile(rows, ti, dry_run=True, allow_custom_label=True)
+    rows.append({"order_id": "+212600000000", "payment_status": "paid"})
+
+    summary = reconcile(rows, ti, dry_run=True, allow_custom_label=True, on_invalid="skip")
 
     preview = ti.pushed["preview"]
     assert len(preview) <= 4000
+    assert f"**Rows that can't be used**: {len(rows)};" in preview
     assert "](javascript" not in preview
     assert "<b>" not in preview
     assert len(summary["transitions"]) == 20

@@ -22,20 +22,30 @@ def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
     :param report: what became of each status.
     :param notes: sentences to put first.
     """
-    parts = [*notes, _outcomes(report)]
-    transitions = [_escape(line) for line in report.describe_transitions(MAX_SHOWN)]
-    parts += [_list("Transitions", transitions)]
+    parts = [*notes, _outcomes(report), _invalid_rows(report)]
+    transitions = [
+        f"{context}: {_status(before)} → {_escape(after)}: {number:,}"
+        for context, before, after, number in report.transitions(MAX_SHOWN)
+    ]
     changes = [
-        f"{_escape(order)}: {context} {_escape('unknown' if before is None else before)} → {_escape(after)}"
+        f"{_escape(order)}: {context} {_status(before)} → {_escape(after)}"
         for order, context, before, after in report.changes
     ]
-    parts += [_list("The first changes", changes)]
+    parts += [_list("Transitions", transitions), _list("The first changes", changes)]
+    return _join([part for part in parts if part])
+
+
+def _invalid_rows(report: Report) -> str:
+    if not report.invalid:
+        return ""
     # Their numbers alone: what a cell holds may be a customer's.
     rows = ", ".join(str(row.row) for row in report.invalid_rows)
     more = report.invalid - len(report.invalid_rows)
-    if report.invalid:
-        parts += [f"**Rows that can't be used**: {rows}{f' and {more:,} more' if more else ''}; the report says why."]
-    return _join([part for part in parts if part])
+    return f"**Rows that can't be used**: {rows}{f' and {more:,} more' if more else ''}; the report says why."
+
+
+def _status(slug: str | None) -> str:
+    return "unknown" if slug is None else _escape(slug)
 
 
 def _outcomes(report: Report) -> str:

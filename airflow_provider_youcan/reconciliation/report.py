@@ -147,7 +147,7 @@ class Report:
             "seconds": round(self.seconds, 1),
             "transitions": [
                 {"context": context.value, "before": before, "after": after, "count": number}
-                for (context, before, after), number in self._transitions.most_common(MAX_SHOWN)
+                for context, before, after, number in self.transitions(MAX_SHOWN)
             ],
             "by_context": {
                 context.value: {outcome.value: counts[outcome] for outcome in _OUTCOMES}
@@ -171,11 +171,15 @@ class Report:
             lines.append(f"and {more:,} other transitions")
         return written.getvalue() + "\n".join(lines)
 
+    def transitions(self, most: int) -> list[tuple[StatusContext, str | None, str, int]]:
+        """Return the most frequent changes: of which status, from what, to what, and how many."""
+        return [(*change, number) for change, number in self._transitions.most_common(most)]
+
     def describe_transitions(self, most: int) -> list[str]:
         """Return the most frequent changes, each in a line with its number."""
         return [
             f"{context}: {'unknown' if before is None else before} → {after}: {number:,}"
-            for (context, before, after), number in self._transitions.most_common(most)
+            for context, before, after, number in self.transitions(most)
         ]
 
     def outcomes(self) -> list[tuple[Outcome, dict[StatusContext, int]]]:
