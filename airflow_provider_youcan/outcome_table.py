@@ -8,10 +8,12 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import (
@@ -21,7 +23,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 
-__all__ = ["OutcomeTable", "check_table_name", "get_database_hook", "read_outcomes"]
+__all__ = ["OutcomeTable", "TryOutcomes", "check_table_name", "get_database_hook", "read_outcomes"]
 
 _KEYS = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 _LINE = {
@@ -47,7 +49,10 @@ _TYPES = {
     "reason": "text",
 }
 _MAX_BATCH = 500
-_NAME = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)?")
+_MAX_REFUSED_IN_A_ROW = 3
+"""After how many rows that can't be written the rest goes to the log, without a try."""
+_RECONNECT_STOP = stop_after_delay(60)
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 _log = logging.getLogger(__name__)
 
 
@@ -114,7 +119,12 @@ class OutcomeTable:
         self._keys = [keys.get(key) for key in _KEYS]
         self._lines: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._is_open = threading.Event()
+        self._connection: Any = None
+        self._insert = ""
+        self._failure: Exception | None = None
+        self._is_lost = False
         self._error: Exception | None = None
+        """Why it could not be opened, or rows are missing."""
         # One thread has the connection from its beginning to its end: SQLite's belong to one.
         self._thread = threading.Thread(target=self._run, name="youcan-outcomes", daemon=True)
 
@@ -128,8 +138,7 @@ class OutcomeTable:
 
     def write(self, row: int | None, line: Mapping[str, Any]) -> None:
         """Have a line of the report written."""
-        recorded_at = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
-        self._lines.put((*self._keys, row, *(line[key] for key in _LINE.values()), recorded_at))
+        self._lines.put(self._values(row, line))
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         self._lines.put(None)
@@ -138,20 +147,33 @@ class OutcomeTable:
             return
         if error is None:
             raise YouCanTransientError(
-                f"The outcomes could not all be written to {self._name} ({_describe(self._error)}): those that are "
-                "missing are in the log of this task. What was sent is done; a retry sends only what is missing."
+                f"The outcomes could not all be written to {self._name} ({_describe(self._error)}), though what was "
+                "sent is done: those that are missing are in the log of this task. A retry does not write them, and "
+                "an undo by the run id does not see them."
             )
         _log.error("The outcomes could not all be written to %s: those that are missing are in this log.", self._name)
 
+    def _values(self, row: int | None, line: Mapping[str, Any]) -> tuple[Any, ...]:
+        recorded_at = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")
+        values = {column: line[key] for column, key in _LINE.items()}
+        if (before := values["status_before"]) is not None and _storable(before) != before:
+            # An undo must not set what only looks like it.
+            values["status_before"] = None
+        return (*self._keys, row, *map(_storable, values.values()), recorded_at)
+
     def _run(self) -> None:
         try:
-            with closing(self._connect()) as connection:
-                placeholders = self._prepare(connection)
-                self._is_open.set()
-                self._write_all(connection, placeholders)
+            self._connection = self._connect()
+            self._prepare()
+            self._is_open.set()
+            for batch in self._batches():
+                self._write(batch)
         except Exception as error:
             self._error = error if isinstance(error, YouCanError) else self._error or error
+        finally:
             self._is_open.set()
+            with suppress(Exception):
+                self._connection.close()
 
     def _connect(self) -> Any:
         try:
@@ -166,8 +188,9 @@ class OutcomeTable:
             f"({reason}), so nothing was sent; it may work later."
         )
 
-    def _prepare(self, connection: Any) -> str:
-        """Create the table where it is missing, and return how to write to it."""
+    def _prepare(self) -> None:
+        """Create the table where it is missing, and find out whether it can be written to."""
+        connection = self._connection
         try:
             found = self._read_columns(connection)
         except Exception:  # there is no such table, or it can't be read
@@ -180,8 +203,31 @@ class OutcomeTable:
                 "one in report_table, which is created where it is missing."
             )
         connection.rollback()
-        placeholder = getattr(self._hook, "placeholder", "%s")
-        return ", ".join([placeholder] * len(_COLUMNS))
+        placeholders = ", ".join([getattr(self._hook, "placeholder", "%s")] * len(_COLUMNS))
+        self._insert = f"insert into {self._name} ({', '.join(_COLUMNS)}) values ({placeholders})"  # noqa: S608
+        self._try_to_write(connection)
+
+    def _try_to_write(self, connection: Any) -> None:
+        """Write a row, and take it back: whoever may read a table need not be allowed to write to it."""
+        columns = ", ".join(_COLUMNS)
+        line = {**dict.fromkeys(_LINE.values()), "outcome": "unchanged"}
+        try:
+            with closing(connection.cursor()) as cursor:
+                if self._hook.get_autocommit(connection):
+                    # It could not be taken back.
+                    nothing = f"select {columns} from {self._name} where 1 = 0"  # noqa: S608  # the name is checked
+                    cursor.execute(f"insert into {self._name} ({columns}) {nothing}")
+                else:
+                    cursor.execute(self._insert, self._values(None, line))
+            connection.rollback()
+        except Exception as error:  # whatever a database's driver raises
+            reason = _describe(error)
+        else:
+            return
+        raise YouCanConnectionError(
+            f"The table {self._name} can't be written to ({reason}), so nothing was sent: check what the Airflow "
+            f"connection {self._conn_id!r} may do."
+        )
 
     def _read_columns(self, connection: Any) -> set[str]:
         with closing(connection.cursor()) as cursor:
@@ -208,26 +254,47 @@ class OutcomeTable:
             f"Airflow connection {self._conn_id!r} may do."
         )
 
-    def _write_all(self, connection: Any, placeholders: str) -> None:
-        statement = f"insert into {self._name} ({', '.join(_COLUMNS)}) values ({placeholders})"  # noqa: S608
-        for batch in self._batches():
-            if self._error is None:
-                try:
-                    with closing(connection.cursor()) as cursor:
-                        cursor.executemany(statement, batch)
-                    connection.commit()
-                    continue
-                except Exception as error:  # whatever a database's driver raises
-                    self._error = error
-                    _log.warning(
-                        "The outcomes can't be written to %s any more (%s): the rest follows here.",
-                        self._name,
-                        _describe(error),
-                    )
-                    with suppress(Exception):
-                        connection.rollback()
-            for values in batch:
-                _log.warning("Outcome: %s", dict(zip(_COLUMNS, values, strict=True)))
+    def _write(self, batch: list[tuple[Any, ...]]) -> None:
+        """Write a batch, over a new connection if need be; what can't be written goes to the log."""
+        if not self._is_lost and (self._insert_all(batch) or (self._reconnect() and self._insert_all(batch))):
+            return
+        refused_in_a_row = 0
+        for values in batch:
+            # One by one, since a single one may be what the database refuses.
+            self._is_lost = self._is_lost or refused_in_a_row == _MAX_REFUSED_IN_A_ROW
+            if not self._is_lost and self._insert_all([values]):
+                refused_in_a_row = 0
+                continue
+            refused_in_a_row += 1
+            self._error = self._failure
+            _log.warning("Outcome: %s", dict(zip(_COLUMNS, values, strict=True)))
+
+    def _insert_all(self, batch: list[tuple[Any, ...]]) -> bool:
+        try:
+            with closing(self._connection.cursor()) as cursor:
+                cursor.executemany(self._insert, batch)
+            self._connection.commit()
+        except Exception as error:  # whatever a database's driver raises
+            self._keep_failure(error)
+            with suppress(Exception):
+                self._connection.rollback()
+            return False
+        return True
+
+    def _reconnect(self) -> bool:
+        """Connect anew, since the connection may be what is broken; the run goes on meanwhile."""
+        with suppress(Exception):
+            self._connection.close()
+        try:
+            self._connection = Retrying(stop=_RECONNECT_STOP, wait=wait_fixed(2), reraise=True)(self._hook.get_conn)
+        except Exception as error:  # whatever a database's driver raises
+            self._keep_failure(error)
+            self._is_lost = True
+        return not self._is_lost
+
+    def _keep_failure(self, error: Exception) -> None:
+        self._failure = error
+        _log.warning("Outcomes could not be written to %s (%s).", self._name, _describe(error))
 
     def _batches(self) -> Iterator[list[tuple[Any, ...]]]:
         while (line := self._lines.get()) is not None:
@@ -245,48 +312,96 @@ class OutcomeTable:
                 return
 
 
+@dataclass
+class TryOutcomes:
+    """What one try of a task left in a table."""
+
+    dag_id: str
+    task_id: str
+    map_index: int | None
+    try_number: int
+    lines: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether it planned, and sent nothing."""
+        outcomes = {line["outcome"] for line in self.lines}
+        return "planned" in outcomes and "changed" not in outcomes
+
+
 def read_outcomes(
-    name: str, conn_id: str, run_id: str, dag_id: str | None, task_id: str | None
-) -> list[dict[str, Any]]:
+    name: str, conn_id: str, run_id: str, dag_id: str | None, task_id: str | None, reader: Mapping[str, Any]
+) -> list[TryOutcomes]:
     """
-    Read what a run left in a table, the earliest first.
+    Read what the tries of a run's task left in a table, the earliest first, and the plan that another task left there.
 
     :param name: the table.
     :param conn_id: the Airflow connection of its database.
     :param run_id: the run.
     :param dag_id: its DAG, ``None`` where only one has a run of this id.
     :param task_id: its task, ``None`` where only one wrote.
-    :return: the lines of its report.
+    :param reader: the keys of the task that reads; what its own earlier tries wrote is left out beside what others did.
     :raises YouCanInvalidInputError: if there is no such run, or several tasks are meant.
     """
-    hook = get_database_hook(conn_id)
-    given = {"run_id": run_id, "dag_id": dag_id, "task_id": task_id}
-    given = {column: value for column, value in given.items() if value is not None}
-    placeholder = getattr(hook, "placeholder", "%s")
-    condition = " and ".join(f"{column} = {placeholder}" for column in given)
-    statement = f"select dag_id, task_id, {', '.join(_LINE)} from {name} where {condition}"  # noqa: S608
-    try:
-        with closing(hook.get_conn()) as connection, closing(connection.cursor()) as cursor:
-            cursor.execute(f"{statement} order by recorded_at, try_number", tuple(given.values()))
-            rows = cursor.fetchall()
-    except Exception as error:  # whatever a database's driver raises
-        reason = _describe(error)
-        raise YouCanConnectionError(
-            f"The outcomes in {name} can't be read ({reason}), so nothing was sent: check the table's name and the "
-            f"Airflow connection {conn_id!r}; it may work later."
-        ) from None
-    tasks = sorted({(row[0], row[1]) for row in rows})
-    if not tasks:
+    tries = _query_outcomes(name, conn_id, run_id, dag_id)
+    own = (reader["dag_id"], reader["run_id"], reader["task_id"])
+    # Within the run that it takes back, its own rows are those of a try before it.
+    tries = [one for one in tries if (one.dag_id, run_id, one.task_id) != own] or tries
+    found = [one for one in tries if task_id is None or one.task_id == task_id]
+    if not found:
         raise YouCanInvalidInputError(
             f"The table {name} has no outcomes of the run {run_id!r}, so nothing was sent: look for its run id there."
         )
+    runs = [one for one in found if not one.is_plan]
+    for one in runs:
+        # What was only planned under the same keys, such as by a test of the task, is no part of the run.
+        one.lines = [line for line in one.lines if line["outcome"] != "planned"]
+    tasks = sorted({(one.dag_id, one.task_id) for one in runs})
     if len(tasks) > 1:
-        found = ", ".join(f"{dag}.{task}" for dag, task in tasks)
+        shown = ", ".join(f"{dag}.{task}" for dag, task in tasks)
         raise YouCanInvalidInputError(
-            f"Several tasks wrote to {name} under the run id {run_id!r} ({found}), so nothing was sent: say which one "
+            f"Several tasks wrote to {name} under the run id {run_id!r} ({shown}), so nothing was sent: say which one "
             "with reverts_dag_id and reverts_task_id."
         )
-    return [dict(zip(_LINE.values(), row[2:], strict=True)) for row in rows]
+    plans = {
+        (one.task_id, one.map_index): one
+        for one in tries
+        if one.is_plan and tasks and one.dag_id == tasks[0][0] and one.task_id != tasks[0][1]
+    }
+    # Of several plans nobody can tell which one was applied.
+    return runs + (list(plans.values()) if len({task for task, _ in plans}) == 1 else [])
+
+
+def _query_outcomes(name: str, conn_id: str, run_id: str, dag_id: str | None) -> list[TryOutcomes]:
+    hook = get_database_hook(conn_id)
+    given = {"run_id": run_id} | ({} if dag_id is None else {"dag_id": dag_id})
+    placeholder = getattr(hook, "placeholder", "%s")
+    condition = " and ".join(f"{column} = {placeholder}" for column in given)
+    keys = ("dag_id", "task_id", "map_index", "try_number")
+    statement = f"select {', '.join((*keys, *_LINE))} from {name} where {condition}"  # noqa: S608  # the name is checked
+    tries: dict[tuple[Any, ...], TryOutcomes] = {}
+    try:
+        with closing(hook.get_conn()) as connection, closing(connection.cursor()) as cursor:
+            cursor.execute(f"{statement} order by recorded_at, try_number", tuple(given.values()))
+            for row in cursor.fetchall():
+                key = tuple(row[: len(keys)])
+                line = dict(zip(_LINE.values(), row[len(keys) :], strict=True))
+                tries.setdefault(key, TryOutcomes(*key)).lines.append(line)
+    except Exception as error:  # whatever a database's driver raises
+        reason = _describe(error)
+    else:
+        return list(tries.values())
+    raise YouCanConnectionError(
+        f"The outcomes in {name} can't be read ({reason}), so nothing was sent: check the table's name and the "
+        f"Airflow connection {conn_id!r}; it may work later."
+    )
+
+
+def _storable(value: Any) -> Any:
+    """Return a value as every database takes it: none stores half a character, and some no NUL."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
 
 def _describe(error: Exception) -> str:

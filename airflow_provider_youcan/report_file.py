@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -64,8 +65,7 @@ class ReportFile:
     @staticmethod
     def _open(path: str) -> tuple[str, TextIO]:
         try:
-            target = _find_free_place(_path(path))
-            target.write_text("", encoding="utf-8")
+            target = _claim_free_place(_path(path))
             text: TextIO = target.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
         except Exception as error:  # whatever a storage raises
             reason = f"{type(error).__name__}: {error}"
@@ -115,16 +115,30 @@ def is_same_file(one: str, other: str) -> bool:
     return first == second
 
 
-def _find_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
-    """Return the path, or one beside it where another try or run has left its report."""
+def _claim_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
+    """Return the path, or one beside it where another try or run has left its report, with an empty file there."""
     if _is_local(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(2):
         free = target if number == 2 else target.with_name(f"{target.stem}.{number - 1}{target.suffix}")
         # What is there and is no file, such as a device, takes all that is written to it.
-        if not free.exists() or not free.is_file():
+        if free.exists() and free.is_file():
+            continue
+        if not _is_local(free):
+            free.write_text("", encoding="utf-8")
+            return free
+        # Of two tasks that come at once, one finds it taken. An object store can't tell.
+        with suppress(FileExistsError):
+            _create(free)
             return free
     raise AssertionError("there is always another number")
+
+
+def _create(free: ObjectStoragePath) -> None:
+    from pathlib import Path
+
+    if not free.exists():
+        Path(free.path).touch(exist_ok=False)
 
 
 def _is_local(target: ObjectStoragePath) -> bool:

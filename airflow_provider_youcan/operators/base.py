@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
     from airflow_provider_youcan.reconciliation.source import Source
 
-__all__ = ["ReconcilingOperator", "count"]
+__all__ = ["ReconcilingOperator", "count", "describe_task"]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class ReconcilingOperator(BaseOperator):
             sinks: list[Sink] = []
             if arguments.report_table is not None:
                 # First, because it takes every line, and a full disk does not.
-                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, _describe_task(context))
+                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, describe_task(context))
                 sinks.append(stack.enter_context(table))
             if lines is not None:
                 sinks.append(lines)
@@ -363,7 +363,8 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
-def _describe_task(context: Context) -> dict[str, Any]:
+def describe_task(context: Context) -> dict[str, Any]:
+    """Return what identifies the task that runs, as far as the context tells."""
     task_instance: Any = context.get("ti")
     keys = ("dag_id", "run_id", "task_id", "map_index", "try_number")
     return {key: getattr(task_instance, key, None) for key in keys}

@@ -16,16 +16,19 @@ from airflow_provider_youcan.checks import (
     was_given,
 )
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.operators.base import ReconcilingOperator, count
+from airflow_provider_youcan.operators.base import ReconcilingOperator, count, describe_task
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.outcome_table import get_database_hook, read_outcomes
 from airflow_provider_youcan.reconciliation.limits import read_whole_number
 from airflow_provider_youcan.report_file import is_same_file, read_lines
 
 if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.reconciliation.recorded import RecordedReport
     from airflow_provider_youcan.reconciliation.report import Report
     from airflow_provider_youcan.reconciliation.rows import DesiredState
-    from airflow_provider_youcan.reconciliation.source import RecordedReport, Source
+    from airflow_provider_youcan.reconciliation.source import Source
 
 __all__ = ["YouCanReconcileOrdersOperator", "YouCanRevertReconciliationOperator"]
 
@@ -185,7 +188,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return source
 
     def _read_plan(self) -> Source:
-        from airflow_provider_youcan.reconciliation.source import read_plan, read_report
+        from airflow_provider_youcan.reconciliation.recorded import read_report
+        from airflow_provider_youcan.reconciliation.source import read_plan
 
         path = check_rendered_text("plan", self.plan)
         if (report_path := self._read_given("report_path")) is not None and is_same_file(path, report_path):
@@ -363,17 +367,36 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         self.reverts_run_id = None if reverts_run_id is NOT_GIVEN else reverts_run_id
         self.reverts_dag_id = None if reverts_dag_id is NOT_GIVEN else reverts_dag_id
         self.reverts_task_id = None if reverts_task_id is NOT_GIVEN else reverts_task_id
-        self._rests_on_plan = False
+        self._warnings: list[str] = []
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Take the run back; it returns and raises what :class:`YouCanReconcileOrdersOperator` does."""
+        self._reader = describe_task(context)
+        return super().execute(context)
 
     def _read_source(self) -> Source:
         from airflow_provider_youcan.reconciliation.source import read_revert
 
-        reports = [self._read_table()] if "reverts_run_id" in self._given else self._read_reports()
-        self._rests_on_plan = any(report.is_plan for report in reports)
-        return read_revert(reports)
+        is_table = "reverts_run_id" in self._given
+        reports = self._read_table() if is_table else self._read_reports()
+        source = read_revert(reports)
+        has_plan = any(report.is_plan for report in reports)
+        was_killed = any(report.is_retry if is_table else report.end is None for report in reports)
+        if has_plan and not (is_table and not was_killed):
+            self._warn(
+                "What the plan names, and no report is sure of, is taken back where the shop shows it: somebody else "
+                "may have set it."
+            )
+        elif was_killed:
+            self._warn(
+                "A try of this run was, or may have been, killed. Up to max_concurrency of its updates are then in no "
+                "report, and stay: to take them back, too, give the plan that it applied beside the reports of its "
+                "tries."
+            )
+        return source
 
     def _read_reports(self) -> list[RecordedReport]:
-        from airflow_provider_youcan.reconciliation.source import read_report
+        from airflow_provider_youcan.reconciliation.recorded import read_report
 
         is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
         paths = [check_rendered_text("report", path) for path in (self.report if is_list else [self.report])]  # type: ignore[union-attr]
@@ -386,28 +409,32 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
                 self.log.warning("Line %d of %s is cut off, and left out: the run was killed there.", cut_line, path)
         return reports
 
-    def _read_table(self) -> RecordedReport:
-        from airflow_provider_youcan.reconciliation.source import read_recorded
+    def _read_table(self) -> list[RecordedReport]:
+        from airflow_provider_youcan.reconciliation.recorded import read_rows
 
-        table, run_id = self._read_given("report_table"), self._read_given("reverts_run_id")
-        rows = read_outcomes(
-            str(table),
+        table = str(self._read_given("report_table"))
+        tries = read_outcomes(
+            table,
             str(self._read_given("report_conn_id")),
-            str(run_id),
+            str(self._read_given("reverts_run_id")),
             self._read_given("reverts_dag_id"),
             self._read_given("reverts_task_id"),
+            reader=self._reader,
         )
-        return read_recorded(rows, str(table))
+        return [
+            read_rows(one.lines, table, is_plan=one.is_plan, is_retry=not one.is_plan and one.try_number > 1)
+            for one in tries
+        ]
+
+    def _warn(self, warning: str) -> None:
+        self._warnings.append(warning)
+        self.log.warning(warning)
 
     def _skips_invalid(self) -> bool:
         return True
 
     def _notes(self) -> Sequence[str]:
-        if not self._rests_on_plan:
-            return ()
-        return [
-            "What the plan names, and no report, is taken back where the shop shows it: somebody else may have set it."
-        ]
+        return self._warnings
 
     def _log_rows(self, source: Source, *, dry_run: bool) -> None:
         self.log.info(

@@ -218,8 +218,8 @@ class DesiredState:
         return list(dict.fromkeys((context, status) for context, status in found if status is not None))
 
     def count_statuses(self) -> int:
-        """Return for how many statuses the rows ask, counting each row's own."""
-        return sum(len(order.rows_for(context)) for order in self.orders for context in StatusContext)
+        """Return for how many statuses the rows ask, counting each once, however many rows ask for it."""
+        return sum(len(order.desired) for order in self.orders)
 
     def refuse_statuses(self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError]) -> None:
         """Take the rows that ask for one of these statuses for invalid."""
