@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_provider_youcan.checks import check_order_id, check_status_text, is_text
+from airflow_provider_youcan.checks import check_order_id, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.orders import StatusContext, is_text
 
 __all__ = [
     "BASE_URL",

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 
 from airflow_provider_youcan import get_provider_info
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
-from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.orders import StatusContext, is_text
 
 __all__ = [
     "NOT_GIVEN",
@@ -35,7 +35,6 @@ __all__ = [
     "closest_statuses",
     "is_order_id",
     "is_rendered_later",
-    "is_text",
     "is_uuid",
     "join_slugs",
     "known_statuses",
@@ -348,15 +347,6 @@ def _read_number(value: object) -> float:
 
 
 # --- texts ------------------------------------------------------------------------------------------------
-
-
-def is_text(value: str) -> bool:
-    """Return whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_empty(value: object) -> bool:

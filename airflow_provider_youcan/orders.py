@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["OrderStatuses", "StatusContext", "order_page"]
+__all__ = ["OrderStatuses", "StatusContext", "is_text", "order_page"]
 
 
 class StatusContext(str, Enum):
@@ -92,16 +92,26 @@ class OrderStatuses:
         )
 
 
+def is_text(value: str) -> bool:
+    """Return whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _read_slug(part: Any, top_level: Any) -> str | None:
     slug, texts = None, [top_level]
     if isinstance(part, Mapping):
         status_object = part.get("status_object")
         slug = status_object.get("slug") if isinstance(status_object, Mapping) else None
         texts = [part.get("status_text"), top_level]
-    if isinstance(slug, str) and slug.strip():
+    if isinstance(slug, str) and slug.strip() and is_text(slug):
         return slug
     # A number stays a number where it is written as text.
-    return next((text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()), None)
+    texts = [text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()]
+    return next(filter(is_text, texts), None)
 
 
 def order_page(order_id: str) -> str:

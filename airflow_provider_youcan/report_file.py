@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator
-from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
@@ -121,24 +120,26 @@ def _claim_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
         target.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(2):
         free = target if number == 2 else target.with_name(f"{target.stem}.{number - 1}{target.suffix}")
-        # What is there and is no file, such as a device, takes all that is written to it.
-        if free.exists() and free.is_file():
-            continue
-        if not _is_local(free):
-            free.write_text("", encoding="utf-8")
-            return free
-        # Of two tasks that come at once, one finds it taken. An object store can't tell.
-        with suppress(FileExistsError):
-            _create(free)
+        if _claim(free):
             return free
     raise AssertionError("there is always another number")
 
 
-def _create(free: ObjectStoragePath) -> None:
+def _claim(free: ObjectStoragePath) -> bool:
+    if not _is_local(free):
+        # An object store can't tell which of two tasks came first.
+        if free.exists():
+            return False
+        free.write_text("", encoding="utf-8")
+        return True
     from pathlib import Path
 
-    if not free.exists():
+    try:
         Path(free.path).touch(exist_ok=False)
+    except FileExistsError:
+        # What is there and is no file, such as a device, takes all that is written to it.
+        return not free.is_file()
+    return True
 
 
 def _is_local(target: ObjectStoragePath) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +33,12 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
+from airflow_provider_youcan.orders import OrderStatuses
+from airflow_provider_youcan.outcome_table import OutcomeTable
+from airflow_provider_youcan.report_file import ReportFile
 from tests.conftest import HOME, Sandbox, read_report
 
+TABLE = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}
 GUARD = {"payment": ["pending", "unpaid"]}
 LINE_KEYS = {"order_id", "ref", "context", "before", "wanted", "outcome", "reason"}
 
@@ -409,6 +416,25 @@ def test_the_preview_says_what_would_change(sandbox: Sandbox, tmp_path: Path) ->
     assert "212600000000" not in preview
 
 
+def test_a_plan_of_a_table_that_was_refused_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = str(tmp_path / "plan.jsonl")
+    with pytest.raises(YouCanInvalidInputError):
+        reconcile([{"order_id": "+1", "payment_status": "paid"}], dry_run=True, report_path=path)
+
+    with pytest.raises(YouCanInvalidInputError, match="refused its table"):
+        reconcile(plan=path)
+
+
+def test_rows_that_say_the_same_many_times_do_not_widen_a_share(sandbox: Sandbox, tmp_path: Path) -> None:
+    rows, plan = paid_rows(sandbox) * 10, str(tmp_path / "plan.jsonl")
+
+    with pytest.raises(YouCanTooManyChangesError, match=f"^{len(rows) // 10} of {len(rows) // 10} statuses"):
+        reconcile(rows, max_changes="10%")
+    reconcile(rows, dry_run=True, report_path=plan)
+    with pytest.raises(YouCanTooManyChangesError, match=f"^{len(rows) // 10} of {len(rows) // 10} statuses"):
+        reconcile(plan=plan, max_changes="10%")
+
+
 def test_a_preview_of_many_labels_is_short_and_shows_them_as_they_are(sandbox: Sandbox) -> None:
     sandbox.shop.add_orders(80)
     ti = TaskInstance()
@@ -425,10 +451,40 @@ def test_a_preview_of_many_labels_is_short_and_shows_them_as_they_are(sandbox: S
     preview = ti.pushed["preview"]
     assert len(preview) <= 4000
     assert f"**Rows that can't be used**: {len(rows)};" in preview
-    assert "](javascript" not in preview
-    assert "<b>" not in preview
+    # As code, in which nothing is markup.
+    shown = [line for line in preview.splitlines() if "javascript" in line]
+    assert shown
+    assert all(
+        re.search(r"→ `\[click\]\(javascript:alert\(1\)\) \| <b>\*bold\*</b> 'code'[^`]*`", line) for line in shown
+    )
     assert len(summary["transitions"]) == 20
     assert summary["transitions"][0].keys() == {"context", "before", "after", "count"}
+
+
+@pytest.mark.parametrize(
+    ("label", "shown"),
+    [
+        ("in_transit", "in_transit"),
+        ("قيد الشحن", "قيد الشحن"),
+        ("paid\u202egnp", "paidgnp"),
+        ("un\u200bpaid", "unpaid"),
+        ("http://evil.example", "`http://evil.example`"),
+        ("_a_", "`_a_`"),
+    ],
+)
+def test_a_label_is_shown_as_it_reads_and_is_no_link(sandbox: Sandbox, label: str, shown: str) -> None:
+    ti, (order_id, *_) = TaskInstance(), payable(sandbox)
+    sandbox.shop.set_status(order_id, "payment", label)
+
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], ti, dry_run=True)
+
+    assert f"payment: {shown} → paid: 1" in ti.pushed["preview"]
+
+
+def test_half_a_character_of_the_shop_is_no_status() -> None:
+    order = {"payment": {"status_object": {"slug": "x\ud800"}, "status_text": "y\ud800"}}
+
+    assert OrderStatuses.from_order(order).payment is None
 
 
 # --- outcomes as a table ---
@@ -498,7 +554,7 @@ def test_a_table_without_these_columns_is_refused_before_anything_is_sent(
     assert sandbox.shop.requests() == []
 
 
-@pytest.mark.parametrize("name", ["a b", "a;drop table b", "a.b.c", "", "é", 'a"b', "a-b"])
+@pytest.mark.parametrize("name", ["a b", "a;drop table b", "a.b.c", "", "é", 'a"b', "a-b", "1", "a.1"])
 def test_a_table_name_that_is_none_is_refused(name: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="report_table"):
         YouCanReconcileOrdersOperator(task_id="x", orders=[], report_table=name, report_conn_id="warehouse")
@@ -539,6 +595,90 @@ def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(
     assert payable(sandbox) == []
     assert len(read_report(path)) == len(rows)
     assert sum("Outcome: {" in line for line in log_lines()) >= len(rows) - 4
+
+
+def test_a_table_that_can_only_be_read_is_found_out_before_anything_is_sent(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    reconcile([], **TABLE)
+    warehouse.execute("create trigger locked before insert on youcan_outcomes begin select raise(abort, 'no'); end")
+    warehouse.commit()
+    sent = len(sandbox.shop.requests())
+
+    with pytest.raises(YouCanConnectionError, match="youcan_outcomes can't be written to"):
+        reconcile(paid_rows(sandbox), **TABLE)
+
+    assert len(sandbox.shop.requests()) == sent
+
+
+def test_trying_a_table_leaves_no_row(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    reconcile([], **TABLE)
+
+    assert outcomes(warehouse) == []
+
+
+def test_a_row_that_the_database_refuses_takes_no_other_with_it(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, log_lines: Callable[[], list[str]]
+) -> None:
+    first, *rest = payable(sandbox)
+    reconcile([], **TABLE)
+    warehouse.execute(
+        "create trigger picky before insert on youcan_outcomes "
+        f"when new.order_id = '{first}' begin select raise(abort, 'not that one'); end"
+    )
+    warehouse.commit()
+
+    with pytest.raises(YouCanTransientError, match=r"not that one.*an undo by the run id does not see them"):
+        reconcile(paid_rows(sandbox), **TABLE)
+
+    assert {row["order_id"] for row in outcomes(warehouse)} == set(rest)
+    assert sum("Outcome: {" in line and first in line for line in log_lines()) == 1
+
+
+def test_a_database_that_comes_back_has_every_outcome(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a connection that breaks in the middle, and twice can't be made anew,
+    from airflow.providers.sqlite.hooks.sqlite import SqliteHook
+
+    connect, made = SqliteHook.get_conn, []
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise sqlite3.OperationalError("server closed the connection")
+
+    def get_conn(hook: SqliteHook) -> Any:
+        made.append(1)
+        if len(made) in (2, 3):
+            raise sqlite3.OperationalError("could not connect")
+        return connect(hook)
+
+    monkeypatch.setattr(SqliteHook, "get_conn", get_conn)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    rows, written = paid_rows(sandbox), []
+    insert_all = OutcomeTable._insert_all
+
+    def break_once(table: OutcomeTable, batch: list[Any]) -> bool:
+        if not written:
+            table._connection = Broken()
+        written.append(batch)
+        return insert_all(table, batch)
+
+    monkeypatch.setattr(OutcomeTable, "_insert_all", break_once)
+
+    # when a run writes to it, then nothing is missing.
+    reconcile(rows, **TABLE)
+    assert len(outcomes(warehouse)) == len(rows)
+    assert len(made) == 4
+
+
+def test_text_that_no_database_takes_is_no_status_to_set_back(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    (order_id, *_) = payable(sandbox)
+    sandbox.shop.set_status(order_id, "payment", "a\0label")
+
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], **TABLE)
+
+    assert [row["status_before"] for row in outcomes(warehouse)] == [None]
 
 
 def test_a_run_that_is_killed_leaves_its_outcomes(
@@ -773,6 +913,123 @@ def test_a_plan_counts_for_what_no_report_has(sandbox: Sandbox, plan: Path, tmp_
     assert "somebody else may have set it" in ti.pushed["preview"]
 
 
+def lines_of(sandbox: Sandbox, path: Path, number: int) -> None:
+    """Leave of a report what a run that was killed leaves: its first lines."""
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:number]))
+
+
+def test_what_a_killed_try_did_is_taken_back_after_its_retry(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    # Given a try that was killed with most of its updates unrecorded, and a retry that found them done,
+    before, ti = everything(sandbox), TaskInstance()
+    reports = [tmp_path / "report.jsonl", tmp_path / "report.2.jsonl"]
+    reconcile(plan=str(plan), report_path=str(reports[0]))
+    lines_of(sandbox, reports[0], 2)
+    assert reconcile(plan=str(plan), report_path=str(reports[0]))["unchanged"] > 2
+
+    # when only the reports are given, then the preview says what that leaves,
+    revert(ti, report=[str(path) for path in reports], dry_run=True)
+    assert "up to max_concurrency of its updates" in ti.pushed["preview"].lower()
+    # and with the plan all is taken back.
+    revert(ti, report=[*(str(path) for path in reports), str(plan)])
+    assert everything(sandbox) == before
+
+
+def test_by_the_run_id_the_plan_of_the_same_run_counts_as_well(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    # Given a plan and its application in one DAG run, whose first try was killed,
+    before, path = everything(sandbox), tmp_path / "plan.jsonl"
+    (somebody_elses, *_) = payable(sandbox)
+    reconcile(paid_rows(sandbox), TaskInstance(task_id="plan"), dry_run=True, report_path=str(path), **TABLE)
+    sandbox.shop.set_status(somebody_elses, "payment", "paid")
+    reconcile(plan=str(path), **TABLE)
+    kept = [row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "changed"][:3]
+    marks = ", ".join("?" * len(kept))
+    warehouse.execute(
+        f"delete from youcan_outcomes where task_id != 'plan' and outcome = 'changed' and order_id not in ({marks})",
+        kept,
+    )
+    warehouse.commit()
+    reconcile(plan=str(path), ti=TaskInstance(try_number=2), **TABLE)
+
+    # when it is undone by its run id, then wholly, but for what the first try saw that somebody else had done.
+    revert(TaskInstance(run_id="undo", task_id="revert"), reverts_run_id="manual__1", **TABLE)
+    assert everything(sandbox) == before | {somebody_elses: {**before[somebody_elses], "payment": "paid"}}
+
+
+def test_a_revert_within_the_run_that_it_reverts_can_be_retried(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    before, undo = everything(sandbox), {"task_id": "undo", "run_id": "manual__1"}
+    reconcile(paid_rows(sandbox), **TABLE)
+    revert(TaskInstance(**undo), reverts_run_id="manual__1", **TABLE)
+
+    assert revert(TaskInstance(**undo, try_number=2), reverts_run_id="manual__1", **TABLE)["unchanged"] > 0
+    assert everything(sandbox) == before
+
+
+def test_a_status_goes_back_over_an_update_that_was_never_confirmed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an update whose answer was lost, and one more by a try with another wish,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    before, (order_id, *_) = everything(sandbox), payable(sandbox)
+    reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    sandbox.misbehave("lose-answer", route="PUT *")
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": order_id, "payment_status": "paid"}], report_path=reports[0])
+    sandbox.misbehaviours.clear()
+    reconcile([{"order_id": order_id, "payment_status": "captured"}], report_path=reports[0])
+
+    revert(report=reports)
+
+    assert everything(sandbox) == before
+
+
+def test_an_update_that_failed_hides_none_that_was_made(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a change, and another wish of which nobody knows whether it was set, and which was not,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    before, (order_id, *_) = everything(sandbox), payable(sandbox)
+    reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], report_path=reports[0])
+    sandbox.misbehave("status", status=500, route="PUT *")
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": order_id, "payment_status": "captured"}], report_path=reports[0])
+    sandbox.misbehaviours.clear()
+
+    revert(report=reports)
+
+    assert everything(sandbox) == before
+
+
+def test_what_says_nothing_is_refused(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    empty, cut = tmp_path / "empty.jsonl", tmp_path / "cut.jsonl"
+    empty.write_text("")
+    cut.write_text("".join(plan.read_text().splitlines(keepends=True)[:-1]))
+
+    for report, message in ((str(empty), "is empty"), (str(cut), "is cut off"), ([str(empty), str(cut)], "is cut off")):
+        with pytest.raises(YouCanInvalidInputError, match=message):
+            revert(report=report)
+
+
+@pytest.mark.parametrize("change", [{"reason": 5}, {"before": []}, {"context": {}}])
+def test_a_line_of_another_shape_ends_in_a_sentence(
+    sandbox: Sandbox, plan: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    lines = read_lines(plan)
+    lines[0] |= {"outcome": "failed", **change}
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    with suppress(YouCanError):
+        revert(report=str(broken))
+    broken.write_text("[" * 100_000 + "\n")
+    with pytest.raises(YouCanError):
+        revert(report=str(broken))
+
+
 def test_a_line_of_a_report_wins_over_the_plans(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
     # Given an order that somebody else set to what the plan wants,
     (first, *_) = payable(sandbox)
@@ -852,6 +1109,22 @@ def test_a_report_that_renders_to_nothing_is_refused(sandbox: Sandbox, report: A
 
 
 # --- a record that a retry can't destroy ---
+
+
+def test_of_tasks_that_come_at_once_each_has_its_own_report(tmp_path: Path) -> None:
+    path, start = str(tmp_path / "report.jsonl"), threading.Barrier(16)
+
+    def write(number: int) -> str | None:
+        start.wait()
+        with ReportFile(path) as file:
+            assert file.text is not None
+            file.text.write(str(number))
+        return file.path
+
+    with ThreadPoolExecutor(16) as pool:
+        paths = list(pool.map(write, range(16)))
+
+    assert [Path(str(one)).read_text() for one in paths] == [str(number) for number in range(16)]
 
 
 def test_a_report_is_written_beside_what_is_there(sandbox: Sandbox, tmp_path: Path) -> None:

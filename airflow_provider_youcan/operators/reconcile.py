@@ -71,8 +71,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         the store's own list is read once and decides.
     :param min_rows: refuse a table of fewer rows, before the shop is asked anything (templated; default 0).
     :param max_changes: where more statuses would change than this number, or than this share (``"10%"``) of all that
-        the table asks for, the task fails and nothing is sent (templated; default ``None``, no limit). All is read and
-        planned before anything is sent.
+        the table asks for, each counted once, the task fails and nothing is sent (templated; default ``None``, no
+        limit). All is read and planned before anything is sent.
     :param max_failures: more failed rows than this number, or than this share of the rows, fail the task, after the
         rest is done (templated; default 0). A row fails where the shop has no such order, refuses the update, or can't
         be reached. Invalid rows don't count.
@@ -286,8 +286,8 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
 
     :param report: the path or URL of the report of the run; several, as a list, of its tries from the first on
         (templated). A plan may be given too, or in its place: a run that was killed has up to ``max_concurrency``
-        updates that no report has. What it planned, and no report has a line of, is taken back where the shop now
-        shows it, which may be what somebody else set.
+        updates that no report has. What it planned, and no report is sure of, is taken back where the shop now shows
+        it, which may be what somebody else set.
     :param reverts_run_id: in its place, the run id of a run whose outcomes are in ``report_table`` (templated).
     :param reverts_dag_id: the DAG of that run, where several have a run of that id (templated; default ``None``).
     :param reverts_task_id: the task of that run, where several wrote (templated; default ``None``).

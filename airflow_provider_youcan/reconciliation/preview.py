@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from airflow_provider_youcan.orders import StatusContext
@@ -12,7 +13,7 @@ __all__ = ["write_preview"]
 
 MAX_LENGTH = 4000
 _MAX_CELL = 60
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+.!|~>$-])")
+_WORDS = re.compile(r"[^\W_]+(?:[ _-][^\W_]+)*…?")
 
 
 def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
@@ -72,7 +73,18 @@ def _join(parts: Sequence[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    """Return text of the shop or the table as plain text in Markdown: a label may hold anything."""
-    plain = " ".join(text.split())
+    """
+    Return text of the shop or the table as plain text in Markdown: a label may hold anything.
+
+    What is more than words is shown as code, in which nothing is markup and no address becomes a link; what can't be
+    seen, or turns text around, is left out.
+    """
+    plain = " ".join("".join(character for character in text if character.isspace() or _is_seen(character)).split())
     plain = plain if len(plain) <= _MAX_CELL else f"{plain[: _MAX_CELL - 1]}…"
-    return _MARKDOWN.sub(r"\\\1", plain.replace("&", "&amp;").replace("<", "&lt;"))
+    if _WORDS.fullmatch(plain):
+        return plain
+    return "`" + plain.replace("`", "'") + "`"
+
+
+def _is_seen(character: str) -> bool:
+    return unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
