@@ -3,9 +3,26 @@
 # make help    the other targets
 
 PYTHON ?= python3
-# The provider is developed on the first, and works on both.
+# The provider is developed on the newest, and works on all.
 AIRFLOW := 3.3.2
 AIRFLOW_2 := 2.11.2
+AIRFLOW_3.0 := 3.0.6
+AIRFLOW_3.1 := 3.1.8
+AIRFLOW_3.2 := 3.2.2
+# Each was released on the day before; people run it with what there was by then. The first common-compat that works
+# with this provider is younger than 3.0.
+DAY_3.3.2 := 2026-09-18
+DAY_3.2.2 := 2026-05-30
+DAY_3.1.8 := 2026-03-12
+DAY_3.0.6 := 2025-08-30
+DAY_2.11.2 := 2026-03-15
+COMPAT_DAY_3.0.6 := 2026-01-18
+# So that each Python is met; the others are tested on $(PYTHON).
+PYTHON_3.0 ?= python3.10
+PYTHON_3.1 ?= python3.12
+PYTHON_3.2 ?= python3.13
+# Its connection form is FAB's.
+WITH_3.0 := apache-airflow-providers-fab
 VENV := .venv
 VENV_2 := .venv-airflow-2
 VENV_LOWEST := .venv-lowest
@@ -19,13 +36,14 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-lowest test-mariadb test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
+	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    outcomes in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
@@ -45,6 +63,9 @@ test: $(VENV)/installed
 
 test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python -m pytest $(TESTS)
+
+test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
+	.venv-airflow-$*/bin/python -m pytest -m 'airflow and not browser and not mariadb' $(TESTS)
 
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
@@ -82,15 +103,20 @@ package: $(VENV)/installed
 	$(VENV)/bin/python scripts/try_package.py
 
 constraints: $(VENV)/installed
-	for version in $(AIRFLOW) $(AIRFLOW_2); do \
-	  echo "apache-airflow==$$version" > $(VENV)/airflow.in && \
-	  $(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-annotate --no-header \
-	    --no-emit-index-url --no-emit-find-links --extra sandbox --group dev --group site --group mariadb \
-	    pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$$version.txt || exit 1; \
-	done
+	$(foreach version,$(AIRFLOW) $(AIRFLOW_3.2) $(AIRFLOW_3.1) $(AIRFLOW_3.0) $(AIRFLOW_2),$(call compile,$(version)))
+
+define compile
+	echo "apache-airflow==$(1)" > $(VENV)/airflow.in
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-python-downloads \
+	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --exclude-newer $(DAY_$(1)) \
+	  $(if $(COMPAT_DAY_$(1)),--exclude-newer-package apache-airflow-providers-common-compat=$(COMPAT_DAY_$(1))) \
+	  --extra sandbox --group dev --group site --group mariadb --group odbc --group celery --group deployment \
+	  pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$(1).txt
+
+endef
 
 clean:
-	rm -rf $(VENV) $(VENV_2) $(VENV_LOWEST) .demo .cache build dist
+	rm -rf $(VENV) $(VENV_2) $(VENV_LOWEST) .venv-airflow-3.* .demo .cache build dist
 
 $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed: name one with make PYTHON=python3.12")'
@@ -105,7 +131,15 @@ $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python --constraint constraints/airflow-$(AIRFLOW_2).txt \
 	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_2)
 	@# The oldest that pyproject.toml allows: what it lacks must not be missed on a user's Airflow.
-	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python apache-airflow-providers-common-compat==1.13.0
+	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python apache-airflow-providers-common-compat==1.12.0
+	@touch $@
+
+.SECONDEXPANSION:
+.venv-airflow-3.%/installed: pyproject.toml constraints/airflow-$$(AIRFLOW_3.%).txt $(VENV)/installed
+	@$(PYTHON_3.$*) -c '' || { echo "There is no $(PYTHON_3.$*): name another with make PYTHON_3.$*=…" >&2; exit 1; }
+	$(VENV)/bin/uv venv --quiet --clear --no-python-downloads --python $(PYTHON_3.$*) .venv-airflow-3.$*
+	$(VENV)/bin/uv pip install --quiet --python .venv-airflow-3.$*/bin/python \
+	  --constraint constraints/airflow-$(AIRFLOW_3.$*).txt --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_3.$*) $(WITH_3.$*)
 	@touch $@
 
 $(VENV_LOWEST)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)/installed

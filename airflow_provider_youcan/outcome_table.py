@@ -13,7 +13,6 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import (
@@ -51,7 +50,7 @@ _TYPES = {
 _MAX_BATCH = 500
 _MAX_REFUSED_IN_A_ROW = 3
 """After how many rows that can't be written the rest goes to the log, without a try."""
-_RECONNECT_STOP = stop_after_delay(60)
+_MAX_RECONNECT_SECONDS = 60
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 _log = logging.getLogger(__name__)
 
@@ -283,10 +282,13 @@ class OutcomeTable:
 
     def _reconnect(self) -> bool:
         """Connect anew, since the connection may be what is broken; the run goes on meanwhile."""
+        from tenacity import Retrying, stop_after_delay, wait_fixed
+
         with suppress(Exception):
             self._connection.close()
+        connect = Retrying(stop=stop_after_delay(_MAX_RECONNECT_SECONDS), wait=wait_fixed(2), reraise=True)
         try:
-            self._connection = Retrying(stop=_RECONNECT_STOP, wait=wait_fixed(2), reraise=True)(self._hook.get_conn)
+            self._connection = connect(self._hook.get_conn)
         except Exception as error:  # whatever a database's driver raises
             self._keep_failure(error)
             self._is_lost = True

@@ -45,19 +45,27 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from airflow_provider_youcan.hooks.youcan import YouCanHook  # noqa: E402
+from airflow_provider_youcan.retries import RetryPolicy  # noqa: E402
 from airflow_provider_youcan.sandbox import Sandbox  # noqa: E402
+
+try:
+    from airflow.dag_processing.dagbag import DagBag
+except ImportError:  # before Airflow 3.2
+    from airflow.models.dagbag import DagBag
+try:
+    from airflow.sdk.exceptions import AirflowRescheduleException
+except ImportError:  # before Airflow 3.2
+    from airflow.exceptions import AirflowRescheduleException
 
 __all__ = ["AirflowRescheduleException"]
 
 ROOT = Path(__file__).parent.parent
-AIRFLOW_3 = not airflow.__version__.startswith("2.")
-
-if AIRFLOW_3:
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.sdk.exceptions import AirflowRescheduleException
-else:
-    from airflow.exceptions import AirflowRescheduleException
-    from airflow.models.dagbag import DagBag
+AIRFLOW_VERSION = tuple(int(number) for number in airflow.__version__.split(".")[:2])
+# What differs between the versions, each by what it is.
+AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
+HAS_APPROVALS = AIRFLOW_VERSION >= (3, 1)
+HAS_OWN_FORM = AIRFLOW_VERSION >= (3, 1)
+HAS_RETRY_POLICIES = RetryPolicy is not None
 
 # A noisy machine is no failing test.
 settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -66,6 +74,13 @@ settings.load_profile("here")
 
 def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs in Airflow, so that it is run on every Airflow that is claimed."""
+    for item in items:
+        if "run_dag" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.airflow)
 
 
 @pytest.fixture

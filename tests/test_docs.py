@@ -18,7 +18,9 @@ from typing import Any, ClassVar
 import pytest
 import sqlalchemy
 
-from tests.conftest import AIRFLOW_3, DAGS_FOLDER, ROOT, Sandbox, load_dags
+from tests.conftest import DAGS_FOLDER, HAS_RETRY_POLICIES, ROOT, Sandbox, load_dags
+
+pytestmark = pytest.mark.airflow
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -72,7 +74,7 @@ def test_a_snippet_does_what_it_shows(
         path.write_text(text)
         command = [sys.executable, "-W", "error:::snippet", str(path)]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-        if "YouCanRetryPolicy()" in text and not AIRFLOW_3:
+        if "YouCanRetryPolicy()" in text and not HAS_RETRY_POLICIES:
             assert "takes Airflow 3.3 or later" in ended.stderr
             return
         assert ended.returncode == 0, ended.stdout + ended.stderr

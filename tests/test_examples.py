@@ -15,6 +15,8 @@ import pytest
 
 from tests.conftest import ROOT, RunDag, Sandbox, load_dags
 
+pytestmark = pytest.mark.airflow
+
 EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 

@@ -12,6 +12,8 @@ import pytest
 
 from tests.conftest import DAGS_FOLDER, HOME, RunDag, Sandbox
 
+pytestmark = pytest.mark.airflow
+
 
 def updates(sandbox: Sandbox) -> int:
     return len([request for request in sandbox.shop.requests() if request["method"] == "PUT"])

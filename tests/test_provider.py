@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import airflow
@@ -16,7 +17,9 @@ import pytest
 
 import airflow_provider_youcan
 from airflow_provider_youcan import get_provider_info
-from tests.conftest import ROOT, Sandbox
+from tests.conftest import HAS_OWN_FORM, ROOT, Sandbox
+
+pytestmark = pytest.mark.airflow
 
 
 def test_the_provider_info_fits_airflows_schema() -> None:
@@ -91,14 +94,41 @@ def test_airflows_own_connection_test_asks_the_shop(sandbox: Sandbox) -> None:
     assert "renew the token in this connection" in airflow_connections_test()
 
 
+FORM_FIELDS = (
+    "timeout",
+    "max_attempts",
+    "requests_per_second",
+    "verify",
+    "client_id",
+    "client_secret",
+    "refresh_token",
+)
+
+
+@pytest.mark.skipif(not HAS_OWN_FORM, reason="before Airflow 3.1 the form is FAB's")
 def test_the_connection_form_has_what_the_hook_reads() -> None:
+    from airflow.api_fastapi.core_api.services.ui.connections import HookMetaService
+
+    (form,) = (form for form in HookMetaService.hook_meta_data() if form.connection_type == "youcan")
+
+    assert form.extra_fields.keys() == set(FORM_FIELDS)
+    for name, field in form.extra_fields.items():
+        is_secret = name in ("client_secret", "refresh_token")
+        assert (field["schema"].get("format") == "password") == is_secret
+    assert form.standard_fields.password.title == "Access token"
+    assert form.standard_fields.host.title == "API base URL"
+    assert form.standard_fields.login.hidden
+    assert form.standard_fields.url_schema.hidden
+
+
+@pytest.mark.skipif(find_spec("flask_appbuilder") is None, reason="FAB isn't installed, which Airflow 2 comes with")
+def test_the_connection_form_of_fab_has_the_same_fields() -> None:
     from airflow.providers_manager import ProvidersManager
 
     manager = ProvidersManager()
     fields = {name for name in manager.connection_form_widgets if name.startswith("extra__youcan__")}
-    names = ("timeout", "max_attempts", "requests_per_second", "verify", "client_id", "client_secret", "refresh_token")
 
-    assert fields == {f"extra__youcan__{name}" for name in names}
+    assert fields == {f"extra__youcan__{name}" for name in FORM_FIELDS}
     for name in fields:
         is_secret = name.endswith(("client_secret", "refresh_token"))
         assert manager.connection_form_widgets[name].is_sensitive == is_secret

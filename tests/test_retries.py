@@ -14,10 +14,12 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
 )
 from airflow_provider_youcan.retries import YouCanRetryPolicy
-from tests.conftest import AIRFLOW_3
+from tests.conftest import HAS_RETRY_POLICIES
+
+pytestmark = pytest.mark.airflow
 
 
-@pytest.mark.skipif(not AIRFLOW_3, reason="retry policies exist from Airflow 3.3")
+@pytest.mark.skipif(not HAS_RETRY_POLICIES, reason="retry policies exist from Airflow 3.3")
 @pytest.mark.parametrize(
     ("error", "action", "delay"),
     [
@@ -39,14 +41,14 @@ def test_airflows_retry_waits_as_long_as_the_shop_asked(error: Exception, action
     assert decision.retry_delay == (None if delay is None else timedelta(seconds=delay))
 
 
-@pytest.mark.skipif(not AIRFLOW_3, reason="retry policies exist from Airflow 3.3")
+@pytest.mark.skipif(not HAS_RETRY_POLICIES, reason="retry policies exist from Airflow 3.3")
 def test_the_policy_survives_serialisation() -> None:
     data = json.loads(json.dumps(YouCanRetryPolicy().serialize()))
 
     assert isinstance(YouCanRetryPolicy.deserialize(data), YouCanRetryPolicy)
 
 
-@pytest.mark.skipif(AIRFLOW_3, reason="this Airflow has retry policies")
+@pytest.mark.skipif(HAS_RETRY_POLICIES, reason="this Airflow has retry policies")
 def test_an_older_airflow_says_which_one_it_takes() -> None:
     with pytest.raises(RuntimeError, match=r"takes Airflow 3\.3 or later"):
         YouCanRetryPolicy()

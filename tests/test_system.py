@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import AIRFLOW_3, ROOT, Sandbox
+from tests.conftest import HAS_RETRY_POLICIES, ROOT, Sandbox
 from tests.services import Airflow
+
+pytestmark = pytest.mark.airflow
 
 EXAMPLE = ROOT / "example_dags" / "example_youcan_cash_on_delivery.py"
 TOKEN = "sandbox-access-token"
@@ -50,7 +52,7 @@ def airflow(sandbox: Sandbox, tmp_path: Path) -> Iterator[Airflow]:
     assert example != EXAMPLE.read_text()
     (airflow.dags / "example.py").write_text(example)
     (airflow.dags / "careless.py").write_text(CARELESS)
-    if AIRFLOW_3:
+    if HAS_RETRY_POLICIES:
         (airflow.dags / "limited.py").write_text(LIMITED)
     airflow.start()
     yield airflow
@@ -83,7 +85,7 @@ def test_waiting_in_a_real_airflow(airflow: Airflow, sandbox: Sandbox) -> None:
     sandbox.shop.set_status(delivered, "shipping", "fulfilled")
 
     # (and meanwhile a shop that asks to be left alone for some seconds, and a task that prints the token,)
-    if AIRFLOW_3:
+    if HAS_RETRY_POLICIES:
         route = f"PUT /orders/{limited}/status/payment"
         sandbox.misbehave("status", status=429, headers={"Retry-After": "5"}, route=route, times=1)
         airflow.trigger("limited", "limited", order_id=limited)
@@ -101,7 +103,7 @@ def test_waiting_in_a_real_airflow(airflow: Airflow, sandbox: Sandbox) -> None:
     assert airflow.task_states("returned")["mark_as_paid"] == "skipped"
 
     # the retry came when the shop had asked for it, and not an hour later,
-    if AIRFLOW_3:
+    if HAS_RETRY_POLICIES:
         assert airflow.wait_for_run("limited") == "success"
         first, second = (
             datetime.fromisoformat(request["at"])

@@ -16,8 +16,10 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
-from tests.conftest import AIRFLOW_3, ROOT, Sandbox
+from tests.conftest import HAS_APPROVALS, ROOT, Sandbox
 from tests.services import Airflow
+
+pytestmark = pytest.mark.airflow
 
 EXAMPLES = ROOT / "example_dags"
 
@@ -144,7 +146,7 @@ def test_a_table_in_chunks_and_a_table_with_approval(
     assert airflow.wait_for_run("approved") == "success", airflow.task_logs()
 
     states = airflow.task_states("approved")
-    assert states.pop("approve", "success" if not AIRFLOW_3 else "missing") == "success"
+    assert states.pop("approve", "success" if not HAS_APPROVALS else "missing") == "success"
     assert set(states.values()) == {"success"}
     planned, done = airflow.read_xcom("approved", "plan"), airflow.read_xcom("approved", "reconcile")
     assert done["changed"] == planned["planned"] > 400

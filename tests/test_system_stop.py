@@ -16,7 +16,10 @@ from tests.conftest import AIRFLOW_3, Sandbox, read_report
 from tests.services import Airflow
 
 # Airflow 2 raises out of its signal handler; tests/test_guards.py stops a run in that way, too.
-pytestmark = pytest.mark.skipif(not AIRFLOW_3, reason="the API that marks a task as failed is Airflow 3's")
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.skipif(not AIRFLOW_3, reason="the API that marks a task as failed is Airflow 3's"),
+]
 
 STOPPABLE = """
 import os
