@@ -210,6 +210,7 @@ def _dag_of(tasks: str) -> str:
         from datetime import datetime, timedelta
         from airflow.providers.common.compat.sdk import DAG, task
         from airflow_provider_youcan.operators.order_status import *
+        from airflow_provider_youcan.operators.reconcile import *
         with DAG(dag_id="d{os.urandom(4).hex()}", schedule=None, start_date=datetime(2026, 1, 1)):
         """
     ) + "".join(f"    {line}\n" for line in tasks.strip().splitlines())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from textwrap import dedent
 
@@ -180,6 +181,32 @@ def test_an_empty_xcom_fails_before_a_request(run_dag: RunDag, sandbox: Sandbox)
     assert run.tasks["pay"].state == "failed"
     assert "The order id is empty (None)" in run.log
     assert sandbox.shop.requests() == []
+
+
+@pytest.fixture
+def stored_connection(_airflow_database: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The connection in Airflow's database, where ``airflow connections add`` puts it."""
+    monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
+    airflow = [sys.executable, "-m", "airflow", "connections"]
+    add = [*airflow, "add", "youcan_default", "--conn-json", sandbox.connection()]
+    subprocess.run(add, check=True, capture_output=True)
+    yield
+    subprocess.run([*airflow, "delete", "youcan_default"], check=True, capture_output=True)
+
+
+@pytest.mark.usefixtures("stored_connection")
+def test_a_connection_of_the_database_is_found_by_dags_test(run_dag: RunDag, sandbox: Sandbox, order_id: str) -> None:
+    run = run_dag(
+        f"""
+        paid = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id="{order_id}", status="paid")
+        paid >> YouCanReconcileOrdersOperator(
+            task_id="reconcile", orders=[{{"order_id": "{order_id}", "shipping_status": "fulfilled"}}]
+        )
+        """
+    )
+
+    assert run.state == "success", run.log
+    assert sandbox.shop.statuses(order_id) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
 
 
 @pytest.mark.usefixtures("_airflow_database")

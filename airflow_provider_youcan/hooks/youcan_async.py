@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from asgiref.sync import sync_to_async
 
 from airflow_provider_youcan import api, procedures
@@ -268,7 +269,12 @@ class YouCanAsyncHook(ConnectionUser):
 
     async def _look_up(self, refused: Sequence[Credentials] = (), *, may_renew: bool = True) -> Credentials:
         try:
-            connection = await get_async_connection(self.youcan_conn_id)
+            try:
+                connection = await get_async_connection(self.youcan_conn_id)
+            except AirflowNotFoundException:
+                # ``airflow dags test`` of Airflow 3 finds a connection of the database in no other way.
+                look_up = sync_to_async(BaseHook.get_connection, thread_sensitive=False)
+                connection = await look_up(self.youcan_conn_id)
             # In a thread, because it asks the supervisor on Airflow 3, and perhaps YouCan.
             read = sync_to_async(self._read_credentials, thread_sensitive=False)
             return await read(connection, refused, may_renew=may_renew)
