@@ -859,3 +859,34 @@ def test_deferred_waits_share_a_rate_limit(sandbox: Sandbox) -> None:
     assert answers[429] <= 0.1 * sum(answers.values())
     assert len(looks) == len(orders), "no order goes unread"
     assert threading.active_count() < 50
+
+
+@pytest.mark.parametrize(
+    "misbehaviour",
+    [{"kind": "drop"}, {"kind": "status", "status": 503}, {"kind": "html"}],
+    ids=lambda misbehaviour: str(misbehaviour["kind"]),
+)
+def test_each_status_of_an_order_fails_for_its_own_reason(
+    sandbox: Sandbox, no_waiting: None, tmp_path: Path, misbehaviour: dict[str, Any]
+) -> None:
+    # Given a shop that takes no update,
+    order_id = payable(sandbox)[0]
+    sandbox.shop.set_status(order_id, "shipping", "unfulfilled")
+    sandbox.misbehave(**misbehaviour, route="PUT *")
+
+    # when two statuses of an order are to be set,
+    with pytest.raises(YouCanTransientError):
+        reconcile(
+            [{"order_id": order_id, "shipping_status": "fulfilled", "payment_status": "paid"}],
+            report_path=str(tmp_path / "report.jsonl"),
+        )
+
+    # then the report says of each what it was, and what became of its own update.
+    lines = {line["context"]: line for line in read_report(tmp_path / "report.jsonl")}
+    assert {context: line["before"] for context, line in lines.items()} == {
+        "shipping": "unfulfilled",
+        "payment": "pending",
+    }
+    for context, line in lines.items():
+        assert line["outcome"] == "failed"
+        assert f"{context} status" in line["reason"], line

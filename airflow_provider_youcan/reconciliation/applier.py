@@ -49,6 +49,8 @@ class Progress:
     """The statuses of which an update was sent, and no confirmation came."""
     obstacles: dict[StatusContext, str] = field(default_factory=dict)
     """The statuses that were not set, each with what happened: the general one is not set after them."""
+    failures: dict[StatusContext, Step] = field(default_factory=dict)
+    """The statuses whose own update failed, each with why; it may work later."""
     current: tuple[StatusContext, str | None] | None = None
     """The status whose update is under way, and what it was, as far as that is known."""
     planned: dict[StatusContext, Step] = field(default_factory=dict)
@@ -129,8 +131,12 @@ class Applier:
         """Report of all statuses that are left what became of them."""
         for context in [context for context in self._contexts if context in progress.left]:
             step = Step(outcome, None, reason)
+            own = progress.failures.get(context)
             if (known := progress.unconfirmed.get(context)) is not None:
-                step = Step(Outcome.FAILED, known.before, self._explain(progress, context, reason))
+                explained = self._explain(progress, context, str(own.reason) if own else reason)
+                step = Step(Outcome.FAILED, known.before, explained)
+            elif own is not None:
+                step = own
             elif context is StatusContext.GENERAL and outcome is Outcome.FAILED:
                 step = self._hold_general(progress, context, step)
             self._settle(progress, context, step)
@@ -153,6 +159,8 @@ class Applier:
                 if isinstance(error, ENDS_THE_RUN):
                     raise
                 progress.obstacles[context] = "could not be set"
+                before = None if read is None else read.statuses[context]
+                progress.failures[context] = Step(Outcome.FAILED, before, str(error))
                 failure = error
                 continue
             self._settle(progress, context, step)
@@ -236,6 +244,7 @@ class Applier:
     def _settle(self, progress: Progress, context: StatusContext, step: Step) -> None:
         del progress.left[context]
         progress.obstacles.pop(context, None)
+        progress.failures.pop(context, None)
         if step.outcome is Outcome.PROTECTED:
             progress.obstacles[context] = "was protected"
         elif step.outcome not in (Outcome.CHANGED, Outcome.UNCHANGED, Outcome.PLANNED):

@@ -120,7 +120,7 @@ class Reconciliation:
             self._refuse_invalid_rows()
             await self._reconcile()
         except Exception as error:
-            self._end_reason = self._end_reason or str(error)
+            self._end_reason = self._end_reason or f"the run ended, because of this: {error}"
             raise
         finally:
             progress.cancel()
@@ -247,7 +247,7 @@ class Reconciliation:
         again: list[Progress] | None,
     ) -> None:
         if isinstance(error, ENDS_THE_RUN):
-            self._end_reason = self._end_reason or str(error)
+            self._end_reason = self._end_reason or f"the run ended, because of this: {error}"
             pool.end(error)
         elif not isinstance(error, YouCanTransientError):
             self._outage.record_success()
@@ -256,7 +256,7 @@ class Reconciliation:
         elif self._end_reason is not None:
             return  # it was stopped, and is reported so
         elif self._outage.record_failure():
-            self._end_reason = str(error)
+            self._end_reason = f"the run ended, because of this: {error}"
             pool.end(error)
         elif again is not None:
             again.append(progress)
