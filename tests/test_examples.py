@@ -25,6 +25,7 @@ def test_an_example_imports_without_warnings(example: os.PathLike[str]) -> None:
     # In a process of its own, with Airflow imported first: its own warnings are not ours.
     probe = (
         "import sys, warnings, runpy; from airflow.providers.common.compat.sdk import DAG, task, task_group, Param;"
+        "task.python;"  # which has Airflow look for decorators
         "warnings.simplefilter('error'); runpy.run_path(sys.argv[1])"
     )
     ended = subprocess.run([sys.executable, "-c", probe, example], capture_output=True, text=True, check=False)

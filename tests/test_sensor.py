@@ -31,7 +31,7 @@ from airflow_provider_youcan.sandbox import ACCESS_TOKEN
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 from airflow_provider_youcan.waiting import OrderStatusWait
-from tests.conftest import AIRFLOW_3, AirflowRescheduleException, RunDag, Sandbox
+from tests.conftest import AIRFLOW_3, AIRFLOW_VERSION, AirflowRescheduleException, RunDag, Sandbox
 
 # On Airflow 2, a rescheduled sensor asks the metadata database since when it waits.
 pytestmark = pytest.mark.usefixtures("_airflow_database")
@@ -539,6 +539,8 @@ def test_a_transient_error_comes_back_from_json_with_its_attributes() -> None:
 def test_it_waits_inside_airflow(run_dag: RunDag, sandbox: Sandbox, order_id: str, later: Any, options: str) -> None:
     later(lambda: sandbox.shop.set_status(order_id, "shipping", "fulfilled"), reads=2)
 
+    if AIRFLOW_VERSION == (3, 0) and "reschedule" in options:
+        pytest.skip("dag.test of Airflow 3.0 can't run a rescheduled sensor again: it subtracts a text from a time")
     run = run_dag(
         f"""
         from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
@@ -550,6 +552,6 @@ def test_it_waits_inside_airflow(run_dag: RunDag, sandbox: Sandbox, order_id: st
         conf={"order_id": order_id},
     )
 
-    assert run.state == "success"
+    assert run.state == "success", run.log
     assert run.tasks["wait"].result == {"order_id": order_id, "context": "shipping", "status": "fulfilled"}
     assert run.tasks["wait"].link == f"{sandbox.url}/sandbox/orders/{order_id}"
