@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-
 from airflow_provider_youcan.checks import shorten
+from airflow_provider_youcan.database import describe_error, get_database_hook
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanError,
@@ -22,7 +21,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 
-__all__ = ["OutcomeTable", "TryOutcomes", "check_table_name", "get_database_hook", "read_outcomes"]
+__all__ = ["OutcomeTable", "TryOutcomes", "check_table_name", "read_outcomes"]
 
 _KEYS = ("dag_id", "run_id", "task_id", "map_index", "try_number")
 _LINE = {
@@ -70,51 +69,21 @@ def check_table_name(name: object) -> str:
     )
 
 
-def get_database_hook(conn_id: str) -> Any:
-    """
-    Return the hook of a database.
-
-    :param conn_id: its Airflow connection.
-    :raises YouCanInvalidInputError: if that connection runs no SQL, or this Airflow has no hook for it.
-    :raises YouCanConnectionError: if Airflow does not hand it out.
-    """
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        # Airflow 3 says so, too, when its secrets backend is out of reach.
-        raise YouCanConnectionError(
-            f"There is no Airflow connection {conn_id!r}, or Airflow's database or secrets backend is out of reach, so "
-            "nothing was sent: install the Airflow provider of your database, restart Airflow, and add the connection."
-        ) from None
-    try:
-        hook: Any = connection.get_hook()  # type: ignore[no-untyped-call]
-    except Exception as error:  # an unknown type of connection ends in errors of several kinds
-        raise YouCanInvalidInputError(
-            f"This Airflow has no hook for the Airflow connection {conn_id!r} of type {connection.conn_type!r} "
-            f"({_describe(error)}), so nothing was sent: install the Airflow provider of that database, such as "
-            "apache-airflow-providers-postgres, and restart Airflow."
-        ) from None
-    if not hasattr(hook, "get_conn") or not hasattr(hook, "get_records"):
-        raise YouCanInvalidInputError(
-            f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
-            "nothing was sent: name one of a database."
-        )
-    return hook
-
-
 class OutcomeTable:
     """
     Writes the lines of a report to a table, in batches as they come, and in a thread, so that no update waits for it.
 
     :param name: the table, which is created where it is missing.
     :param conn_id: the Airflow connection of its database.
+    :param hook_params: what its hook is made with.
     :param keys: what identifies the run: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` and ``try_number``.
     :raises YouCanError: when it is opened, if the table can't be used.
     """
 
-    def __init__(self, name: str, conn_id: str, keys: Mapping[str, Any]) -> None:
+    def __init__(self, name: str, conn_id: str, hook_params: Mapping[str, Any], keys: Mapping[str, Any]) -> None:
         self._name = name
         self._conn_id = conn_id
+        self._hook_params = hook_params
         self._keys = [keys.get(key) for key in _KEYS]
         self._lines: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
         self._is_open = threading.Event()
@@ -146,9 +115,9 @@ class OutcomeTable:
             return
         if error is None:
             raise YouCanTransientError(
-                f"The outcomes could not all be written to {self._name} ({_describe(self._error)}), though what was "
-                "sent is done: those that are missing are in the log of this task. A retry does not write them, and "
-                "an undo by the run id does not see them."
+                f"The outcomes could not all be written to {self._name} ({describe_error(self._error)}), though what "
+                "was sent is done: those that are missing are in the log of this task. A retry does not write them, "
+                "and an undo by the run id does not see them."
             )
         _log.error("The outcomes could not all be written to %s: those that are missing are in this log.", self._name)
 
@@ -176,12 +145,12 @@ class OutcomeTable:
 
     def _connect(self) -> Any:
         try:
-            self._hook = get_database_hook(self._conn_id)
+            self._hook = get_database_hook(self._conn_id, self._hook_params)
             return self._hook.get_conn()
         except YouCanError:
             raise
         except Exception as error:  # whatever a database's driver raises
-            reason = _describe(error)
+            reason = describe_error(error)
         raise YouCanConnectionError(
             f"The database of the Airflow connection {self._conn_id!r}, where {self._name} is, can't be reached "
             f"({reason}), so nothing was sent; it may work later."
@@ -220,7 +189,7 @@ class OutcomeTable:
                     cursor.execute(self._insert, self._values(None, line))
             connection.rollback()
         except Exception as error:  # whatever a database's driver raises
-            reason = _describe(error)
+            reason = describe_error(error)
         else:
             return
         raise YouCanConnectionError(
@@ -245,7 +214,7 @@ class OutcomeTable:
                 cursor.execute(f"create table {self._name} ({columns}){options}")
             connection.commit()
         except Exception as error:  # whatever a database's driver raises
-            reason = _describe(error)
+            reason = describe_error(error)
         else:
             return
         raise YouCanConnectionError(
@@ -296,7 +265,7 @@ class OutcomeTable:
 
     def _keep_failure(self, error: Exception) -> None:
         self._failure = error
-        _log.warning("Outcomes could not be written to %s (%s).", self._name, _describe(error))
+        _log.warning("Outcomes could not be written to %s (%s).", self._name, describe_error(error))
 
     def _batches(self) -> Iterator[list[tuple[Any, ...]]]:
         while (line := self._lines.get()) is not None:
@@ -390,7 +359,7 @@ def _query_outcomes(name: str, conn_id: str, run_id: str, dag_id: str | None) ->
                 line = dict(zip(_LINE.values(), row[len(keys) :], strict=True))
                 tries.setdefault(key, TryOutcomes(*key)).lines.append(line)
     except Exception as error:  # whatever a database's driver raises
-        reason = _describe(error)
+        reason = describe_error(error)
     else:
         return list(tries.values())
     raise YouCanConnectionError(
@@ -404,7 +373,3 @@ def _storable(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
-
-
-def _describe(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

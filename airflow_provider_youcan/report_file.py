@@ -66,10 +66,15 @@ class ReportFile:
         try:
             target = _claim_free_place(_path(path))
             text: TextIO = target.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
+        except ImportError as error:
+            # What a storage needs, and is not installed; its own words say what.
+            missing = str(error)
         except Exception as error:  # whatever a storage raises
-            reason = f"{type(error).__name__}: {error}"
+            missing, reason = "", f"{type(error).__name__}: {error}"
         else:
             return path if target == _path(path) else _as_text(target, path), text
+        if missing:
+            raise YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {missing}.")
         raise YouCanConnectionError(
             f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
             "storage allows."

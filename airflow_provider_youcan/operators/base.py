@@ -144,7 +144,10 @@ class ReconcilingOperator(BaseOperator):
             sinks: list[Sink] = []
             if arguments.report_table is not None:
                 # First, because it takes every line, and a full disk does not.
-                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, describe_task(context))
+                is_own = "report_conn_id" in self._given
+                hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
+                keys = describe_task(context)
+                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, hook_params, keys)
                 sinks.append(stack.enter_context(table))
             if lines is not None:
                 sinks.append(lines)
@@ -247,6 +250,7 @@ class ReconcilingOperator(BaseOperator):
             allow_custom_label=self.allow_custom_label,
             skip_invalid=self._skips_invalid(),
             dry_run=arguments.dry_run,
+            is_plan=source.is_plan,
             is_revert=source.is_revert,
             max_changes=arguments.max_changes,
             total=source.total,

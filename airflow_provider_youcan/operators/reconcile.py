@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import closing
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_provider_youcan.checks import (
@@ -15,10 +14,11 @@ from airflow_provider_youcan.checks import (
     likely_typos,
     was_given,
 )
+from airflow_provider_youcan.database import get_database_hook, query
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.base import ReconcilingOperator, count, describe_task
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.outcome_table import get_database_hook, read_outcomes
+from airflow_provider_youcan.outcome_table import read_outcomes
 from airflow_provider_youcan.reconciliation.limits import read_whole_number
 from airflow_provider_youcan.report_file import is_same_file, read_lines
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from airflow_provider_youcan.reconciliation.source import Source
 
 __all__ = ["YouCanReconcileOrdersOperator", "YouCanRevertReconciliationOperator"]
-
-_ROWS_A_FETCH = 1000
 
 
 class YouCanReconcileOrdersOperator(ReconcilingOperator):
@@ -55,6 +53,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         and nothing else: each status only while it still is what the plan saw. The plan has decided ``columns``,
         ``status_map``, ``only_from`` and ``on_invalid``.
     :param conn_id: the Airflow connection that ``sql`` runs on, of any database with a DB-API hook (templated).
+    :param hook_params: what the hook of that database is made with, as for Airflow's own SQL operators, such as
+        ``{"location": "EU"}`` for BigQuery (templated; default none).
     :param parameters: the parameters of ``sql``, as its database takes them (templated; default none).
     :param columns: what the table calls a column, where it is another name: ``{"order_id": "youcan_id"}`` (templated).
         Where it names any status, only the named ones are read, so that a table's own ``status`` is not taken for one.
@@ -94,6 +94,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         "sql",
         "plan",
         "conn_id",
+        "hook_params",
         "parameters",
         "columns",
         "status_map",
@@ -111,6 +112,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         sql: str | None = None,
         plan: str | None = NOT_GIVEN,
         conn_id: str | None = None,
+        hook_params: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         columns: Mapping[str, str] | None = None,
         status_map: Mapping[str, Mapping[Any, str | None]] | None = None,
@@ -147,8 +149,10 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self._is_planned = was_given(self, plan)
         if (orders is not None) + (sql is not None) + self._is_planned != 1:
             raise YouCanInvalidInputError("Give exactly one of orders, sql and plan: what should hold comes from it.")
-        if (sql is None) != (conn_id is None) or (sql is None and parameters is not None):
-            raise YouCanInvalidInputError("sql, with its parameters, and conn_id go together: a query runs somewhere.")
+        if (sql is None) != (conn_id is None) or (sql is None and (parameters is not None or hook_params is not None)):
+            raise YouCanInvalidInputError(
+                "sql, with its parameters and hook_params, and conn_id go together: a query runs somewhere."
+            )
         if on_invalid not in ("fail", "skip"):
             raise YouCanInvalidInputError(f"on_invalid is {on_invalid!r}: give 'fail' or 'skip'.")
         self._is_guarded = was_given(self, only_from)
@@ -169,6 +173,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self.sql = sql
         self.plan = None if plan is NOT_GIVEN else plan
         self.conn_id = conn_id
+        self.hook_params = hook_params
         self.parameters = parameters
         self.columns = columns
         self.status_map = _with_text_keys(status_map)
@@ -232,33 +237,22 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         desired.check_rows()
 
     def _query(self, desired: DesiredState) -> None:
-        hook = get_database_hook(str(self.conn_id))
-        # PostgreSQL's drivers fetch in batches only with a cursor that has a name.
-        name = ["youcan_reconcile"] if getattr(hook, "conn_type", "") == "postgres" else []
-        with closing(hook.get_conn()) as session, closing(session.cursor(*name)) as cursor:
-            cursor.execute(self.sql, *([self.parameters] if self.parameters is not None else []))
-            rows = cursor.fetchmany(_ROWS_A_FETCH)
-            if cursor.description is None:
-                raise YouCanInvalidInputError(
-                    "The sql returns no rows, as a select does; nothing was sent to the shop."
-                )
-            names = [column[0] for column in cursor.description]
-            desired.check_columns(names)
-            while rows:
-                for row in rows:
-                    # Some connections are set up to return mappings.
-                    desired.add(row if isinstance(row, Mapping) else dict(zip(names, row, strict=True)))
-                rows = cursor.fetchmany(_ROWS_A_FETCH)
+        hook = get_database_hook(str(self.conn_id), self.hook_params)
+        for names, rows in query(hook, str(self.sql), self.parameters):
+            if not desired.rows:
+                desired.check_columns(names)
+            for row in rows:
+                desired.add(row)
 
     def _skips_invalid(self) -> bool:
         return self.on_invalid == "skip"
 
     def _log_rows(self, source: Source, *, dry_run: bool) -> None:
         desired = source.desired
-        columns = f" Columns: {desired.describe_columns() or 'none'}." if source.rows is None else ""
+        columns = f" Columns: {desired.describe_columns() or 'none'}." if not source.is_plan else ""
         self.log.info(
-            "Read %s that ask for %s of %s%s.%s",
-            count(desired.rows, "row") if source.rows is None else count(desired.rows, "planned change"),
+            "Read %s, asking for %s of %s%s.%s",
+            count(desired.rows, "planned change" if source.is_plan else "row"),
             count(desired.count_statuses(), "status", "statuses"),
             count(sum(1 for _ in desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",

@@ -1,0 +1,156 @@
+"""Databases: their Airflow hooks, and the rows of a query, in batches as far as the database can do that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+
+if TYPE_CHECKING:
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+__all__ = ["describe_error", "get_database_hook", "query"]
+
+_ROWS_A_FETCH = 1000
+_CHANGES_DATA = ("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CREATE", "ALTER", "DROP", "TRUNCATE")
+
+
+def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None) -> DbApiHook:
+    """
+    Return the hook of a database, as Airflow's own SQL operators find it.
+
+    :param conn_id: its Airflow connection.
+    :param hook_params: what its hook is made with (default nothing).
+    :raises YouCanInvalidInputError: if that connection runs no SQL, or this Airflow has no hook for it.
+    :raises YouCanConnectionError: if Airflow does not hand it out.
+    """
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    try:
+        connection = BaseHook.get_connection(conn_id)
+    except AirflowNotFoundException:
+        # Airflow 3 says so, too, when its secrets backend is out of reach.
+        raise YouCanConnectionError(
+            f"There is no Airflow connection {conn_id!r}, or Airflow's database or secrets backend is out of reach, so "
+            "nothing was sent: install the Airflow provider of your database, restart Airflow, and add the "
+            "connection."
+        ) from None
+    params = dict(hook_params or {})
+    try:
+        hook: Any = _make_hook(connection, params)
+    except Exception as error:  # an unknown type of connection ends in errors of several kinds
+        raise _no_hook(conn_id, connection.conn_type, error) from None
+    if not isinstance(hook, DbApiHook):
+        raise YouCanInvalidInputError(
+            f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
+            "nothing was sent: name one of a database."
+        )
+    return hook
+
+
+def query(hook: DbApiHook, sql: str, parameters: Any = None) -> Iterator[tuple[list[str], list[Mapping[str, Any]]]]:
+    """
+    Run a query, and return its rows in batches, each with the names of the columns; the first batch may be empty.
+
+    :param hook: the hook of its database.
+    :param sql: one statement that returns rows, with or without a semicolon at its end.
+    :param parameters: its parameters, as the database takes them (default none).
+    :raises YouCanInvalidInputError: if it is more than one statement, changes data, or returns no rows.
+    """
+    statement = _check_statement(hook, sql)
+    with closing(_connect(hook)) as connection, closing(_open_cursor(hook, connection)) as cursor:
+        cursor.execute(statement, *([parameters] if parameters is not None else []))
+        rows = cursor.fetchmany(_ROWS_A_FETCH) if hook.conn_type == "postgres" or cursor.description else []
+        if not cursor.description:
+            raise YouCanInvalidInputError("The sql returns no rows, as a select does; nothing was sent to the shop.")
+        names = [column[0] for column in cursor.description]
+        yield names, [_as_mapping(names, row) for row in rows]
+        while rows := cursor.fetchmany(_ROWS_A_FETCH) if rows else []:
+            yield names, [_as_mapping(names, row) for row in rows]
+
+
+def describe_error(error: Exception) -> str:
+    """Return a database's error in one line of at most 300 characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+
+
+def _make_hook(connection: Any, params: dict[str, Any]) -> Any:
+    if connection.conn_type in ("gcpbigquery", "google_cloud_platform"):
+        from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
+
+        # Legacy SQL is the hook's default, and nobody else's.
+        return BigQueryHook(**{"gcp_conn_id": connection.conn_id, "use_legacy_sql": False, **params})
+    if connection.conn_type == "databricks":
+        from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
+
+        # The connection's own hook starts jobs.
+        return DatabricksSqlHook(databricks_conn_id=connection.conn_id, **params)
+    return connection.get_hook(hook_params=params) if params else connection.get_hook()
+
+
+def _no_hook(conn_id: str, conn_type: str | None, error: Exception) -> YouCanInvalidInputError:
+    start = f"This Airflow has no hook for the Airflow connection {conn_id!r} of type {conn_type!r}"
+    if conn_type == "generic":
+        # What Airflow's command line makes of a type that it does not know.
+        return YouCanInvalidInputError(
+            f"{start}, so nothing was sent: delete it, and add it again with its own type, once the Airflow provider "
+            "of its database is installed and Airflow was restarted."
+        )
+    return YouCanInvalidInputError(
+        f"{start} ({describe_error(error)}), so nothing was sent: install the Airflow provider of that database, "
+        "restart Airflow, and see that hook_params, if there are any, are what its hook takes."
+    )
+
+
+def _check_statement(hook: DbApiHook, sql: str) -> str:
+    import sqlparse
+    from sqlparse.exceptions import SQLParseError
+
+    try:
+        statements = hook.split_sql_string(sql)
+        kinds = [sqlparse.parse(statement)[0].get_type() for statement in statements]  # type: ignore[no-untyped-call]
+    except (SQLParseError, RecursionError):  # of more words than it reads: the database decides
+        return hook.strip_sql_string(sql)
+    if len(kinds) != 1:
+        raise YouCanInvalidInputError(
+            f"The sql has {len(kinds)} statements, so nothing was sent: give one, which returns the rows."
+        )
+    if (kind := kinds[0]) in _CHANGES_DATA:
+        raise YouCanInvalidInputError(
+            f"The sql is a {kind.lower()}, which changes the warehouse: it was not run, so it returns no rows and "
+            "nothing was sent; give a select, which only reads."
+        )
+    return hook.strip_sql_string(sql)
+
+
+def _connect(hook: DbApiHook) -> Any:
+    connection = hook.get_conn()
+    if not hasattr(connection, "cursor"):
+        with closing(connection):
+            raise YouCanInvalidInputError(
+                f"The Airflow connection {hook.get_conn_id()!r} is of type {hook.conn_type!r}, whose connections have "
+                "no cursors as Python's DB-API describes them, so nothing was sent: read the rows in a task of your "
+                "own, and pass them as orders."
+            )
+    return connection
+
+
+def _open_cursor(hook: DbApiHook, connection: Any) -> Any:
+    """Return a cursor that leaves the rows in the database until they are fetched."""
+    if hook.conn_type == "postgres":
+        # PostgreSQL's drivers fetch in batches only with a cursor that has a name.
+        return connection.cursor("youcan_reconcile")
+    if type(connection).__module__.partition(".")[0] == "MySQLdb":
+        from MySQLdb.cursors import SSCursor
+
+        return connection.cursor(SSCursor)
+    return connection.cursor()
+
+
+def _as_mapping(names: Sequence[str], row: Any) -> Mapping[str, Any]:
+    """Return a row as a mapping; some connections are set up to return them so."""
+    return row if isinstance(row, Mapping) else dict(zip(names, row, strict=True))
