@@ -82,7 +82,7 @@ with DAG(
     else:
         approve = ApprovalOperator(
             task_id="approve",
-            subject="{{ ti.xcom_pull(task_ids='plan')['planned'] }} statuses of the shop's orders would change",
+            subject="Statuses of the shop's orders that would change: {{ ti.xcom_pull(task_ids='plan')['planned'] }}",
             body="{{ ti.xcom_pull(task_ids='plan', key='preview') }}",
         )
         plan >> approve >> reconcile

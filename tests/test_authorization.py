@@ -27,7 +27,7 @@ from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
 from tests.conftest import HOME
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+pytestmark = pytest.mark.usefixtures("_airflow_database")
 
 
 @pytest.fixture

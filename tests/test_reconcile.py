@@ -312,6 +312,23 @@ def test_unknown_statuses_are_looked_up_once_and_refused_with_the_closest(sandbo
     assert [request["path"] for request in sandbox.shop.requests()] == ["/orders/settings"]
 
 
+def test_a_word_that_no_status_map_translates_is_refused_in_one_plain_sentence(
+    sandbox: Sandbox, fresh: list[str], log_lines: Callable[[], list[str]]
+) -> None:
+    rows = [{"order_id": fresh[0], "payment_status": "COLECTED"}, {"order_id": "", "payment_status": "COLLECTED"}]
+
+    with pytest.raises(YouCanInvalidInputError) as error:
+        reconcile(rows, status_map={"payment": {"COLLECTED": "paid"}})
+
+    message = str(error.value)
+    assert "row 1: 'COLECTED' is not a payment status of this store: known are" in message
+    assert "or translate the word in status_map; row 2: The order id is empty (''): look at" in message
+    assert message.count("nothing was sent") == 1
+    assert message.endswith("Correct them, or leave them out with on_invalid='skip'.")
+    # No column is shown that has no number in it.
+    assert "No status was compared with the shop." in "\n".join(log_lines())
+
+
 def test_the_stores_own_statuses_and_labels_that_are_meant_pass(sandbox: Sandbox, fresh: list[str]) -> None:
     reconcile([{"order_id": fresh[0], "status": "مؤكد"}])
     reconcile([{"order_id": fresh[1], "status": "à rappeler"}], allow_custom_label=True)

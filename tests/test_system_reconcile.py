@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
     assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
 
 
+def _response_timeout() -> str:
+    """Return what Airflow calls the time that a person has."""
+    if not HAS_APPROVALS:
+        return ""
+    from airflow.providers.standard.operators.hitl import HITLOperator
+
+    names = inspect.signature(HITLOperator.__init__).parameters
+    return "response_timeout" if "response_timeout" in names else "execution_timeout"
+
+
 @pytest.fixture
 def airflow(
     postgres: str, warehouse: psycopg2.extensions.connection, sandbox: Sandbox, tmp_path: Path
@@ -113,7 +124,7 @@ def airflow(
     example = (EXAMPLES / "example_youcan_reconcile.py").read_text()
     line = '            task_id="approve",\n'
     assert line in example
-    answer = '            defaults="Approve", response_timeout=timedelta(seconds=2),\n'
+    answer = f'            defaults="Approve", {_response_timeout()}=timedelta(seconds=2),\n'
     (airflow.dags / "example.py").write_text(example.replace(line, line + answer))
     airflow.start()
     airflow.run_command("pools", "set", "youcan", "3", "Tasks that talk to the shop")

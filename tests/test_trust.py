@@ -425,6 +425,21 @@ def test_a_plan_of_a_table_that_was_refused_is_refused(sandbox: Sandbox, tmp_pat
         reconcile(plan=path)
 
 
+def test_a_plan_with_a_status_that_the_store_no_longer_has_is_made_again(
+    sandbox: Sandbox, order_id: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "plan.jsonl"
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], dry_run=True, report_path=str(path))
+    path.write_text(path.read_text().replace('"paid"', '"collected"'))
+
+    with pytest.raises(YouCanInvalidInputError, match="'collected' is not a payment status") as error:
+        reconcile(plan=str(path))
+
+    assert str(error.value).endswith("Plan again.")
+    assert "on_invalid" not in str(error.value)
+    assert "status_map" not in str(error.value)
+
+
 def test_rows_that_say_the_same_many_times_do_not_widen_a_share(sandbox: Sandbox, tmp_path: Path) -> None:
     rows, plan = paid_rows(sandbox) * 10, str(tmp_path / "plan.jsonl")
 

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.planner import Outcome
 from airflow_provider_youcan.reconciliation.report import MAX_SHOWN, Report
 
 __all__ = ["write_preview"]
@@ -32,7 +33,7 @@ def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
         f"{_escape(order)}: {context} {_status(before)} → {_escape(after)}"
         for order, context, before, after in report.changes
     ]
-    parts += [_list("Transitions", transitions), _list("The first changes", changes)]
+    parts += [_list("Transitions", transitions), _list(_title(changes, report), changes)]
     return _join([part for part in parts if part])
 
 
@@ -58,6 +59,11 @@ def _outcomes(report: Report) -> str:
         numbers = " | ".join(f"{counts[context]:,}" for context in StatusContext)
         lines.append(f"| {outcome.value.replace('_', ' ')} | {numbers} |")
     return "\n".join(lines)
+
+
+def _title(changes: Sequence[str], report: Report) -> str:
+    total = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED)
+    return "The changes" if len(changes) == total else f"The first {len(changes)} of {total:,} changes"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

@@ -157,7 +157,9 @@ class Report:
 
     def as_table(self) -> str:
         """Return the summary as a small table, and below it the transitions that happened most often."""
-        shown = [outcome for outcome in _OUTCOMES if self.count(outcome)] or [Outcome.CHANGED]
+        shown = [outcome for outcome in _OUTCOMES if self.count(outcome)]
+        if not shown:
+            return "No status was compared with the shop."
         table = Table("status", *(outcome.value.replace("_", " ") for outcome in shown))
         for column in table.columns[1:]:
             column.justify = "right"

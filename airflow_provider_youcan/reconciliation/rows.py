@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -136,8 +137,7 @@ class DesiredState:
             statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
             # Without its traceback, which would keep the whole row in memory.
-            reason, error = str(error).rstrip("."), error.with_traceback(None)
-            self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error))
+            self.invalid.append(InvalidRow(self.rows, order_id, ref, _reason(error), error.with_traceback(None)))
             return
         orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
         if (order := orders.get(key)) is None:
@@ -221,8 +221,15 @@ class DesiredState:
         """Return for how many statuses the rows ask, counting each once, however many rows ask for it."""
         return sum(len(order.desired) for order in self.orders)
 
-    def refuse_statuses(self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError]) -> None:
-        """Take the rows that ask for one of these statuses for invalid."""
+    def refuse_statuses(
+        self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError], advice: str = ""
+    ) -> None:
+        """
+        Take the rows that ask for one of these statuses for invalid.
+
+        :param errors: the statuses, each with what is wrong with it.
+        :param advice: what else can be done about it.
+        """
         for order in list(self.orders) if errors else ():
             refused = {
                 row: error
@@ -231,7 +238,7 @@ class DesiredState:
                 if (error := errors.get((context, statuses[context] or ""))) is not None
             }
             self.invalid += [
-                InvalidRow(row, order.order_id, order.ref, str(error).rstrip("."), error)
+                InvalidRow(row, order.order_id, order.ref, f"{_reason(error)}{advice}", error)
                 for row, error in refused.items()
             ]
             order.remove(refused)
@@ -289,6 +296,11 @@ class DesiredState:
                 found[context.value] = check_status_text(value)
         statuses = OrderStatuses(**found)
         return self._combinations.setdefault(statuses, statuses)
+
+
+def _reason(error: YouCanInvalidInputError) -> str:
+    """Return what an error says of one row; that nothing was sent is said of the table, once."""
+    return re.sub("(; |, so )nothing was sent", "", str(error)).rstrip(".")
 
 
 def _check_columns(columns: object) -> dict[str, str]:

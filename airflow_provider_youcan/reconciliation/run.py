@@ -45,6 +45,7 @@ class Options:
     :param allow_custom_label: take statuses that the store's own list does not have.
     :param skip_invalid: leave rows that can't be used out, rather than refuse them all.
     :param dry_run: send nothing.
+    :param is_plan: the rows are those of a plan.
     :param is_revert: decide each status alone, the general one first.
     :param max_changes: with it all is planned before anything is sent, and nothing is sent where more would change.
     :param total: what a share is a share of, ``None`` for all statuses that the rows ask for.
@@ -57,6 +58,7 @@ class Options:
     allow_custom_label: bool = False
     skip_invalid: bool = False
     dry_run: bool = False
+    is_plan: bool = False
     is_revert: bool = False
     max_changes: Limit | None = None
     total: int | None = None
@@ -147,7 +149,8 @@ class Reconciliation:
                 "incomplete, and those count too.",
                 context,
             )
-        self._desired.refuse_statuses(unknown)
+        is_table = not self._options.is_plan and not self._options.is_revert
+        self._desired.refuse_statuses(unknown, ", or translate the word in status_map" if is_table else "")
 
     def _refuse_invalid_rows(self) -> None:
         rows = sorted(self._desired.invalid, key=lambda row: row.row)
@@ -155,11 +158,14 @@ class Reconciliation:
         for row in rows:
             self._report.add_invalid(row)
         if rows and not self._options.skip_invalid:
-            raise _invalid_rows_error(rows, self._desired.rows)
+            advice = (
+                "Plan again." if self._options.is_plan else "Correct them, or leave them out with on_invalid='skip'."
+            )
+            raise _invalid_rows_error(rows, self._desired.rows, "so nothing was sent", advice)
         if self._report.invalid and self._report.invalid >= self._desired.rows:
-            raise _invalid_rows_error(rows, self._desired.rows, none_left=True)
+            raise _invalid_rows_error(rows, self._desired.rows, "so none is left and nothing was sent", "Correct them.")
         if rows:
-            self._log.warning("%s", _invalid_rows_error(rows, self._desired.rows, left_out=True))
+            self._log.warning("%s", _invalid_rows_error(rows, self._desired.rows, "are left out"))
 
     # --- the orders ---
 
@@ -197,7 +203,7 @@ class Reconciliation:
         again: list[Progress] = []
         await self._work(orders, work, again if self._max_attempts > 1 else None)
         if again and self._end_reason is None:
-            self._log.info("%d orders met errors that may have passed: they are tried once more.", len(again))
+            self._log.info("Errors that may have passed were met by this many orders, tried once more: %d.", len(again))
             await self._work(_stream(again), work, None)
 
     async def _orders(self) -> AsyncIterator[Progress]:
@@ -335,16 +341,10 @@ async def _stream(items: Iterable[T]) -> AsyncIterator[T]:
         yield item
 
 
-def _invalid_rows_error(
-    rows: Sequence[InvalidRow], total: int, *, left_out: bool = False, none_left: bool = False
-) -> YouCanInvalidInputError:
+def _invalid_rows_error(rows: Sequence[InvalidRow], total: int, what: str, advice: str = "") -> YouCanInvalidInputError:
     shown = "; ".join(f"row {row.row}: {row.reason}" for row in rows[:_MAX_INVALID_SHOWN])
     more = f"; and {len(rows) - _MAX_INVALID_SHOWN:,} more" if len(rows) > _MAX_INVALID_SHOWN else ""
-    what = "are left out" if left_out else "so nothing was sent"
-    advice = "" if left_out else " Correct them, or leave them out with on_invalid='skip'."
-    if none_left:
-        what, advice = "so none is left and nothing was sent", " Correct them."
-    message = f"{len(rows):,} of {total:,} rows can't be used, {what}: {shown}{more}.{advice}"
+    message = f"{len(rows):,} of {total:,} rows can't be used, {what}: {shown}{more}. {advice}".rstrip()
     if isinstance(first := rows[0].error, YouCanUnknownStatusError):
         return YouCanUnknownStatusError(message, closest=first.closest)
     return YouCanInvalidInputError(message)

@@ -36,6 +36,11 @@ class Source:
     """The ``max_changes`` that a plan is over."""
     is_revert: bool = False
 
+    @property
+    def is_plan(self) -> bool:
+        """Whether it is a plan that was approved."""
+        return self.rows is not None
+
 
 def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collection[str]]) -> Source:
     """
