@@ -1,4 +1,4 @@
-"""The rows of a query: from real databases, and from stand-ins that behave as the code of other databases' hooks does."""
+"""The rows of a query: from real databases, and from stand-ins that behave as other databases' own hooks do."""
 
 from __future__ import annotations
 
