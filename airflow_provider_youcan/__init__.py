@@ -11,7 +11,7 @@ __all__ = ["__version__", "get_provider_info"]
 
 def get_provider_info() -> dict[str, Any]:
     """
-    Return what this provider brings: its connection type, hooks, operators, sensor, trigger and link.
+    Return what this provider brings: its connection type, hooks, operators, task decorator, sensor, trigger and link.
 
     Airflow calls this through the ``apache_airflow_provider`` entry point.
 
@@ -103,6 +103,12 @@ def get_provider_info() -> dict[str, Any]:
                         "schema": {"type": ["string", "null"], "format": "password"},
                     },
                 },
+            }
+        ],
+        "task-decorators": [
+            {
+                "name": "youcan_reconcile",
+                "class-name": "airflow_provider_youcan.decorators.reconcile.youcan_reconcile_task",
             }
         ],
         "extra-links": ["airflow_provider_youcan.links.YouCanOrderLink"],

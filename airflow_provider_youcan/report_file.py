@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import logging
 from collections.abc import Iterator
@@ -9,11 +10,12 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.storage import as_path, is_local, open_file
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-__all__ = ["ReportFile", "is_same_file", "read_lines"]
+__all__ = ["ReportFile", "read_lines"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ class ReportFile:
     @staticmethod
     def _open(path: str) -> tuple[str, TextIO]:
         try:
-            target = _claim_free_place(_path(path))
+            target = _claim_free_place(as_path(path))
             text: TextIO = target.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
         except ImportError as error:
             # What a storage needs, and is not installed; its own words say what.
@@ -72,7 +74,7 @@ class ReportFile:
         except Exception as error:  # whatever a storage raises
             missing, reason = "", f"{type(error).__name__}: {error}"
         else:
-            return path if target == _path(path) else _as_text(target, path), text
+            return path if target == as_path(path) else _as_text(target, path), text
         if missing:
             raise YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {missing}.")
         raise YouCanConnectionError(
@@ -89,39 +91,18 @@ def read_lines(path: str) -> Iterator[str]:
     :raises YouCanInvalidInputError: if there is no such file, or it is no text.
     :raises YouCanConnectionError: if its storage is out of reach.
     """
-    try:
-        with _path(path).open("r", encoding="utf-8") as text:  # type: ignore[no-untyped-call]
-            # Airflow 2's own wrapper of a file can't be iterated over.
-            yield from iter(text.readline, "")
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        failure: Exception = YouCanInvalidInputError(
-            f"There is no report at {path}, so nothing was sent: check where the run wrote it."
-        )
-    except UnicodeDecodeError:
-        failure = YouCanInvalidInputError(f"What is at {path} is no report, so nothing was sent: it is no text.")
-    except (OSError, ImportError, ValueError) as error:
-        failure = YouCanConnectionError(
-            f"The report at {path} can't be read ({type(error).__name__}: {error}), so nothing was sent; it may work "
-            "later."
-        )
-    else:
-        return
-    raise failure
-
-
-def is_same_file(one: str, other: str) -> bool:
-    """Return whether two paths or URLs lead to the same file."""
-    first, second = _path(one), _path(other)
-    if _is_local(first) and _is_local(second):
-        from pathlib import Path
-
-        return Path(first.path).resolve() == Path(second.path).resolve()
-    return first == second
+    with open_file(path, "report") as file:
+        try:
+            yield from io.TextIOWrapper(file, encoding="utf-8")
+        except UnicodeDecodeError:
+            raise YouCanInvalidInputError(
+                f"What is at {path} is no report, so nothing was sent: it is no text."
+            ) from None
 
 
 def _claim_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
     """Return the path, or one beside it where another try or run has left its report, with an empty file there."""
-    if _is_local(target):
+    if is_local(target):
         target.parent.mkdir(parents=True, exist_ok=True)
     for number in itertools.count(2):
         free = target if number == 2 else target.with_name(f"{target.stem}.{number - 1}{target.suffix}")
@@ -131,7 +112,7 @@ def _claim_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
 
 
 def _claim(free: ObjectStoragePath) -> bool:
-    if not _is_local(free):
+    if not is_local(free):
         # An object store can't tell which of two tasks came first.
         if free.exists():
             return False
@@ -147,16 +128,6 @@ def _claim(free: ObjectStoragePath) -> bool:
     return True
 
 
-def _is_local(target: ObjectStoragePath) -> bool:
-    return target.protocol in ("", "file")
-
-
 def _as_text(target: ObjectStoragePath, path: str) -> str:
     # A local path stays one, rather than become a URL.
     return str(target.path) if "://" not in path else str(target)
-
-
-def _path(path: str) -> ObjectStoragePath:
-    from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-    return ObjectStoragePath(path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.providers.common.compat.sdk import XComArg
 
 from airflow_provider_youcan.checks import (
     NOT_GIVEN,
@@ -18,9 +20,11 @@ from airflow_provider_youcan.database import get_database_hook, query
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.base import ReconcilingOperator, count, describe_task
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.orders_file import check_file_options, read_orders_file
 from airflow_provider_youcan.outcome_table import read_outcomes
 from airflow_provider_youcan.reconciliation.limits import read_whole_number
-from airflow_provider_youcan.report_file import is_same_file, read_lines
+from airflow_provider_youcan.report_file import read_lines
+from airflow_provider_youcan.storage import is_same_file
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -44,12 +48,20 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     only what is missing when it is started again. A row that fails does not keep the others from being set. The general
     status of an order is set last, and left alone where another status of the same order failed or was protected.
 
-    Exactly one of ``orders``, ``sql`` and ``plan`` is given. Of the arguments that are templated, one that was given
-    and renders to nothing (``None``, an empty text) is refused, never dropped.
+    Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. Of the arguments that are templated, one
+    that was given and renders to nothing (``None``, an empty text) is refused, never dropped.
 
-    :param orders: the rows, as a list of mappings (templated; usually the XCom of an upstream task).
-    :param sql: in place of ``orders``, a query whose result they are, or the path of a ``.sql`` file (templated).
-    :param plan: in place of both, the path or URL of the report of a dry run (templated). What it planned is applied,
+    :param orders: the rows: a list, or any iterable, of mappings, or a table of pandas, polars or pyarrow (templated;
+        usually the XCom of an upstream task, or a list). What is neither text nor a list nor a tuple does not become a
+        rendered field; ``@task.youcan_reconcile`` takes what a function returns or yields.
+    :param orders_file: the path or URL of a file of rows: CSV with a header (``.csv``, ``.tsv``), JSON lines
+        (``.jsonl``, ``.ndjson``), each also with ``.gz``, or Parquet (``.parquet``, which takes pyarrow). An empty cell
+        is a null, unless ``status_map`` has the word ``""`` (templated).
+    :param file_options: for CSV the ``delimiter`` (default: what is most frequent in the header of ``,`` ``;`` tab and
+        ``|``), for CSV and JSON lines the ``encoding`` (default UTF-8): ``{"delimiter": ";", "encoding": "cp1252"}``
+        (templated; default none).
+    :param sql: a query whose result they are, or the path of a ``.sql`` file (templated).
+    :param plan: the path or URL of the report of a dry run (templated). What it planned is applied,
         and nothing else: each status only while it still is what the plan saw. The plan has decided ``columns``,
         ``status_map``, ``only_from`` and ``on_invalid``.
     :param conn_id: the Airflow connection that ``sql`` runs on, of any database with a DB-API hook (templated).
@@ -91,6 +103,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     template_fields: Sequence[str] = (
         "orders",
+        "orders_file",
+        "file_options",
         "sql",
         "plan",
         "conn_id",
@@ -109,6 +123,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self,
         *,
         orders: Iterable[Mapping[str, Any]] | None = None,
+        orders_file: str | None = NOT_GIVEN,
+        file_options: Mapping[str, str] | None = None,
         sql: str | None = None,
         plan: str | None = NOT_GIVEN,
         conn_id: str | None = None,
@@ -147,29 +163,15 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             **kwargs,
         )
         self._is_planned = was_given(self, plan)
-        if (orders is not None) + (sql is not None) + self._is_planned != 1:
-            raise YouCanInvalidInputError("Give exactly one of orders, sql and plan: what should hold comes from it.")
-        if (sql is None) != (conn_id is None) or (sql is None and (parameters is not None or hook_params is not None)):
-            raise YouCanInvalidInputError(
-                "sql, with its parameters and hook_params, and conn_id go together: a query runs somewhere."
-            )
-        if on_invalid not in ("fail", "skip"):
-            raise YouCanInvalidInputError(f"on_invalid is {on_invalid!r}: give 'fail' or 'skip'.")
+        self._is_file = was_given(self, orders_file)
         self._is_guarded = was_given(self, only_from)
-        decided = {
-            "columns": columns is not None,
-            "status_map": status_map is not None,
-            "only_from": self._is_guarded,
-            "on_invalid": on_invalid != "fail",
-        }
-        if self._is_planned and any(decided.values()):
-            given = " and ".join(name for name, is_given in decided.items() if is_given)
-            raise YouCanInvalidInputError(f"Leave {given} out beside plan: the plan has decided that.")
-        if "report_table" in self._given and conn_id is None and "report_conn_id" not in self._given:
-            raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
-        if not is_rendered_later(min_rows):
-            read_whole_number("min_rows", min_rows)
-        self.orders = orders
+        # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
+        is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
+        self._tables = [] if is_rendered else [orders]
+        self._has_table = not is_rendered
+        self.orders = orders if is_rendered else None
+        self.orders_file = None if orders_file is NOT_GIVEN else orders_file
+        self.file_options = file_options
         self.sql = sql
         self.plan = None if plan is NOT_GIVEN else plan
         self.conn_id = conn_id
@@ -180,6 +182,44 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self.only_from = None if only_from is NOT_GIVEN else only_from
         self.on_invalid = on_invalid
         self.min_rows = min_rows
+        self._check_sources()
+        self._check_companions()
+
+    def _check_sources(self) -> None:
+        """Refuse more than one source, or none, and what belongs to another."""
+        is_list = self.orders is not None or self._has_table
+        if is_list + self._is_file + (self.sql is not None) + self._is_planned != 1:
+            raise YouCanInvalidInputError(
+                "Give exactly one of orders, orders_file, sql and plan: what should hold comes from it."
+            )
+        is_query_only = self.parameters is not None or self.hook_params is not None
+        if (self.sql is None) != (self.conn_id is None) or (self.sql is None and is_query_only):
+            raise YouCanInvalidInputError(
+                "sql, with its parameters and hook_params, and conn_id go together: a query runs somewhere."
+            )
+        if self.file_options is not None and not self._is_file:
+            raise YouCanInvalidInputError("file_options goes with orders_file: it says how to read it.")
+        decided = {
+            "columns": self.columns is not None,
+            "status_map": self.status_map is not None,
+            "only_from": self._is_guarded,
+            "on_invalid": self.on_invalid != "fail",
+        }
+        if self._is_planned and any(decided.values()):
+            given = " and ".join(name for name, is_given in decided.items() if is_given)
+            raise YouCanInvalidInputError(f"Leave {given} out beside plan: the plan has decided that.")
+
+    def _check_companions(self) -> None:
+        """Refuse what can be seen to be wrong when the DAG is parsed."""
+        if self.on_invalid not in ("fail", "skip"):
+            raise YouCanInvalidInputError(f"on_invalid is {self.on_invalid!r}: give 'fail' or 'skip'.")
+        if "report_table" in self._given and self.conn_id is None and "report_conn_id" not in self._given:
+            raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
+        if not is_rendered_later(self.min_rows):
+            read_whole_number("min_rows", self.min_rows)
+        options = self.file_options.values() if isinstance(self.file_options, Mapping) else [self.file_options]
+        if not any(map(is_rendered_later, options)):
+            check_file_options(self.file_options)
 
     def _read_source(self) -> Source:
         min_rows = read_whole_number("min_rows", self.min_rows)
@@ -208,9 +248,12 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         from airflow_provider_youcan.reconciliation.source import read_table
 
         guards = self._read_guards()
-        desired = DesiredState(self.columns, self.status_map)
+        desired = DesiredState(self.columns, self.status_map, empty_is_null=self._is_file)
         if self.sql is not None:
             self._query(desired)
+        elif self._is_file:
+            path = check_rendered_text("orders_file", self.orders_file)
+            read_orders_file(path, self.file_options, desired)
         else:
             self._read_orders(desired)
         return read_table(desired, guards)
@@ -227,14 +270,29 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
     def _read_orders(self, desired: DesiredState) -> None:
-        if not isinstance(self.orders, Iterable) or isinstance(self.orders, (str, bytes, Mapping)):
-            raise YouCanInvalidInputError(
-                f"orders is of type {type(self.orders).__name__}, not a list of mappings; nothing was sent: pass the "
-                "output of the upstream task itself rather than a template that renders it to text."
-            )
-        for row in self.orders:
+        from airflow_provider_youcan.reconciliation.tables import read_rows
+
+        table, name = self._take_table()
+        columns, rows = read_rows(table, name)
+        if columns is not None:
+            desired.check_columns(columns)
+        for row in rows:
             desired.add(row)
         desired.check_rows()
+
+    def _take_table(self) -> tuple[object, str]:
+        """Return the rows, and what to call them in errors."""
+        if self.orders is not None or not self._has_table:
+            return self.orders, "orders"
+        if not self._tables:
+            raise YouCanInvalidInputError(
+                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
+                "time, with @task.youcan_reconcile."
+            )
+        (table,) = self._tables
+        if isinstance(table, Iterator):
+            self._tables.clear()
+        return table, "orders"
 
     def _query(self, desired: DesiredState) -> None:
         hook = get_database_hook(str(self.conn_id), self.hook_params)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID
 
-from airflow_provider_youcan.checks import check_contexts, check_order_id, check_status_text
+from airflow_provider_youcan.checks import check_contexts, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.reconciliation.cells import read_cell, read_order_id, read_ref, translate
 
 __all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow"]
 
@@ -101,6 +100,7 @@ class DesiredState:
         it names a status, only the named ones are read.
     :param status_map: for each context the words of the rows and the slugs that they mean, or ``None`` for a word
         that leaves the status alone: ``{"payment": {"COLLECTED": "paid"}}``.
+    :param empty_is_null: take an empty text for a null, where ``status_map`` has no word for it.
     :raises YouCanInvalidInputError: if one of them makes no sense.
     """
 
@@ -108,6 +108,8 @@ class DesiredState:
         self,
         columns: Mapping[str, str] | None = None,
         status_map: Mapping[str, Mapping[Any, str | None]] | None = None,
+        *,
+        empty_is_null: bool = False,
     ) -> None:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
@@ -118,18 +120,27 @@ class DesiredState:
         self._seen_columns: dict[str, None] = {}
         self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self._words = _check_status_map(status_map)
+        translated = {STATUS_COLUMNS[context] for context, words in self._words.items() if "" in words}
+        self._null_if_empty = set(COLUMNS) - translated if empty_is_null else set()
         # One object for each combination of statuses, of which a million rows have a handful.
         self._combinations: dict[OrderStatuses, OrderStatuses] = {}
         self._by_id: dict[str, DesiredOrder] = {}
         self._by_ref: dict[str, DesiredOrder] = {}
 
-    def add(self, row: object) -> None:
-        """Take a row: a mapping from column names to values."""
+    def add(self, row: object, line: int | None = None) -> None:
+        """
+        Take a row.
+
+        :param row: a mapping from column names to values; or the error that says why there is none.
+        :param line: which line of a file it is (default: it is of no file).
+        """
         self.rows += 1
         order_id = ref = None
         try:
+            if isinstance(row, YouCanInvalidInputError):
+                raise row
             values = self._read_columns(row)
-            order_id, ref = _read_order_id(values.get("order_id")), _read_ref(values.get("ref"))
+            order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
             if order_id is None and ref is None:
                 raise YouCanInvalidInputError(
                     f"it names no order: {self._names['order_id']!r} and {self._names['ref']!r} are empty or missing"
@@ -137,7 +148,8 @@ class DesiredState:
             statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
             # Without its traceback, which would keep the whole row in memory.
-            self.invalid.append(InvalidRow(self.rows, order_id, ref, _reason(error), error.with_traceback(None)))
+            reason = _reason(error) if line is None else f"{_reason(error)} (line {line:,})"
+            self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error.with_traceback(None)))
             return
         orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
         if (order := orders.get(key)) is None:
@@ -180,6 +192,10 @@ class DesiredState:
                 "No column says what should hold, so nothing was sent: name one 'status', 'shipping_status' or "
                 f"'payment_status', or say in columns what it is called; there are {shown}."
             )
+
+    def find_columns(self, names: Iterable[str]) -> list[str]:
+        """Return which of the columns of a table are read."""
+        return list(self._find_columns(tuple(names)).values())
 
     def check_rows(self) -> None:
         """Refuse rows that all lack the same, as :meth:`check_columns` does; call it after the last of them."""
@@ -272,7 +288,10 @@ class DesiredState:
         if names != self._layout[0]:  # most tables have one layout for all rows
             self._layout = (names, self._find_columns(names))
             self._seen_columns.update(dict.fromkeys(map(str, names)))
-        return {column: row[name] for column, name in self._layout[1].items()}
+        return {
+            column: None if column in self._null_if_empty and row[name] == "" else row[name]
+            for column, name in self._layout[1].items()
+        }
 
     def _find_columns(self, names: Collection[str]) -> dict[str, str]:
         """Return for each column that is there what it is called."""
@@ -287,12 +306,10 @@ class DesiredState:
             raise YouCanInvalidInputError(f"it says nothing: it has none of the columns {names}")
         found: dict[str, str] = {}
         for context, column in STATUS_COLUMNS.items():
-            value = values.get(column)
-            if _is_null(value):
-                continue
-            if words := self._words.get(context):
-                value = _translate(value, words)
-            if not _is_null(value):
+            value = read_cell(values.get(column))
+            if value is not None and (words := self._words.get(context)):
+                value = translate(value, words)
+            if value is not None:
                 found[context.value] = check_status_text(value)
         statuses = OrderStatuses(**found)
         return self._combinations.setdefault(statuses, statuses)
@@ -321,34 +338,3 @@ def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, st
     if not all(isinstance(words, Mapping) for words in maps.values()):
         raise YouCanInvalidInputError("status_map has for each context a mapping from words to slugs.")
     return maps
-
-
-def _is_null(value: object) -> bool:
-    # A frame of pandas has NaN, the one value that differs from itself, in place of a null.
-    return value is None or (isinstance(value, float) and value != value)
-
-
-def _translate(value: object, words: Mapping[Any, str | None]) -> object:
-    # A number in the table may be a text in a mapping that came as JSON.
-    whole = int(value) if isinstance(value, float) and value.is_integer() else value
-    with suppress(TypeError, ValueError):  # what can't be a key, or is too long a number to be a text, is no word
-        for word in (value, str(value), str(whole)):
-            if word in words:
-                return words[word]
-    return value
-
-
-def _read_order_id(value: object) -> str | None:
-    if _is_null(value):
-        return None
-    return check_order_id(str(value) if isinstance(value, UUID) else value)
-
-
-def _read_ref(value: object) -> str | None:
-    if _is_null(value):
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
-        return str(value)
-    if isinstance(value, str) and value.strip() not in ("", "None") and value.isprintable() and len(value) <= 100:
-        return value
-    raise YouCanInvalidInputError(f"{value!r:.100} is not a ref: give it as text, such as '021'")

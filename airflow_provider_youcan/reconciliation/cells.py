@@ -1,0 +1,81 @@
+"""The cells of a row, of whatever library they come from: which of them are nulls, and what the others say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from airflow_provider_youcan.checks import check_order_id
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
+__all__ = ["read_cell", "read_order_id", "read_ref", "translate"]
+
+
+def read_cell(value: object) -> object:
+    """Return a cell as plain Python, ``None`` for whatever stands for a null."""
+    if value is None or type(value) is str:
+        return value
+    if isinstance(value, str):  # numpy has a text of its own
+        return str.__str__(value)
+    if _is_null(value):
+        return None
+    if getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in "biuf":
+        return value.item()  # type: ignore[attr-defined]  # a number of numpy's
+    return value
+
+
+def read_order_id(value: object) -> str | None:
+    """
+    Return the order id that a cell holds, ``None`` for a null.
+
+    :raises YouCanInvalidInputError: if it can be none.
+    """
+    value = read_cell(value)
+    return None if value is None else check_order_id(str(value) if isinstance(value, UUID) else value)
+
+
+def read_ref(value: object) -> str | None:
+    """
+    Return the ref that a cell holds, ``None`` for a null.
+
+    :raises YouCanInvalidInputError: if it can be none.
+    """
+    value = read_cell(value)
+    if value is None:
+        return None
+    if isinstance(value, Decimal) and value.is_finite() and value == value.to_integral_value():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) < 10**18:
+        return str(value)
+    if isinstance(value, str) and value.strip() not in ("", "None") and value.isprintable() and len(value) <= 100:
+        return value
+    if isinstance(value, float):
+        raise YouCanInvalidInputError(
+            f"{value!r} is not a ref: a column of numbers with a null among them turns into fractions, and has lost "
+            "its zeros; read it as text, such as '021'"
+        )
+    raise YouCanInvalidInputError(f"{value!r:.100} is not a ref: give it as text, such as '021'")
+
+
+def translate(value: object, words: Mapping[Any, str | None]) -> object:
+    """Return the slug that a word of the table's own means, and anything else as it is."""
+    with suppress(TypeError, ValueError, ArithmeticError):  # what can't be a key, or has no end as a text, is no word
+        # A number in the table may be a text in a mapping that came as JSON.
+        whole = int(value) if isinstance(value, (float, Decimal)) and value == value // 1 else value
+        for word in (value, str(value), str(whole)):
+            if word in words:
+                return words[word]
+    return value
+
+
+def _is_null(value: object) -> bool:
+    # pandas has a null that is neither equal nor unequal to anything; all others differ from themselves.
+    if type(value).__name__ == "NAType":
+        return True
+    try:
+        return bool(value != value)
+    except Exception:  # an array, or a number that signals: it is something
+        return False
