@@ -36,7 +36,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-odbc test-celery test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -45,7 +45,9 @@ help:
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
-	@echo "make test-mariadb    outcomes in a MariaDB (takes its server, and what builds its client)"
+	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
+	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
+	@echo "make test-celery     workers on several machines (takes Redis and PostgreSQL)"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
 	@echo "make screenshots     takes the screenshots of the docs again"
@@ -65,7 +67,7 @@ test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python -m pytest $(TESTS)
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
-	.venv-airflow-$*/bin/python -m pytest -m 'airflow and not browser and not mariadb' $(TESTS)
+	.venv-airflow-$*/bin/python -m pytest -m 'airflow and not celery' $(TESTS)
 
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
@@ -76,6 +78,20 @@ test-mariadb: $(VENV)/installed
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
 	  --group mariadb
 	$(VENV)/bin/python -m pytest -m mariadb tests/test_mariadb.py
+
+test-odbc: $(VENV)/installed
+	@command -v odbcinst >/dev/null || { \
+	  echo "There is no ODBC: on Debian, apt-get install odbcinst unixodbc libsqliteodbc" >&2; exit 1; }
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
+	  --group odbc
+	$(VENV)/bin/python -m pytest -m odbc tests/test_odbc.py
+
+test-celery: $(VENV)/installed
+	@command -v redis-server >/dev/null || { \
+	  echo "There is no Redis: on Debian, apt-get install redis-server postgresql" >&2; exit 1; }
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
+	  --group celery
+	$(VENV)/bin/python -m pytest -m celery tests/test_system_celery.py
 
 test-browser: $(VENV)/installed
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \

@@ -1,7 +1,8 @@
 """
-The command line: ``python -m airflow_provider_youcan authorize``.
+The command line: ``python -m airflow_provider_youcan authorize`` and ``check``.
 
-What it prints to the standard output is a connection, and nothing else; it holds secrets.
+What ``authorize`` prints to the standard output is a connection, and nothing else; it holds secrets. What ``check``
+prints holds no token and nothing of a customer.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import argparse
 import getpass
 import json
 import os
+import platform
 import shlex
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_youcan import api
+from rich.markup import escape
+
+from airflow_provider_youcan import __version__, api
 from airflow_provider_youcan.authorization import SCOPES, SELLER_AREA, Authorization
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.credentials import read_base_url
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.assumptions import Assumption
 
 __all__ = ["main"]
 
@@ -28,16 +35,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_youcan", description="YouCan for Airflow.")
     commands = parser.add_subparsers(dest="command", required=True)
     _add_authorize(commands)
+    _add_check(commands)
     options = parser.parse_args(arguments)
     try:
-        _authorize(options)
+        return 0 if options.run(options) else 1
     except YouCanError as error:
         _print(str(error))
         return 1
     except (KeyboardInterrupt, EOFError):
-        _print("Nothing was authorised.")
+        _print("Stopped: nothing more was done.")
         return 1
-    return 0
 
 
 def _add_authorize(commands: Any) -> None:
@@ -64,9 +71,60 @@ def _add_authorize(commands: Any) -> None:
     command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection to print")
     command.add_argument("--host", type=_base_url, default=api.BASE_URL, help="where the API is")
     command.add_argument("--seller-area", default=SELLER_AREA, help="where the consent page is")
+    command.set_defaults(run=_authorize)
 
 
-def _authorize(options: argparse.Namespace) -> None:
+def _add_check(commands: Any) -> None:
+    command = commands.add_parser(
+        "check",
+        help="see whether a shop behaves as this provider takes for granted",
+        description="Asks the shop of an Airflow connection a few things, reading only, and prints what this provider "
+        "takes for granted about YouCan, and whether it holds there. Exits with 0 where all of it does.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
+    command.add_argument("--json", action="store_true", help="print it as JSON, for a bug report")
+    command.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> bool:
+    # So that Airflow 3 finds the connection and the kept tokens in its database, as its own commands do.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+    with YouCanHook(options.conn_id) as hook:
+        found = hook.check_assumptions()
+    holds = all(assumption.holds for assumption in found)
+    if options.json:
+        print(json.dumps({**_versions(), "holds": holds, "assumptions": [vars(one) for one in found]}, indent=2))
+    else:
+        _print_table(found)
+        _print("Whether the token may change an order (edit-orders) can't be seen without changing one.")
+    return holds
+
+
+def _versions() -> dict[str, str]:
+    import airflow
+
+    return {
+        "airflow_provider_youcan": __version__,
+        "airflow": airflow.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _print_table(found: list[Assumption]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("what is taken for granted", "holds", "what was seen", "source")
+    for one in found:
+        holds = {True: "yes", False: "NO", None: "not seen"}[one.holds]
+        table.add_row(one.name, holds, escape(one.seen), one.source)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _authorize(options: argparse.Namespace) -> bool:
     authorization = Authorization(options.client_id, options.redirect_uri, options.scopes, options.seller_area)
     client_secret = os.environ.get("YOUCAN_CLIENT_SECRET") or getpass.getpass("The app's client secret: ", sys.stderr)
     client_secret = client_secret.strip()
@@ -97,6 +155,7 @@ def _authorize(options: argparse.Namespace) -> None:
     }
     _print("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it to yourself:\n")
     _print_connection(options.conn_id, connection)
+    return True
 
 
 def _print_connection(conn_id: str, connection: dict[str, Any]) -> None:

@@ -45,6 +45,9 @@ class Airflow:
         self._postgres = postgres
         several = AIRFLOW_3 or postgres is not None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}
+        self.restarts_services = False
+        """Whether a service that ended by itself is started again, as systemd or Kubernetes does."""
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
@@ -80,12 +83,33 @@ class Airflow:
         self.start_service("scheduler")
         self.start_service("triggerer")
 
-    def start_service(self, name: str) -> None:
-        """Start one service; its output goes to a file in the home."""
+    def start_service(self, name: str, *words: str, **settings: str) -> None:
+        """
+        Start one service; its output goes to a file in the home.
+
+        :param name: what to call it.
+        :param words: the command of Airflow's that it is (default its name).
+        :param settings: environment variables of its own.
+        """
+        self._commands[name] = (words or (name,), settings)
         with (self.home / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                self._command(name), env=self._environment, stdout=output, stderr=output, start_new_session=True
+                self._command(*(words or (name,))),
+                env=self._environment | settings,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
+
+    def restart_service(self, name: str) -> None:
+        """Start a service again that was killed."""
+        words, settings = self._commands[name]
+        self.start_service(name, *words, **settings)
+
+    def service_of(self, pid: int) -> str:
+        """Return the name of the service that started a process."""
+        session = os.getsid(pid)
+        return next(name for name, process in self._processes.items() if process.pid == session)
 
     def kill_service(self, name: str) -> None:
         """Kill one service, and all that it started, without a chance to clean up."""
@@ -104,20 +128,20 @@ class Airflow:
 
     def trigger(self, dag_id: str, run_id: str, **conf: Any) -> None:
         """Start a run of a DAG, once Airflow has found the DAG."""
-        self.wait_for(lambda: self._query("select 1 from dag where dag_id = ?", dag_id), f"{dag_id} to be found")
+        self.wait_for(lambda: self.query("select 1 from dag where dag_id = ?", dag_id), f"{dag_id} to be found")
         self.wait_for(
-            lambda: self._query("select 1 from serialized_dag where dag_id = ?", dag_id), f"{dag_id} to be stored"
+            lambda: self.query("select 1 from serialized_dag where dag_id = ?", dag_id), f"{dag_id} to be stored"
         )
         self.run_command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
 
-    def wait_for_run(self, run_id: str) -> str:
+    def wait_for_run(self, run_id: str, seconds: float = 90) -> str:
         """Wait until a run is over, and return its state."""
-        self.wait_for(lambda: self._run_state(run_id) in ("success", "failed"), f"{run_id} to end")
+        self.wait_for(lambda: self._run_state(run_id) in ("success", "failed"), f"{run_id} to end", seconds)
         return self._run_state(run_id) or ""
 
     def task_states(self, run_id: str) -> dict[str, str]:
         """Return the states of a run's tasks."""
-        return dict(self._query("select task_id, state from task_instance where run_id = ?", run_id))
+        return dict(self.query("select task_id, state from task_instance where run_id = ?", run_id))
 
     def set_variables(self, **variables: str) -> None:
         """Set Airflow variables, before the start."""
@@ -126,7 +150,7 @@ class Airflow:
     def read_xcom(self, run_id: str, task_id: str) -> Any:
         """Return what a task of a run returned."""
         statement = "select value from xcom where run_id = ? and task_id = ? and key = 'return_value'"
-        value = self._query(statement, run_id, task_id)[0][0]
+        value = self.query(statement, run_id, task_id)[0][0]
         return (
             json.loads(bytes(value) if isinstance(value, memoryview) else value)
             if not isinstance(value, dict)
@@ -136,12 +160,15 @@ class Airflow:
     def task_times(self, run_id: str, task_id: str) -> list[tuple[Any, Any]]:
         """Return when each instance of a task began and ended."""
         statement = "select start_date, end_date from task_instance where run_id = ? and task_id = ?"
-        return self._query(statement, run_id, task_id)
+        return self.query(statement, run_id, task_id)
 
     def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> None:
         """Wait until something is so, and say what did not come about in time."""
         deadline = time.monotonic() + seconds
         while not condition():
+            for name in [name for name, process in self._processes.items() if process.poll() is not None]:
+                if self.restarts_services:
+                    self.restart_service(name)
             if time.monotonic() > deadline:
                 raise AssertionError(f"waited {seconds:g} s for {what}\n{self._read_output()}")
             time.sleep(0.2)
@@ -151,10 +178,11 @@ class Airflow:
         return "\n".join(path.read_text() for path in sorted((self.home / "logs").rglob("attempt=*.log*")))
 
     def _run_state(self, run_id: str) -> str | None:
-        rows = self._query("select state from dag_run where run_id = ?", run_id)
+        rows = self.query("select state from dag_run where run_id = ?", run_id)
         return rows[0][0] if rows else None
 
-    def _query(self, statement: str, *values: str) -> list[Any]:
+    def query(self, statement: str, *values: str) -> list[Any]:
+        """Ask Airflow's database."""
         if self._postgres is not None:
             with (
                 closing(psycopg2.connect(self._postgres.replace("+psycopg2", ""))) as database,

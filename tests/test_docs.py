@@ -22,7 +22,8 @@ from tests.conftest import DAGS_FOLDER, HAS_RETRY_POLICIES, ROOT, Sandbox, load_
 
 pytestmark = pytest.mark.airflow
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TOP_PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+PAGES = [*TOP_PAGES, *sorted((ROOT / "docs").glob("*.md"))]
 SNIPPET = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 SNIPPETS = [
     pytest.param(language, text, id=f"{page.stem}-{number}")
@@ -102,7 +103,9 @@ def test_a_snippet_does_what_it_shows(
             assert words[1] in MAKE_TARGETS
         elif words[0] == "pip":
             # It isn't published yet. That its wheel installs is for ``make package``.
-            for name, _, extras in (word.rstrip("]").partition("[") for word in words[2:]):
+            words, _, constraints = " ".join(words[2:]).partition(" --constraint ")
+            assert not constraints or (ROOT / constraints).exists()
+            for name, _, extras in (word.rstrip("]").partition("[") for word in words.split()):
                 if not name.startswith("apache-airflow"):
                     assert name == "airflow-provider-youcan"
                     assert not extras or extras in (metadata(name).get_all("Provides-Extra") or [])
@@ -211,3 +214,17 @@ def test_every_link_between_the_pages_leads_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_each_promise_of_the_security_page_names_tests_that_are_there() -> None:
+    page = (ROOT / "SECURITY.md").read_text()
+    promised = [line for line in page.splitlines() if line.startswith("| ") and not line.startswith("| promise")]
+    assert len(promised) > 10
+    for line in promised:
+        file = None
+        names = re.findall(r"`(?:(tests/\w+\.py)::)?(test_\w+)`", line)
+        assert names, line
+        for path, name in names:
+            file = path or file
+            assert file is not None, line
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

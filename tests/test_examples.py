@@ -149,3 +149,35 @@ def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunD
     run_dag(ROOT / "example_dags" / "example_youcan_order_status.py")
 
     assert sandbox.shop.history() == []
+
+
+def test_a_shop_that_fails_keeps_no_other_from_its_own(
+    run_dag: RunDag, sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # Given three shops, of which the second's token was revoked,
+    with Sandbox(orders=20) as other, Sandbox(orders=20) as revoked:
+        revoked.shop.revoke_token("sandbox-access-token")
+        for name, shop in (("first", sandbox), ("second", revoked), ("third", other)):
+            monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", shop.connection())
+        monkeypatch.setenv("AIRFLOW_VAR_YOUCAN_SHOPS", '["first", "second", "third"]')
+        warehouse.execute("create table shop_orders (shop text, order_id text, shipping_status text, payment_status)")
+        due = [order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "pending"][:3]
+        for shop in ("first", "second", "third"):
+            rows = [(shop, order_id, None, "paid") for order_id in due]
+            # enough rows that ask for nothing new, so that three changes are no more than half
+            rows += [(shop, order["id"], None, order["payment_status"]) for order in sandbox.shop.orders()[10:]]
+            warehouse.executemany("insert into shop_orders values (?, ?, ?, ?)", rows)
+        warehouse.commit()
+        # (the example as it is, but for retries)
+        example = tmp_path / "example.py"
+        text = (ROOT / "example_dags" / "example_youcan_shops.py").read_text()
+        example.write_text(text.replace("retries=3", "retries=0"))
+
+        run = run_dag(example)
+
+        # then the others are done, and the run is red.
+        assert [run.tasks[f"reconcile[{number}]"].state for number in range(3)] == ["success", "failed", "success"]
+        assert run.state == "failed"
+        for shop in (sandbox, other):
+            assert {shop.shop.statuses(order_id)["payment"] for order_id in due} == {"paid"}
+        assert {revoked.shop.statuses(order_id)["payment"] for order_id in due} == {"pending"}

@@ -1,4 +1,4 @@
-"""Outcomes as a table of a real MariaDB. It takes its server, and is left out of the other tests: make test-mariadb."""
+"""A warehouse and a table of outcomes in a real MariaDB, which the system has to have: make test-mariadb."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
 from tests.conftest import Sandbox
+from tests.warehouses import CREATE, MAX_MEGABYTES, ROWS, make_rows, measure_reading
 
 pytestmark = pytest.mark.mariadb
 
@@ -46,6 +48,31 @@ class TaskInstance:
 
     def xcom_push(self, **_: Any) -> None:
         pass
+
+
+def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(
+    mariadb: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = json.dumps(
+        {"conn_type": "mysql", "login": "root", "schema": "warehouse", "extra": {"unix_socket": mariadb}}
+    )
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", connection)
+    from airflow.providers.mysql.hooks.mysql import MySqlHook
+
+    with closing(MySqlHook("warehouse").get_conn()) as database, closing(database.cursor()) as cursor:
+        cursor.execute(CREATE)
+        cursor.executemany("insert into courier_orders values (%s, %s, %s)", list(make_rows()))
+        database.commit()
+
+    rows, megabytes = measure_reading(connection)
+
+    assert rows == ROWS
+    assert megabytes <= MAX_MEGABYTES
+    # A query that is left in the middle leaves nothing behind.
+    with pytest.raises(YouCanInvalidInputError, match="No column says what should hold"):
+        YouCanReconcileOrdersOperator(
+            task_id="x", sql="select order_id from courier_orders", conn_id="warehouse"
+        ).execute({})
 
 
 def test_outcomes_are_written_to_mariadb_and_taken_back_from_there(

@@ -19,9 +19,7 @@ from airflow.providers.http.hooks.http import HttpHook
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from tests.conftest import Sandbox
-from tests.warehouses import MAX_MEGABYTES, QUERY, ROWS, make_rows, measure_reading
-
-CREATE = "create table courier_orders (order_id varchar(100), shipping_status varchar(50), payment_status varchar(50))"
+from tests.warehouses import CREATE, MAX_MEGABYTES, QUERY, ROWS, make_rows, measure_reading
 
 
 def reconcile(sql: str = QUERY, **arguments: Any) -> dict[str, Any]:

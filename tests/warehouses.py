@@ -7,25 +7,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-__all__ = ["MAX_MEGABYTES", "QUERY", "ROWS", "make_rows", "measure_reading"]
+__all__ = ["CREATE", "MAX_MEGABYTES", "QUERY", "ROWS", "make_rows", "measure_reading"]
 
 ROWS = 500_000
 MAX_MEGABYTES = 150
+CREATE = "create table courier_orders (order_id varchar(100), shipping_status varchar(50), payment_status varchar(50))"
 QUERY = "select order_id, shipping_status, payment_status from courier_orders"
 
-# The peak is the process's own, so it is measured in one of its own.
+# In a process of its own, and by the peak of its own memory: getrusage counts in what the parent had when it forked.
 _READ = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from airflow_provider_youcan.database import get_database_hook
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 params = eval(sys.argv[2])
 operator = YouCanReconcileOrdersOperator(task_id="x", sql=sys.argv[1], conn_id="warehouse", hook_params=params)
 get_database_hook("warehouse", params).get_conn().close()
 import airflow_provider_youcan.reconciliation.source, sqlparse
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 source = operator._read_source()
-after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(source.desired.rows, (after - before) // 1024, len(source.desired.invalid))
+print(source.desired.rows, peak() - before, len(source.desired.invalid))
 """
 
 

@@ -27,6 +27,7 @@ from airflow_provider_youcan.pages import Pages
 if TYPE_CHECKING:
     import requests
 
+    from airflow_provider_youcan.assumptions import Assumption
     from airflow_provider_youcan.procedures import Procedure
 
 __all__ = ["YouCanAsyncHook", "YouCanHook"]
@@ -224,6 +225,19 @@ class YouCanHook(ConnectionUser):
             # Airflow's command line shows nothing of a success, and silences the log.
             print(message)  # noqa: T201
         return True, message
+
+    def check_assumptions(self) -> list[Assumption]:
+        """
+        Find out, by a few requests that read, whether what this provider takes for granted holds in this shop.
+
+        :return: each assumption with its source, whether it holds, and what was seen: nothing of a customer.
+        :raises YouCanError: if the shop can't be asked.
+        """
+        from airflow_provider_youcan.assumptions import judge, observe
+
+        credentials = self._get_credentials(Attempts())
+        session = self._get_session(credentials)
+        return judge(observe(lambda request: session.send_request(request, credentials), credentials.token))
 
     def run(self, procedure: Procedure[_Result]) -> _Result:
         """
