@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import logging
 import os
 import platform
 import shlex
@@ -92,8 +93,13 @@ def _check(options: argparse.Namespace) -> bool:
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
     from airflow_provider_youcan.hooks.youcan import YouCanHook
 
-    with YouCanHook(options.conn_id) as hook:
-        found = hook.check_assumptions()
+    # Airflow 2 logs to the standard output, which is the report's.
+    logging.disable(logging.CRITICAL)
+    try:
+        with YouCanHook(options.conn_id) as hook:
+            found = hook.check_assumptions()
+    finally:
+        logging.disable(logging.NOTSET)
     holds = all(assumption.holds for assumption in found)
     if options.json:
         print(json.dumps({**_versions(), "holds": holds, "assumptions": [vars(one) for one in found]}, indent=2))

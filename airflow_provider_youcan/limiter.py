@@ -14,6 +14,7 @@ from airflow_provider_youcan.api import Request
 from airflow_provider_youcan.attempts import MAX_RETRY_AFTER, Attempts
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTaskStoppedError
 from airflow_provider_youcan.logs import Throttle
+from airflow_provider_youcan.metrics import record_limit_wait
 from airflow_provider_youcan.rate_limit import MAX_SILENCE, RateLimit
 
 __all__ = ["RateLimiter"]
@@ -23,6 +24,9 @@ _MAX_REFUSALS = 10
 
 _CATCH_UP_SECONDS = 0.05
 """How far a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
+
+_LEAST_WAIT = 0.01
+"""A shorter wait, in seconds, is none for the metrics."""
 
 
 class RateLimiter:
@@ -105,9 +109,12 @@ class RateLimiter:
         async with self._queue:
             size = 1 if request.look_max_age is None else 2
             slot = next_slot = self._next_slot
+            begun_at = self._clock()
             try:
                 slot = await self._wait_for_slot(size, request)
                 await self._wait_for_limit(size)
+                if (waited := self._clock() - begun_at) > _LEAST_WAIT:
+                    record_limit_wait(waited)
                 self._refuse_hopeless(request, attempts)
                 attempts.check_look(request)
             except BaseException:

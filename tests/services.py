@@ -134,7 +134,7 @@ class Airflow:
         )
         self.run_command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
 
-    def wait_for_run(self, run_id: str, seconds: float = 90) -> str:
+    def wait_for_run(self, run_id: str, seconds: float = 180) -> str:
         """Wait until a run is over, and return its state."""
         self.wait_for(lambda: self._run_state(run_id) in ("success", "failed"), f"{run_id} to end", seconds)
         return self._run_state(run_id) or ""
@@ -162,7 +162,7 @@ class Airflow:
         statement = "select start_date, end_date from task_instance where run_id = ? and task_id = ?"
         return self.query(statement, run_id, task_id)
 
-    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 90) -> None:
+    def wait_for(self, condition: Callable[[], Any], what: str, seconds: float = 180) -> None:
         """Wait until something is so, and say what did not come about in time."""
         deadline = time.monotonic() + seconds
         while not condition():

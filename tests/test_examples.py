@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, RunDag, Sandbox, load_dags
+from tests.conftest import DAGS_FOLDER, ROOT, RunDag, Sandbox, load_dags
 
 pytestmark = pytest.mark.airflow
 
@@ -143,6 +143,27 @@ def test_the_reconcile_example_is_red_where_its_feed_is_empty(
 
     assert run.state == "failed"
     assert sandbox.shop.requests() == []
+
+
+@pytest.mark.usefixtures("_airflow_database")
+def test_the_assets_example_follows_the_data(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    order_id = next(order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "pending")
+    warehouse.execute("insert into courier_orders values (?, null, 'COLLECTED')", (order_id,))
+    rows = [(order["id"], None, order["payment_status"]) for order in sandbox.shop.orders() if order["id"] != order_id]
+    warehouse.executemany("insert into courier_orders values (?, ?, ?)", rows)
+    warehouse.commit()
+    path = DAGS_FOLDER / "example_youcan_assets.py"
+    path.write_text((ROOT / "example_dags" / path.name).read_text())
+    try:
+        dags = load_dags(path).dags
+
+        run = dags["example_youcan_assets_reconcile"].test()
+
+        assert str(run.state) == "success"
+        assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+        assert str(dags["example_youcan_assets_report"].test().state) == "success"
+    finally:
+        path.unlink()
 
 
 def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunDag, sandbox: Sandbox) -> None:

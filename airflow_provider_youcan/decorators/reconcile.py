@@ -80,6 +80,11 @@ class _ReconcileDecoratedOperator(DecoratedOperator, YouCanReconcileOrdersOperat
         """Whether Airflow is to run this in an event loop: the function may be a coroutine, the task is none."""
         return False
 
+    @property
+    def xcom_push(self) -> bool:
+        """Whether the summary becomes an XCom; Airflow 3.0 asks by this name."""
+        return bool(self.do_xcom_push)
+
     def execute(self, context: Context) -> Any:
         """Call the function, and reconcile what it returns."""
         self._context = context

@@ -35,6 +35,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, mask_secret
 from airflow_provider_youcan.hooks.session import Session
+from airflow_provider_youcan.metrics import count_renewal
 
 __all__ = ["with_current_token"]
 
@@ -157,6 +158,7 @@ def _renew(
                 return newer.apply_to(credentials)
             kept = newer
         else:
+            count_renewal(youcan_conn_id)
             _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
             return new.apply_to(credentials, is_renewed=True)
     raise YouCanAuthenticationError(

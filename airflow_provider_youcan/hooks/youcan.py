@@ -14,6 +14,7 @@ from airflow_provider_youcan.checks import check_slugs
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
+    YouCanRateLimitError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.hooks import form
@@ -21,6 +22,7 @@ from airflow_provider_youcan.hooks.base import ConnectionUser
 from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
+from airflow_provider_youcan.metrics import count_request, count_retry, record_limit_wait
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext, order_page
 from airflow_provider_youcan.pages import Pages
 
@@ -311,14 +313,20 @@ class YouCanHook(ConnectionUser):
                 was_sent = True
                 attempts.send()
                 answer = session.send_request(request, credentials)
+                count_request(request.method, answer.status_code, self.youcan_conn_id)
                 payload = read_response(request, answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
             except YouCanError as error:
                 # What else comes on this connection may be the late answer to this request, and must not be taken
                 # for the answer to the next one.
                 self.close()
+                if was_sent and error.status_code is None:
+                    count_request(request.method, None, self.youcan_conn_id)
                 seconds = attempts.fail(request, error, was_sent=was_sent)
+                count_retry(error, self.youcan_conn_id)
                 if seconds:
                     self.log.warning("%s %s", error, attempts.describe(seconds))
+                    if isinstance(error, YouCanRateLimitError):
+                        record_limit_wait(seconds)
             else:
                 attempts.succeed()
                 return payload

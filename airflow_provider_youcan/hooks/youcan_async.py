@@ -20,6 +20,7 @@ from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.base import ConnectionUser
 from airflow_provider_youcan.hooks.credentials import Credentials
 from airflow_provider_youcan.logs import Throttle
+from airflow_provider_youcan.metrics import count_request, count_retry
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 if TYPE_CHECKING:
@@ -219,7 +220,9 @@ class YouCanAsyncHook(ConnectionUser):
                 attempts.send()
                 self.requests += 1
                 self.log.debug("%s %s", request.method, request.path)
-                return await client.send_request(request, credentials)
+                answer = await client.send_request(request, credentials)
+                count_request(request.method, answer.status_code, self.youcan_conn_id)
+                return answer
 
             try:
                 look_up = partial(self._look_up, attempts.refused, may_renew=attempts.may_renew)
@@ -229,7 +232,10 @@ class YouCanAsyncHook(ConnectionUser):
                 answer = await limiter.send(request, partial(send, credentials), attempts)
                 payload = read_response(request, answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
             except YouCanError as error:
+                if was_sent and error.status_code is None:
+                    count_request(request.method, None, self.youcan_conn_id)
                 seconds = attempts.fail(request, error, was_sent=was_sent)
+                count_retry(error, self.youcan_conn_id)
                 if seconds:
                     self._warning("%s %s", error, attempts.describe(seconds))
             else:

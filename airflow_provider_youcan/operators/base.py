@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 
+from airflow_provider_youcan.assets import fill_events
 from airflow_provider_youcan.checks import (
     NOT_GIVEN,
     check_flag,
@@ -28,6 +29,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 from airflow_provider_youcan.interruption import GRACE_SECONDS, InterruptibleRun
+from airflow_provider_youcan.metrics import count_outcomes
 from airflow_provider_youcan.outcome_table import OutcomeTable, check_table_name
 from airflow_provider_youcan.reconciliation.limits import Limit, read_limit
 from airflow_provider_youcan.report_file import ReportFile
@@ -113,6 +115,7 @@ class ReconcilingOperator(BaseOperator):
         self.report_table = None if report_table is NOT_GIVEN else report_table
         self.report_conn_id = None if report_conn_id is NOT_GIVEN else report_conn_id
         self._interruptible: InterruptibleRun | None = None
+        self._report: Report | None = None
         if "max_changes" in self._given and not is_rendered_later(max_changes):
             read_limit("max_changes", max_changes)
         if not is_rendered_later(max_failures):
@@ -151,7 +154,7 @@ class ReconcilingOperator(BaseOperator):
                 sinks.append(stack.enter_context(table))
             if lines is not None:
                 sinks.append(lines)
-            report = Report(sinks)
+            self._report = report = Report(sinks)
             report.rows = source.desired.rows
             self._log_rows(source, dry_run=arguments.dry_run)
             with self._left_behind(report, lines, file, arguments, context) as summary:
@@ -159,7 +162,20 @@ class ReconcilingOperator(BaseOperator):
                 self._raise_interruption()
             self._finish(report)
             self._check_failures(source, run, report, arguments, file.path)
+        flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
+        fill_events(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
+        """Return for OpenLineage which tables were read, and of which shop how many statuses were changed."""
+        from airflow_provider_youcan.lineage import describe_lineage
+        from airflow_provider_youcan.reconciliation.planner import Outcome
+
+        report = self._report
+        changed = 0 if report is None else report.count(Outcome.CHANGED)
+        return describe_lineage(self, changed, None if report is None else report.store)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
     def on_kill(self) -> None:
         """Begin nothing more; Airflow calls this when the task is to end, in a signal handler."""
@@ -330,6 +346,7 @@ class ReconcilingOperator(BaseOperator):
             summary["seconds"],
             report.as_table(),
         )
+        count_outcomes(summary["rows"], summary["by_context"], self.youcan_conn_id)
         if (task_instance := context.get("ti")) is None:
             return
         preview = write_preview(report, notes=self._notes())

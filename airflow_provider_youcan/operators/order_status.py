@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
+from airflow_provider_youcan.assets import fill_events
 from airflow_provider_youcan.checks import (
     NOT_GIVEN,
     check_flag,
@@ -66,6 +67,7 @@ class _UpdateStatusOperator(BaseOperator):
         self._is_guarded = was_given(self, only_from)
         self.skip_not_found = check_flag("skip_not_found", skip_not_found)
         self._hook: YouCanHook | None = None
+        self._changed = 0
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -102,13 +104,24 @@ class _UpdateStatusOperator(BaseOperator):
         else:
             what = "is now" if changed else "already was"
             self.log.info("Order %s: the %s status %s %r.", order_id, self.status_context, what, status)
-        return {
+        done = {
             "order_id": order_id,
             "context": self.status_context.value,
             "status": status,
             "previous_status": previous_status,
             "changed": changed,
         }
+        fill_events(self, context, done)
+        self._changed = int(changed)
+        return done
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
+        """Return for OpenLineage of which shop this task has changed an order."""
+        from airflow_provider_youcan.lineage import describe_lineage
+
+        return describe_lineage(self, self._changed, None)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
     def on_kill(self) -> None:
         """Send nothing more; Airflow calls this when the task is to end."""

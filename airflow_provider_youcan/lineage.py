@@ -1,0 +1,82 @@
+"""
+Lineage, for OpenLineage: which tables or files a task read, and of which shop it changed how many statuses.
+
+Nothing of it is imported where the openlineage provider isn't installed, and nothing of it can fail a task.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from airflow_provider_youcan.assets import SCHEME, find_store
+from airflow_provider_youcan.database import get_database_hook
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import BaseOperator
+
+__all__ = ["describe_lineage"]
+
+_log = logging.getLogger(__name__)
+
+
+def describe_lineage(operator: BaseOperator, changed: int, store: str | None) -> Any:
+    """
+    Return a task's lineage, ``None`` where the openlineage provider isn't installed.
+
+    :param operator: the task. Its inputs are the tables that its ``sql`` names, or its ``orders_file``.
+    :param changed: how many statuses it changed.
+    :param store: the slug of the store; ``None`` takes the one that its outlets name, or asks the shop.
+    """
+    try:
+        from airflow.providers.common.compat.openlineage.facet import (
+            Dataset,
+            OutputDataset,
+            OutputStatisticsOutputDatasetFacet,
+        )
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        outputs: list[Dataset] = []
+        if (known := find_store(operator) or store or _ask_store(operator)) is not None:
+            statistics: dict[str, Any] = {"outputStatistics": OutputStatisticsOutputDatasetFacet(rowCount=changed)}
+            outputs.append(OutputDataset(namespace=f"{SCHEME}://{known}", name="orders", outputFacets=statistics))
+        return OperatorLineage(inputs=list(_find_inputs(operator)), outputs=outputs)
+    except Exception:  # lineage is worth no task
+        _log.debug("The lineage of this task can't be told.", exc_info=True)
+        return None
+
+
+def _find_inputs(operator: Any) -> Iterable[Any]:
+    from airflow.providers.common.compat.openlineage.facet import Dataset
+
+    if (path := getattr(operator, "orders_file", None)) is not None:
+        address = urlsplit(path)
+        if address.scheme in ("", "file"):
+            return [Dataset(namespace="file", name=address.path)]
+        return [Dataset(namespace=f"{address.scheme}://{address.hostname}", name=address.path.lstrip("/"))]
+    if (sql := getattr(operator, "sql", None)) is None:
+        return []
+    from airflow.providers.openlineage.sqlparser import get_openlineage_facets_with_sql
+
+    try:
+        found = get_openlineage_facets_with_sql(
+            get_database_hook(operator.conn_id, operator.hook_params), sql, operator.conn_id, None, use_connection=False
+        )
+    except Exception:  # what a hook says of its database is its own
+        _log.debug("The tables of the sql can't be told.", exc_info=True)
+        return []
+    return found.inputs if found is not None else []
+
+
+def _ask_store(operator: Any) -> str | None:
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+    from airflow_provider_youcan.procedures import read_store_slug
+
+    try:
+        with YouCanHook(operator.youcan_conn_id, max_retry_seconds=5) as hook:
+            return hook.run(read_store_slug())
+    except Exception:  # whatever keeps it from being known
+        _log.debug("The store of the Airflow connection %r can't be told.", operator.youcan_conn_id, exc_info=True)
+        return None

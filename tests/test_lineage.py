@@ -1,0 +1,129 @@
+"""Lineage, by the real openlineage provider and its file transport, inside DAG runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pytest
+
+from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from tests.conftest import DAGS_FOLDER, Sandbox
+
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+
+DAG = """
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG, Asset
+from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+with DAG("{name}", schedule=None, start_date=datetime(2026, 1, 1)):
+    {task}
+"""
+
+
+@pytest.fixture
+def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) -> None:
+    """A PostgreSQL, because SQLite's hook does not tell OpenLineage what its database is."""
+    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as database:
+        with database.cursor() as cursor:
+            cursor.execute("drop table if exists lineage_orders")
+            cursor.execute("create table lineage_orders (order_id text, payment_status text)")
+            for order in sandbox.shop.orders():
+                cursor.execute("insert into lineage_orders values (%s, 'refunded')", (order["id"],))
+        database.commit()
+    connection = {"conn_type": "postgres", "host": postgres, "login": "postgres", "schema": "postgres"}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+
+
+def run(task: str, tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
+    """Run a task with the file transport, and return the exit code and the events of its end."""
+    name = f"lineage_{os.urandom(4).hex()}"
+    file, written = DAGS_FOLDER / f"{name}.py", tmp_path / "events.jsonl"
+    file.write_text(DAG.format(name=name, task=task))
+    transport = {"type": "file", "log_file_path": str(written), "append": True}
+    environment = os.environ | {"AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport)}
+    try:
+        command = [sys.executable, "-m", "airflow", "dags", "test", name]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    finally:
+        file.unlink()
+    lines = written.read_text().splitlines() if written.exists() else []
+    found = [json.loads(line) for line in lines]
+    return ended.returncode, [
+        event
+        for event in found
+        if event["eventType"] in ("COMPLETE", "FAIL") and event["job"]["name"].startswith(f"{name}.")
+    ]
+
+
+def test_a_reconciliation_reads_the_tables_of_its_sql_and_writes_the_shop(
+    warehouse: None, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    due = sum(order["payment_status"] != "refunded" for order in sandbox.shop.orders())
+
+    _, (event,) = run(
+        "YouCanReconcileOrdersOperator(task_id='x', conn_id='warehouse',"
+        " sql='select order_id, payment_status from lineage_orders')",
+        tmp_path,
+    )
+
+    assert event["eventType"] == "COMPLETE"
+    assert [dataset["name"].rpartition(".")[2] for dataset in event["inputs"]] == ["lineage_orders"]
+    (output,) = event["outputs"]
+    assert (output["namespace"], output["name"]) == ("youcan://sandbox", "orders")
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == due
+
+
+def test_a_failure_says_what_was_changed_before_it(warehouse: None, sandbox: Sandbox, tmp_path: Path) -> None:
+    order_id = sandbox.shop.order_ids()[0]
+    rows = [{"order_id": order_id, "payment_status": "refunded"}, {"order_id": "gone", "payment_status": "paid"}]
+
+    _, (event,) = run(f"YouCanReconcileOrdersOperator(task_id='x', orders={rows})", tmp_path)
+
+    assert event["eventType"] == "FAIL"
+    assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 1
+
+
+def test_an_operator_writes_the_shop_that_its_outlet_names(sandbox: Sandbox, tmp_path: Path, order_id: str) -> None:
+    _, (event,) = run(
+        f"YouCanUpdatePaymentStatusOperator(task_id='x', order_id='{order_id}', status='paid',"
+        " outlets=[Asset(uri='youcan://my-store/orders')])",
+        tmp_path,
+    )
+
+    counted = [one for one in event["outputs"] if "outputStatistics" in one.get("outputFacets", {})]
+    assert [(one["namespace"], one["name"]) for one in counted] == [("youcan://my-store", "orders")]
+    assert counted[0]["outputFacets"]["outputStatistics"]["rowCount"] == 1
+    # The outlet is named, so the shop is not asked what it is called.
+    assert [request["path"] for request in sandbox.shop.requests() if request["path"] == "/me"] == []
+
+
+def test_a_file_is_an_input(sandbox: Sandbox) -> None:
+    operator = YouCanReconcileOrdersOperator(task_id="x", orders_file="s3://conn@feeds/2026/courier.csv")
+    (dataset,) = operator.get_openlineage_facets_on_complete(None).inputs
+    assert (dataset.namespace, dataset.name) == ("s3://feeds", "2026/courier.csv")
+
+    operator = YouCanReconcileOrdersOperator(task_id="x", orders_file="/feeds/courier.csv")
+    (dataset,) = operator.get_openlineage_facets_on_complete(None).inputs
+    assert (dataset.namespace, dataset.name) == ("file", "/feeds/courier.csv")
+
+
+def test_nothing_of_it_can_fail_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A warehouse and a shop that are not there,
+    operator = YouCanReconcileOrdersOperator(task_id="x", sql="select ! from (", conn_id="nowhere", youcan_conn_id="no")
+    lineage = operator.get_openlineage_facets_on_complete(None)
+    assert (list(lineage.inputs), list(lineage.outputs)) == ([], [])
+
+    # and no openlineage provider.
+    monkeypatch.setitem(sys.modules, "airflow.providers.openlineage.extractors", None)
+    update = YouCanUpdatePaymentStatusOperator(task_id="y", order_id="a", status="paid")
+    assert update.get_openlineage_facets_on_complete(None) is None
+    assert update.get_openlineage_facets_on_failure(None) is None

@@ -1,0 +1,104 @@
+"""Metrics: what a real UDP listener behind Airflow's own statsd client is told."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import DAGS_FOLDER, Sandbox
+
+pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+
+DAG = """
+from datetime import datetime
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+with DAG("metrics", schedule=None, start_date=datetime(2026, 1, 1)):
+    {task}
+"""
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_000_000)
+        listener.setblocking(False)
+        yield listener
+
+
+def run(task: str, listener: socket.socket) -> Counter[str]:
+    """Run a task, and return what was counted, by name without Airflow's prefix; of timings how many there were."""
+    file = DAGS_FOLDER / "metrics.py"
+    file.write_text(DAG.format(task=task))
+    environment = os.environ | {
+        "AIRFLOW__METRICS__STATSD_ON": "True",
+        "AIRFLOW__METRICS__STATSD_HOST": "127.0.0.1",
+        "AIRFLOW__METRICS__STATSD_PORT": str(listener.getsockname()[1]),
+        "AIRFLOW__METRICS__STATSD_PREFIX": "airflow",
+    }
+    command = [sys.executable, "-m", "airflow", "dags", "test", "metrics"]
+    try:
+        subprocess.run(command, env=environment, capture_output=True, check=False, timeout=120)
+    finally:
+        file.unlink()
+    counted: Counter[str] = Counter()
+    while True:
+        try:
+            packet = listener.recv(65_536).decode()
+        except BlockingIOError:
+            return counted
+        for line in packet.splitlines():
+            name, _, value = line.partition(":")
+            if name.startswith("airflow.youcan."):
+                number, kind = value.split("|")[:2]
+                counted[name.removeprefix("airflow.youcan.")] += int(float(number)) if kind == "c" else 1
+
+
+def test_requests_refusals_and_retries_are_counted(sandbox: Sandbox, listener: socket.socket, order_id: str) -> None:
+    sandbox.misbehave("status", route="PUT *", status=429, headers={"Retry-After": "0"}, times=1)
+    sandbox.misbehave("drop", route="PUT *", times=1)
+
+    counted = run(f"YouCanUpdatePaymentStatusOperator(task_id='x', order_id='{order_id}', status='paid')", listener)
+
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+    assert counted["requests.put.2xx"] == 1
+    assert counted["requests.put.4xx"] == counted["rate_limited"] == 1
+    assert counted["requests.put.lost"] == 1
+    assert counted["retries"] == 2
+
+
+def test_a_reconciliation_counts_its_rows_and_outcomes(sandbox: Sandbox, listener: socket.socket) -> None:
+    sandbox.misbehave("rate-limit", limit=10, seconds=1)
+    due = [order["id"] for order in sandbox.shop.orders() if order["payment_status"] != "refunded"]
+    rows = [{"order_id": order_id, "payment_status": "refunded"} for order_id in [*due, "gone"]]
+
+    counted = run(f"YouCanReconcileOrdersOperator(task_id='x', orders={rows}, max_failures=1)", listener)
+
+    assert counted["reconcile.rows"] == len(rows)
+    assert counted["reconcile.payment.changed"] == len(due)
+    assert counted["reconcile.payment.not_found"] == 1
+    assert counted["requests.put.2xx"] == len(due)
+    assert counted["limit_wait"] >= 1
+
+
+def test_a_renewal_is_counted(
+    sandbox: Sandbox, listener: socket.socket, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = {"client_id": "sandbox-client", "client_secret": "sandbox-client-secret"}
+    refresh_token = sandbox.shop.issue_token()["refresh_token"]
+    connection = sandbox.connection("refused", refresh_token=refresh_token, **client)
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", connection)
+
+    counted = run(f"YouCanUpdatePaymentStatusOperator(task_id='x', order_id='{order_id}', status='paid')", listener)
+
+    assert counted["token_renewals"] == 1
+    assert counted["requests.put.4xx"] == 1
+    assert counted["requests.put.2xx"] == 1
