@@ -114,6 +114,7 @@ bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/import_time.py
 	$(VENV)/bin/python benchmarks/waiting.py
 	$(VENV)/bin/python benchmarks/reconcile.py
+	$(VENV)/bin/python benchmarks/webhooks.py
 
 package: $(VENV)/installed
 	$(VENV)/bin/python scripts/try_package.py
@@ -146,8 +147,6 @@ $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)
 	$(VENV)/bin/uv venv --quiet --clear --python $(PYTHON) $(VENV_2)
 	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python --constraint constraints/airflow-$(AIRFLOW_2).txt \
 	  --editable '.[sandbox]' --group dev apache-airflow==$(AIRFLOW_2)
-	@# The oldest that pyproject.toml allows: what it lacks must not be missed on a user's Airflow.
-	$(VENV)/bin/uv pip install --quiet --python $(VENV_2)/bin/python apache-airflow-providers-common-compat==1.12.0
 	@touch $@
 
 .SECONDEXPANSION:

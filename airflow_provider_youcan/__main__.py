@@ -1,5 +1,5 @@
 """
-The command line: ``python -m airflow_provider_youcan authorize`` and ``check``.
+The command line: ``python -m airflow_provider_youcan authorize``, ``check`` and ``webhooks``.
 
 What ``authorize`` prints to the standard output is a connection, and nothing else; it holds secrets. What ``check``
 prints holds no token and nothing of a customer.
@@ -24,6 +24,7 @@ from airflow_provider_youcan import __version__, api
 from airflow_provider_youcan.authorization import SCOPES, SELLER_AREA, Authorization
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.credentials import read_base_url
+from airflow_provider_youcan.webhooks.command import add_webhooks
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.assumptions import Assumption
@@ -37,6 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_authorize(commands)
     _add_check(commands)
+    add_webhooks(commands)
     options = parser.parse_args(arguments)
     try:
         return 0 if options.run(options) else 1

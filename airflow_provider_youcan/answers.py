@@ -70,6 +70,10 @@ def read_response(
     :raises YouCanError: for everything that is not YouCan's success.
     """
     payload = _parse_json(answer.body)
+    if isinstance(payload, list):  # of a list of webhooks it is not documented whether it is bare
+        payload = {"data": payload}
+    if answer.status_code == 204 and request.method == "DELETE":
+        return {}
     if answer.status_code == 200 and isinstance(payload, dict) and request.is_success(payload):
         return payload
     # What was asked for may be a customer's name or phone.

@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import quote
 
 from airflow_provider_youcan.checks import check_order_id, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
@@ -34,9 +35,12 @@ __all__ = [
     "get_store_statuses",
     "is_token",
     "list_orders",
+    "list_webhooks",
     "read_lifetime",
     "read_scopes",
     "read_store_slugs",
+    "subscribe_webhook",
+    "unsubscribe_webhook",
     "update_order_status",
 ]
 
@@ -225,6 +229,47 @@ def get_store() -> Request:
             and not {"detail", "error"} & payload.keys()
         ),
         scope="view-store-info",
+    )
+
+
+def list_webhooks() -> Request:
+    """Build the request that lists what the app is told of, and where."""
+    return Request(
+        method="GET",
+        path="/resthooks",
+        purpose="list the webhooks",
+        is_success=lambda payload: _is_list_of(
+            payload.get("data"), lambda item: isinstance(item.get("id"), (str, int))
+        ),
+        scope="read-rest-hooks",
+    )
+
+
+def subscribe_webhook(event: str, target_url: str) -> Request:
+    """
+    Build the request that has YouCan tell an address of an event. The same twice is one subscription.
+
+    :param event: ``order.created``, ``order.updated`` or ``order.paid``.
+    :param target_url: a public https address.
+    """
+    return Request(
+        method="POST",
+        path="/resthooks/subscribe",
+        purpose=f"subscribe to {event}",
+        is_success=lambda payload: isinstance(payload.get("id"), (str, int)),
+        json={"event": event, "target_url": target_url},
+        scope="edit-rest-hooks",
+    )
+
+
+def unsubscribe_webhook(subscription_id: str) -> Request:
+    """Build the request that ends a subscription."""
+    return Request(
+        method="DELETE",
+        path=f"/resthooks/{quote(subscription_id, safe='')}",
+        purpose=f"end the webhook {subscription_id}",
+        is_success=lambda payload: "error" not in payload,
+        scope="delete-rest-hooks",
     )
 
 

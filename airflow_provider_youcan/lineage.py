@@ -58,16 +58,25 @@ def _find_inputs(operator: Any) -> Iterable[Any]:
         return [Dataset(namespace=f"{address.scheme}://{address.hostname}", name=address.path.lstrip("/"))]
     if (sql := getattr(operator, "sql", None)) is None:
         return []
-    from airflow.providers.openlineage.sqlparser import get_openlineage_facets_with_sql
-
     try:
-        found = get_openlineage_facets_with_sql(
-            get_database_hook(operator.conn_id, operator.hook_params), sql, operator.conn_id, None, use_connection=False
-        )
+        return _parse(sql, get_database_hook(operator.conn_id, operator.hook_params), operator.conn_id)
     except Exception:  # what a hook says of its database is its own
         _log.debug("The tables of the sql can't be told.", exc_info=True)
         return []
-    return found.inputs if found is not None else []
+
+
+def _parse(sql: str, hook: Any, conn_id: str) -> Iterable[Any]:
+    """Return the tables that a query names, without asking the database."""
+    from airflow.providers.openlineage.sqlparser import SQLParser
+
+    connection = hook.get_connection(conn_id)
+    if (database_info := hook.get_openlineage_database_info(connection)) is None:
+        return []
+    parser = SQLParser(hook.get_openlineage_database_dialect(connection), hook.get_openlineage_default_schema())
+    inputs: Iterable[Any] = parser.generate_openlineage_metadata_from_sql(
+        sql=sql, hook=hook, database_info=database_info, use_connection=False
+    ).inputs
+    return inputs
 
 
 def _ask_store(operator: Any) -> str | None:

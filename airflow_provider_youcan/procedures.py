@@ -305,6 +305,34 @@ def next_page(pages: Pages) -> Procedure[list[dict[str, Any]]]:
     return pages.add((yield page))
 
 
+# --- webhooks ---------------------------------------------------------------------------------------------
+
+
+def list_webhooks() -> Procedure[list[dict[str, Any]]]:
+    """Read what the app is told of: ``id``, ``event`` and ``target_url`` of each subscription."""
+    webhooks: list[dict[str, Any]] = (yield api.list_webhooks())["data"]
+    return webhooks
+
+
+def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict[str, str]]:
+    """Have YouCan tell an address of events, and return for each the id of its subscription."""
+    ids: dict[str, str] = {}
+    for event in events:
+        ids[event] = str((yield api.subscribe_webhook(event, target_url))["id"])
+    return ids
+
+
+def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
+    """End a subscription, and return whether there was one."""
+    try:
+        yield api.unsubscribe_webhook(subscription_id)
+    except YouCanPermanentError as error:
+        if error.status_code == 404:
+            return False
+        raise
+    return True
+
+
 # --- testing a connection ---------------------------------------------------------------------------------
 
 

@@ -74,6 +74,11 @@ class Airflow:
             **(settings or {}),
         }
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment variables of all services."""
+        return dict(self._environment)
+
     def start(self) -> None:
         """Make the database, and start all services."""
         self.run_command("db", "migrate")

@@ -15,7 +15,7 @@ import pytest
 
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from tests.conftest import DAGS_FOLDER, Sandbox
+from tests.conftest import DAGS_FOLDER, Sandbox, register_assets
 
 pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
 
@@ -51,6 +51,8 @@ def run(task: str, tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
     transport = {"type": "file", "log_file_path": str(written), "append": True}
     environment = os.environ | {"AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport)}
     try:
+        if "outlets=" in task:
+            register_assets()
         command = [sys.executable, "-m", "airflow", "dags", "test", name]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     finally:

@@ -151,7 +151,8 @@ def test_a_token_can_do_what_its_scopes_say(sandbox: Sandbox, order_id: str) -> 
     assert reader("GET", "/me").status_code == 403
     owner = Client(sandbox.url, sandbox.shop.issue_token(["view-store-info"])["access_token"])
     assert owner("GET", "/me").json()["currency"] == {"code": "MAD", "symbol": "DH"}
-    assert set(ALL_SCOPES) == {"edit-orders", "read-orders", "read-orders-statuses", "view-store-info"}
+    webhooks = {"read-rest-hooks", "edit-rest-hooks", "delete-rest-hooks"}
+    assert set(ALL_SCOPES) == {"edit-orders", "read-orders", "read-orders-statuses", "view-store-info"} | webhooks
 
 
 @pytest.mark.parametrize(

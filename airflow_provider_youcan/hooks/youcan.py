@@ -228,6 +228,14 @@ class YouCanHook(ConnectionUser):
             print(message)  # noqa: T201
         return True, message
 
+    def get_credentials(self) -> Credentials:
+        """
+        Return what the Airflow connection says, checked. It holds the access token: keep it out of XCom and logs.
+
+        :raises YouCanError: if the Airflow connection is missing or makes no sense.
+        """
+        return self._get_credentials(Attempts())
+
     def check_assumptions(self) -> list[Assumption]:
         """
         Find out, by a few requests that read, whether what this provider takes for granted holds in this shop.

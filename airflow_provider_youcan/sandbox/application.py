@@ -17,6 +17,7 @@ from starlette.routing import Route
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
 from airflow_provider_youcan.sandbox.shop import ALL_SCOPES, CLIENT_ID, CLIENT_SECRET, InvalidGrantError, Shop
+from airflow_provider_youcan.sandbox.webhooks import EVENTS, Webhooks
 
 __all__ = ["MAX_PAGE_SIZE", "STATUS_LISTS", "build_application"]
 
@@ -31,9 +32,9 @@ STATUS_LISTS = {
 Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
+def build_application(shop: Shop, misbehaviours: Misbehaviours, webhooks: Webhooks) -> Starlette:
     """Build the application that speaks for ``shop``."""
-    pages = _Pages(shop, misbehaviours)
+    pages = _Pages(shop, misbehaviours, webhooks)
     application = Starlette(
         routes=[
             Route("/orders", pages.list_orders, methods=["GET"]),
@@ -43,6 +44,9 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
             Route("/orders/{order_id}/status", pages.update_status, methods=["PUT"]),
             Route("/orders/{order_id}/status/{context}", pages.update_status, methods=["PUT"]),
             Route("/me", pages.get_store, methods=["GET"]),
+            Route("/resthooks", pages.list_subscriptions, methods=["GET"]),
+            Route("/resthooks/subscribe", pages.subscribe, methods=["POST"]),
+            Route("/resthooks/{subscription_id}", pages.unsubscribe, methods=["DELETE"]),
             Route("/oauth/token", pages.issue_token, methods=["POST"]),
             Route("/admin/oauth/authorize", pages.ask_for_consent, methods=["GET"]),
             Route("/login", pages.login_page, methods=["GET", "PUT"]),
@@ -50,6 +54,7 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
             Route("/sandbox/orders/{order_id}", pages.show_order, methods=["GET"]),
             Route("/sandbox/requests", pages.show_requests, methods=["GET"]),
             Route("/sandbox/history", pages.show_history, methods=["GET"]),
+            Route("/sandbox/deliveries", pages.show_deliveries, methods=["GET"]),
             Route("/sandbox/misbehaviours", pages.show_misbehaviours, methods=["GET"]),
             Route("/sandbox/misbehaviours", pages.add_misbehaviour, methods=["POST"]),
             Route("/sandbox/misbehaviours", pages.clear_misbehaviours, methods=["DELETE"]),
@@ -65,9 +70,10 @@ def build_application(shop: Shop, misbehaviours: Misbehaviours) -> Starlette:
 
 
 class _Pages:
-    def __init__(self, shop: Shop, misbehaviours: Misbehaviours) -> None:
+    def __init__(self, shop: Shop, misbehaviours: Misbehaviours, webhooks: Webhooks) -> None:
         self._shop = shop
         self._misbehaviours = misbehaviours
+        self._webhooks = webhooks
 
     # --- YouCan's ---
 
@@ -164,6 +170,32 @@ class _Pages:
             }
         )
 
+    async def list_subscriptions(self, request: Request) -> Response:
+        self._authorise(request, "read-rest-hooks")
+        return JSONResponse({"data": self._shop.subscriptions()})
+
+    async def subscribe(self, request: Request) -> Response:
+        self._authorise(request, "edit-rest-hooks")
+        try:
+            body = await request.json()
+        except ValueError:
+            body = None
+        event, target_url = (body.get("event"), body.get("target_url")) if isinstance(body, dict) else (None, None)
+        if not isinstance(event, str) or event not in EVENTS:
+            raise _invalid("event", "The selected event is invalid.")
+        if not isinstance(target_url, str) or not self._webhooks.is_target(target_url):
+            raise _invalid("target_url", "The target url must be a public https address.")
+        subscription_id = self._webhooks.subscribe(event, target_url)
+        if subscription_id is None:
+            raise HTTPException(429)
+        return JSONResponse({"id": subscription_id})
+
+    async def unsubscribe(self, request: Request) -> Response:
+        self._authorise(request, "delete-rest-hooks")
+        if not self._shop.delete_subscription(request.path_params["subscription_id"]):
+            raise HTTPException(404)
+        return JSONResponse({"status": 200, "detail": "Unsubscribed", "meta": []})
+
     async def issue_token(self, request: Request) -> Response:
         form = await request.form()
         if (form.get("client_id"), form.get("client_secret")) != (CLIENT_ID, CLIENT_SECRET):
@@ -235,6 +267,9 @@ class _Pages:
 
     async def show_history(self, request: Request) -> Response:
         return _readable(self._shop.history(request.query_params.get("order_id")))
+
+    async def show_deliveries(self, _: Request) -> Response:
+        return JSONResponse(self._shop.deliveries())
 
     async def show_misbehaviours(self, _: Request) -> Response:
         return _readable([rule.as_dict() for rule in self._misbehaviours])

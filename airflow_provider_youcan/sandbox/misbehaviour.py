@@ -22,6 +22,10 @@ KINDS = {
     "terse": "leave the status_object of each status out, as YouCan's example of the list does",
     "html": "answer 200 with a login page",
     "redirect": "answer 302 (location)",
+    "forge-webhook": "sign a webhook with another secret",
+    "repeat-webhook": "deliver a webhook twice",
+    "delay-webhook": "deliver a webhook so much later than those that follow (seconds)",
+    "bare-webhook": "deliver the bare order, as older webhooks did",
     "rate-limit": "allow so many requests a window, then answer 429 (limit, seconds, headers_shown)",
 }
 
@@ -32,7 +36,8 @@ class Misbehaviour:
     A rule by which the sandbox misbehaves.
 
     :param kind: which trouble, one of :data:`KINDS`.
-    :param route: for which requests, as ``METHOD /path`` with ``*`` for anything (default all).
+    :param route: for which requests, as ``METHOD /path`` with ``*`` for anything (default all); for a webhook
+        ``WEBHOOK /order.paid``.
     :param times: for how many requests; ``None`` for any number (default).
     :param share: for which share of the requests, drawn at random, above 0 and up to 1 (default 1).
     :param seconds: how long a ``latency`` is, or the window of a ``rate-limit`` (default 60).
@@ -136,7 +141,12 @@ class Misbehaviours:
 
     def trouble(self, request: str) -> Misbehaviour | None:
         """Return the first trouble that the request runs into, if any."""
-        return next(self._matching(request, KINDS.keys() - {"latency", "rate-limit"}), None)
+        kinds = {kind for kind in KINDS if not kind.endswith("-webhook")} - {"latency", "rate-limit"}
+        return next(self._matching(request, kinds), None)
+
+    def webhook_trouble(self, event: str) -> Misbehaviour | None:
+        """Return the first trouble that a webhook runs into, if any."""
+        return next(self._matching(f"WEBHOOK /{event}", {kind for kind in KINDS if kind.endswith("-webhook")}), None)
 
     def _matching(self, request: str, kinds: set[str]) -> Iterator[Misbehaviour]:
         for rule in self:

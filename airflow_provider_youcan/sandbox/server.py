@@ -18,6 +18,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 from airflow_provider_youcan.sandbox.application import build_application, error_body
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
 from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+from airflow_provider_youcan.sandbox.webhooks import Webhooks
 
 __all__ = ["Sandbox"]
 
@@ -38,11 +39,21 @@ class Sandbox:
     :param port: the port, ``0`` for any free one (default).
     :param shop: the shop to serve; by default one of its own.
     :param orders: how many orders its own shop has (default 200).
+    :param webhook_pace: by how much the pauses before another delivery of a webhook are shortened: 0.001 makes a
+        minute of 60 ms (default 1).
     """
 
-    def __init__(self, host: str = "127.0.0.1", port: int = 0, shop: Shop | None = None, orders: int = 200) -> None:
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        shop: Shop | None = None,
+        orders: int = 200,
+        webhook_pace: float = 1.0,
+    ) -> None:
         self.shop = shop or Shop(orders=orders)
         self.misbehaviours = Misbehaviours()
+        self._webhooks = Webhooks(self.shop, self.misbehaviours, webhook_pace)
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
@@ -53,7 +64,12 @@ class Sandbox:
         self._connections = connections
         self._server = uvicorn.Server(
             uvicorn.Config(
-                _Gate(build_application(self.shop, self.misbehaviours), self.shop, self.misbehaviours, connections),
+                _Gate(
+                    build_application(self.shop, self.misbehaviours, self._webhooks),
+                    self.shop,
+                    self.misbehaviours,
+                    connections,
+                ),
                 http=_protocol(connections),
                 lifespan="off",
                 ws="none",
@@ -86,7 +102,10 @@ class Sandbox:
 
     def run(self) -> None:
         """Serve until interrupted."""
-        self._server.run(sockets=[self._socket])
+        try:
+            self._server.run(sockets=[self._socket])
+        finally:
+            self._webhooks.close()
 
     def __enter__(self) -> Sandbox:
         self._thread.start()

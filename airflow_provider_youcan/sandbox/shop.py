@@ -20,7 +20,15 @@ __all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidG
 ACCESS_TOKEN = "sandbox-access-token"
 CLIENT_ID = "sandbox-client"
 CLIENT_SECRET = "sandbox-client-secret"
-ALL_SCOPES = ("edit-orders", "read-orders", "read-orders-statuses", "view-store-info")
+ALL_SCOPES = (
+    "edit-orders",
+    "read-orders",
+    "read-orders-statuses",
+    "view-store-info",
+    "read-rest-hooks",
+    "edit-rest-hooks",
+    "delete-rest-hooks",
+)
 TOKEN_SECONDS = 1_295_999
 """How long a token lives, as YouCan's page ``introduction/oauth`` shows it: 15 days less a second."""
 
@@ -48,6 +56,11 @@ create table if not exists history (
 create table if not exists requests (
     number integer primary key, method text not null, path text not null, query text not null,
     body text not null, status integer, at text not null);
+create table if not exists subscriptions (
+    id text primary key, event text not null, target_url text not null, failures integer not null default 0);
+create table if not exists deliveries (
+    number integer primary key, delivery_id text not null, url text not null, status integer not null,
+    attempt integer not null);
 create table if not exists settings (name text primary key, value text not null);
 create table if not exists searched (number integer not null);
 insert into searched select 0 where not exists (select 1 from searched);
@@ -127,6 +140,8 @@ class Shop:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        self.tell: Callable[[str, dict[str, Any]], None] = lambda _event, _order: None
+        """Is told of each event, with the order's row."""
         self._lock = threading.RLock()
         self._searched: tuple[int, list[tuple[int, str]]] = (-1, [])
         self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
@@ -158,6 +173,8 @@ class Shop:
                 rows,
             )
             self._connection.execute("commit")
+        for row in rows:
+            self.tell("order.created", row)
         return [row["id"] for row in rows]
 
     def order_ids(self) -> list[str]:
@@ -199,6 +216,11 @@ class Shop:
                 status,
                 now,
             )
+            changed = self.order(order_id)
+        if changed is not None:
+            self.tell("order.updated", changed)
+            if context is StatusContext.PAYMENT and status == "paid" != row[column]:
+                self.tell("order.paid", changed)
         return True
 
     def delete_order(self, order_id: str) -> None:
@@ -288,6 +310,49 @@ class Shop:
             self._write("delete from statuses")
             self._connection.executemany("insert or replace into statuses values (?, ?, ?, ?, ?)", rows)
             self._write("commit")
+
+    # --- subscriptions ---
+
+    def subscriptions(self, event: str | None = None) -> list[dict[str, Any]]:
+        """Return who is told of an event, or of any."""
+        rows = self._read("select * from subscriptions where ? is null or event = ? order by rowid", event, event)
+        return [{name: row[name] for name in ("id", "event", "target_url")} for row in rows]
+
+    def add_subscription(self, subscription_id: str, event: str, target_url: str) -> None:
+        """Tell an address of an event."""
+        self._write(
+            "insert into subscriptions (id, event, target_url) values (?, ?, ?)", subscription_id, event, target_url
+        )
+
+    def delete_subscription(self, subscription_id: str) -> bool:
+        """End a subscription, and return whether there was one."""
+        with self._lock:
+            is_known = bool(self._read("select 1 from subscriptions where id = ?", subscription_id))
+            self._write("delete from subscriptions where id = ?", subscription_id)
+        return is_known
+
+    def count_failure(self, subscription_id: str, *, is_failure: bool) -> int:
+        """Count how many deliveries in a row have failed."""
+        with self._lock:
+            change = "failures + 1" if is_failure else "0"
+            self._write(f"update subscriptions set failures = {change} where id = ?", subscription_id)
+            rows = self._read("select failures from subscriptions where id = ?", subscription_id)
+        return rows[0][0] if rows else 0
+
+    def keep_delivery(self, delivery_id: str, url: str, status: int, attempt: int) -> None:
+        """Keep how a delivery was answered."""
+        self._write(
+            "insert into deliveries (delivery_id, url, status, attempt) values (?, ?, ?, ?)",
+            delivery_id,
+            url,
+            status,
+            attempt,
+        )
+
+    def deliveries(self) -> list[dict[str, Any]]:
+        """Return of each delivery ``delivery_id``, ``url``, ``attempt``, and the ``status`` of its answer, in order."""
+        columns = "delivery_id, url, status, attempt"
+        return [dict(row) for row in self._read(f"select {columns} from deliveries order by number")]
 
     # --- tokens ---
 

@@ -1,0 +1,150 @@
+"""Airflow's REST API, as far as it takes asset events: of Airflow 3, and of 2.11, where they are dataset events."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import aiohttp
+
+from airflow_provider_youcan.webhooks.deliveries import Delivery
+
+__all__ = ["AirflowClient", "AirflowError", "RefusedEventError", "UnknownAssetError"]
+
+TIMEOUT_SECONDS = 10.0
+
+
+class AirflowError(Exception):
+    """Airflow can't be reached, or did not take an event. It holds no secret, and nothing that was sent."""
+
+
+class UnknownAssetError(AirflowError):
+    """No DAG speaks of the asset, so Airflow does not know it."""
+
+
+class RefusedEventError(AirflowError):
+    """Airflow takes events, and not this one."""
+
+
+class AirflowClient:
+    """
+    Creates asset events.
+
+    :param url: where Airflow's API server (before Airflow 3 its webserver) is.
+    :param username: who logs in, with ``password``; ``None`` where ``token`` is given, or nobody has to log in.
+    :param password: the password.
+    :param token: a token of Airflow's that is used as it is.
+    """
+
+    def __init__(
+        self, url: str, username: str | None = None, password: str | None = None, token: str | None = None
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._login = (username, password)
+        self._fixed_token = token
+        self._token: str | None = token
+        self._is_airflow_2: bool | None = None
+        self._asset_ids: dict[str, int] = {}
+        self._session: aiohttp.ClientSession | None = None
+        self._logging_in = asyncio.Lock()
+
+    async def close(self) -> None:
+        """Close the connections."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def create_event(self, delivery: Delivery) -> None:
+        """
+        Create the asset event that a delivery is.
+
+        :raises UnknownAssetError: if no DAG speaks of its asset.
+        :raises AirflowError: if Airflow did not take it, or can't be reached.
+        """
+        try:
+            await self._create_event(delivery)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            failure = AirflowError(f"Airflow at {self._url} can't be reached ({type(error).__name__})")
+        else:
+            return
+        raise failure
+
+    async def _create_event(self, delivery: Delivery) -> None:
+        if self._is_airflow_2 is None:
+            self._is_airflow_2 = await self._find_version()
+        if self._is_airflow_2:
+            body: dict[str, Any] = {"dataset_uri": delivery.uri, "extra": delivery.as_extra()}
+            status, _ = await self._ask("POST", "/api/v1/datasets/events", json=body)
+        else:
+            body = {"asset_id": await self._find_asset(delivery.uri), "extra": delivery.as_extra()}
+            status, _ = await self._ask("POST", "/api/v2/assets/events", json=body)
+        if status == 404:
+            self._asset_ids.pop(delivery.uri, None)
+            raise UnknownAssetError(f"Airflow knows no asset {delivery.uri}")
+        if status in (400, 409, 422):
+            raise RefusedEventError(f"Airflow answered {status} to the event of order {delivery.order_id}")
+        if status not in (200, 201):
+            raise AirflowError(f"Airflow at {self._url} answered {status} to an asset event")
+
+    async def _find_version(self) -> bool:
+        """Return whether it is Airflow 2."""
+        for prefix in ("/api/v2", "/api/v1"):
+            status, _ = await self._ask("GET", f"{prefix}/version", is_open=True)
+            if status == 200:
+                return prefix == "/api/v1"
+        raise AirflowError(f"What is at {self._url} is no Airflow: it answered {status} to a request for its version")
+
+    async def _find_asset(self, uri: str) -> int:
+        if uri not in self._asset_ids:
+            status, answer = await self._ask("GET", "/api/v2/assets", params={"uri_pattern": uri, "limit": "100"})
+            if status != 200 or not isinstance(answer, dict):
+                raise AirflowError(f"Airflow at {self._url} answered {status} to a request for its assets")
+            found = [asset["id"] for asset in answer.get("assets", []) if asset.get("uri") == uri]
+            if not found:
+                raise UnknownAssetError(f"Airflow knows no asset {uri}")
+            self._asset_ids[uri] = found[0]
+        return self._asset_ids[uri]
+
+    async def _ask(self, method: str, path: str, *, is_open: bool = False, **arguments: Any) -> tuple[int, Any]:
+        for is_last in (False, True):
+            headers: dict[str, str] = {}
+            token = self._token
+            if self._is_airflow_2 and self._fixed_token is None and self._login[0] is not None:
+                login = f"{self._login[0]}:{self._login[1] or ''}".encode()
+                headers["Authorization"] = f"Basic {base64.b64encode(login).decode()}"
+            elif not is_open:
+                token = token or await self._log_in(None)
+                headers["Authorization"] = f"Bearer {token}"
+            async with self._request(method, path, headers=headers, **arguments) as response:
+                if response.status == 401 and not is_last and not is_open and self._fixed_token is None:
+                    # It ran out.
+                    await self._log_in(token)
+                    continue
+                is_json = response.headers.get("content-type", "").startswith("application/json")
+                return response.status, await response.json() if is_json else None
+        raise AssertionError("the last time it returns")
+
+    async def _log_in(self, refused: str | None) -> str:
+        """Obtain a token, once for all that wait for one."""
+        async with self._logging_in:
+            if self._token is not None and self._token != refused:
+                return self._token
+            username, password = self._login
+            body = None if username is None else {"username": username, "password": password}
+            method = "GET" if body is None else "POST"
+            async with self._request(method, "/auth/token", json=body) as response:
+                answer = await response.json() if response.status in (200, 201) else {}
+            token = answer.get("access_token") if isinstance(answer, dict) else None
+            if not isinstance(token, str):
+                raise AirflowError(f"Airflow at {self._url} answered {response.status} to the login")
+            self._token = token
+            return token
+
+    def _request(self, method: str, path: str, **arguments: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+        # A redirect would take the password, or the token, elsewhere.
+        return self._session.request(method, self._url + path, allow_redirects=False, **arguments)

@@ -1,0 +1,125 @@
+"""The command line of webhooks: ``python -m airflow_provider_youcan webhooks serve``, ``subscribe`` and so on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.webhooks.deliveries import EVENTS
+
+__all__ = ["add_webhooks"]
+
+
+def add_webhooks(commands: Any) -> None:
+    """Add the commands to those of the provider."""
+    parser = commands.add_parser("webhooks", help="have YouCan tell Airflow of orders")
+    webhooks = parser.add_subparsers(dest="webhooks_command", required=True)
+    _add_serve(webhooks)
+    subscribe = _add(webhooks, "subscribe", "have YouCan tell an address of orders", _subscribe)
+    subscribe.add_argument("--url", required=True, help="the receiver, a public https address")
+    subscribe.add_argument("--event", nargs="+", choices=EVENTS, default=list(EVENTS), dest="events", help="of what")
+    _add(webhooks, "list", "show what YouCan tells, and where", _list)
+    unsubscribe = _add(webhooks, "unsubscribe", "end that", _unsubscribe)
+    which = unsubscribe.add_mutually_exclusive_group(required=True)
+    which.add_argument("--url", help="all events of this address")
+    which.add_argument("--id", dest="subscription_id", help="one subscription, as list shows it")
+
+
+def _add(
+    webhooks: Any, name: str, description: str, run: Callable[[argparse.Namespace], bool]
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = webhooks.add_parser(
+        name, help=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
+    command.set_defaults(run=run)
+    return command
+
+
+def _add_serve(webhooks: Any) -> None:
+    command = _add(webhooks, "serve", "run the receiver that YouCan delivers to", _serve)
+    command.description = (
+        "Checks what YouCan delivers, keeps it, and creates an asset event of it in Airflow. Airflow's password is "
+        "read from the variable YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD, or a token from YOUCAN_WEBHOOKS_AIRFLOW_TOKEN; the "
+        "client secret of the app from YOUCAN_CLIENT_SECRET, or from the Airflow connection."
+    )
+    command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
+    command.add_argument("--port", type=int, default=8977, help="the port to listen on")
+    command.add_argument("--store", help="the slug of the store (default: that of the connection)")
+    command.add_argument("--spool", help="the SQLite file that keeps what Airflow does not have yet")
+    command.add_argument("--airflow-url", help="where Airflow's API server is (default: http://localhost:8080)")
+    command.add_argument("--airflow-username", help="who logs in there")
+
+
+def _serve(options: argparse.Namespace) -> bool:
+    try:
+        import uvicorn
+
+        from airflow_provider_youcan.webhooks.receiver import build_application
+    except ImportError:
+        raise YouCanInvalidInputError(
+            "The receiver takes Starlette and uvicorn, which are not installed here: "
+            "pip install 'airflow-provider-youcan[webhooks]'."
+        ) from None
+    import sqlite3
+
+    from airflow_provider_youcan.webhooks.settings import read_settings
+
+    names = ("conn_id", "store", "spool", "airflow_url", "airflow_username")
+    settings = read_settings({name: getattr(options, name) for name in names})
+    try:
+        application = build_application(settings)
+    except sqlite3.Error as error:
+        raise YouCanInvalidInputError(f"The spool {settings.spool} can't be used: {error}.") from None
+    # One process for each spool, or what waits there would go to Airflow once from each.
+    uvicorn.run(application, host=options.host, port=options.port, ws="none", access_log=False, server_header=False)
+    return True
+
+
+def _subscribe(options: argparse.Namespace) -> bool:
+    from airflow_provider_youcan.procedures import subscribe_webhooks
+
+    address = urlsplit(options.url)
+    is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
+    if not address.hostname or (address.scheme != "https" and not is_own):
+        raise YouCanInvalidInputError(f"YouCan takes public https addresses, and {options.url!r} is none.")
+    with _hook(options) as hook:
+        for event, subscription_id in hook.run(subscribe_webhooks(options.events, options.url)).items():
+            print(f"{subscription_id}  {event}  {options.url}")
+    return True
+
+
+def _list(options: argparse.Namespace) -> bool:
+    from airflow_provider_youcan.procedures import list_webhooks
+
+    with _hook(options) as hook:
+        for webhook in hook.run(list_webhooks()):
+            print(f"{webhook['id']}  {webhook.get('event')}  {webhook.get('target_url')}")
+    return True
+
+
+def _unsubscribe(options: argparse.Namespace) -> bool:
+    from airflow_provider_youcan.procedures import list_webhooks, unsubscribe_webhook
+
+    with _hook(options) as hook:
+        ended = [options.subscription_id]
+        if options.url is not None:
+            ended = [str(one["id"]) for one in hook.run(list_webhooks()) if one.get("target_url") == options.url]
+        for subscription_id in ended:
+            there_was = hook.run(unsubscribe_webhook(subscription_id))
+            print(f"{subscription_id}  {'ended' if there_was else 'was not there'}")
+        if not ended:
+            print(f"Nothing is delivered to {options.url}.")
+    return True
+
+
+def _hook(options: argparse.Namespace) -> Any:
+    # So that Airflow 3 finds the connection in its database, as its own commands do.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+    return YouCanHook(options.conn_id)

@@ -1,0 +1,107 @@
+"""
+A delivery of YouCan's: whether it is genuine, and what it tells, without I/O.
+
+The facts come from the pages ``resthooks/overview`` and ``apps/webhooks`` under
+https://developer.youcan.shop/store-admin, and from YouCan's own app template.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from airflow_provider_youcan.checks import check_order_id
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
+__all__ = ["EVENTS", "Delivery", "InvalidDeliveryError", "is_genuine", "read_delivery"]
+
+EVENTS = ("order.created", "order.updated", "order.paid")
+_OLDER_NAMES = {"order.create": "order.created", "order.update": "order.updated"}
+_MAX_ID = 200
+
+
+class InvalidDeliveryError(ValueError):
+    """The body is none of YouCan's."""
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What a delivery tells: nothing of a customer's."""
+
+    delivery_id: str
+    event: str
+    order_id: str
+    store: str
+    time: str
+    """When it happened, or when it came, where YouCan does not say."""
+
+    @property
+    def uri(self) -> str:
+        """The asset whose event this is."""
+        return f"youcan://{self.store}/orders/{self.event.removeprefix('order.')}"
+
+    def as_extra(self) -> dict[str, str]:
+        """Return the ``extra`` of the asset event."""
+        return asdict(self)
+
+
+def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
+    """
+    Return whether a body is signed with one of the secrets, in a time that tells nothing about them.
+
+    :param body: the raw body.
+    :param signature: what the header ``x-youcan-signature`` says: the hex HMAC-SHA256 of the body.
+    :param secrets: the OAuth app's client secret; two while it is changed for another.
+    """
+    given = signature.strip().lower().encode("utf-8", "replace")
+    expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest().encode() for secret in secrets]
+    # All of them, whichever fits.
+    return sum(hmac.compare_digest(given, one) for one in expected) > 0
+
+
+def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: str | None = None) -> Delivery | None:
+    """
+    Return what a genuine body tells, ``None`` where it is about an event that nobody wants.
+
+    :param body: the raw body.
+    :param headers: the headers, in lower case.
+    :param store: the slug of the store.
+    :param event: which event the older, bare body of an order is taken for (default ``order.updated``).
+    :raises InvalidDeliveryError: if it is no JSON object, or speaks of no order.
+    """
+    try:
+        payload = json.loads(body)
+    except (ValueError, RecursionError):
+        raise InvalidDeliveryError("the body is no JSON") from None
+    if not isinstance(payload, dict):
+        raise InvalidDeliveryError("the body is no JSON object")
+    named = payload.get("event_name")
+    name = _OLDER_NAMES.get(named, named) if isinstance(named, str) else (event or "order.updated")
+    if name not in EVENTS:
+        return None
+    order: Any = payload.get("data") if named is not None else payload
+    try:
+        order_id = check_order_id(order.get("id") if isinstance(order, dict) else None)
+    except YouCanInvalidInputError:
+        raise InvalidDeliveryError("the body speaks of no order") from None
+    delivery_id = headers.get("x-youcan-delivery-id", "").strip()
+    if not delivery_id.isprintable() or not 0 < len(delivery_id) <= _MAX_ID:
+        # The same body is the same delivery.
+        delivery_id = hashlib.sha256(body).hexdigest()
+    return Delivery(delivery_id, name, order_id, store, _read_time(payload.get("event_happened_at")))
+
+
+def _read_time(value: object) -> str:
+    if isinstance(value, str) and 0 < len(value) <= 40:
+        try:
+            return datetime.fromisoformat(value.replace("Z", "+00:00")).isoformat()
+        except ValueError:
+            pass
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e11:
+        return datetime.fromtimestamp(value, timezone.utc).isoformat()
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
