@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
-import logging
 import os
 import platform
 import shlex
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from airflow_provider_youcan import __version__, api
 from airflow_provider_youcan.authorization import SCOPES, SELLER_AREA, Authorization
+from airflow_provider_youcan.command_line import open_hook
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.credentials import read_base_url
 from airflow_provider_youcan.webhooks.command import add_webhooks
@@ -91,17 +91,8 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> bool:
-    # So that Airflow 3 finds the connection and the kept tokens in its database, as its own commands do.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from airflow_provider_youcan.hooks.youcan import YouCanHook
-
-    # Airflow 2 logs to the standard output, which is the report's.
-    logging.disable(logging.CRITICAL)
-    try:
-        with YouCanHook(options.conn_id) as hook:
-            found = hook.check_assumptions()
-    finally:
-        logging.disable(logging.NOTSET)
+    with open_hook(options.conn_id) as hook:
+        found = hook.check_assumptions()
     holds = all(assumption.holds for assumption in found)
     if options.json:
         print(json.dumps({**_versions(), "holds": holds, "assumptions": [vars(one) for one in found]}, indent=2))

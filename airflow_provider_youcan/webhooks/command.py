@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_youcan.command_line import open_hook
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.webhooks.deliveries import EVENTS
 
@@ -87,7 +87,7 @@ def _subscribe(options: argparse.Namespace) -> bool:
     is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
     if not address.hostname or (address.scheme != "https" and not is_own):
         raise YouCanInvalidInputError(f"YouCan takes public https addresses, and {options.url!r} is none.")
-    with _hook(options) as hook:
+    with open_hook(options.conn_id) as hook:
         for event, subscription_id in hook.run(subscribe_webhooks(options.events, options.url)).items():
             print(f"{subscription_id}  {event}  {options.url}")
     return True
@@ -96,7 +96,7 @@ def _subscribe(options: argparse.Namespace) -> bool:
 def _list(options: argparse.Namespace) -> bool:
     from airflow_provider_youcan.procedures import list_webhooks
 
-    with _hook(options) as hook:
+    with open_hook(options.conn_id) as hook:
         for webhook in hook.run(list_webhooks()):
             print(f"{webhook['id']}  {webhook.get('event')}  {webhook.get('target_url')}")
     return True
@@ -105,7 +105,7 @@ def _list(options: argparse.Namespace) -> bool:
 def _unsubscribe(options: argparse.Namespace) -> bool:
     from airflow_provider_youcan.procedures import list_webhooks, unsubscribe_webhook
 
-    with _hook(options) as hook:
+    with open_hook(options.conn_id) as hook:
         ended = [options.subscription_id]
         if options.url is not None:
             ended = [str(one["id"]) for one in hook.run(list_webhooks()) if one.get("target_url") == options.url]
@@ -115,11 +115,3 @@ def _unsubscribe(options: argparse.Namespace) -> bool:
         if not ended:
             print(f"Nothing is delivered to {options.url}.")
     return True
-
-
-def _hook(options: argparse.Namespace) -> Any:
-    # So that Airflow 3 finds the connection in its database, as its own commands do.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from airflow_provider_youcan.hooks.youcan import YouCanHook
-
-    return YouCanHook(options.conn_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_youcan.assets import sanitize_uri
+from airflow_provider_youcan.command_line import open_hook
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
 __all__ = ["Settings", "read_settings"]
@@ -74,12 +75,9 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, ...], str | None]:
-    # So that Airflow 3 finds the connection in its database, as its own commands do.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
-    from airflow_provider_youcan.hooks.youcan import YouCanHook
     from airflow_provider_youcan.procedures import read_store_slug
 
-    with YouCanHook(conn_id) as hook:
+    with open_hook(conn_id) as hook:
         client = hook.get_credentials().oauth_client
         if client is None and not os.environ.get("YOUCAN_CLIENT_SECRET"):
             raise YouCanInvalidInputError(

@@ -1,0 +1,35 @@
+"""What the commands share: a hook outside of Airflow."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+__all__ = ["open_hook"]
+
+
+@contextmanager
+def open_hook(conn_id: str) -> Iterator[YouCanHook]:
+    """
+    Open a hook that finds the connection as Airflow's own commands do, and logs nothing.
+
+    :param conn_id: the Airflow connection of the shop.
+    """
+    # So that Airflow 3 looks into its database.
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+    # Airflow 2 logs to the standard output, where the answer of the command is.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with YouCanHook(conn_id) as hook:
+            yield hook
+    finally:
+        logging.disable(disabled)
