@@ -16,9 +16,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
-from airflow_provider_youcan.checks import check_order_id, check_status_text
+from airflow_provider_youcan.checks import check_order_id, check_status_text, is_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, is_text
 
@@ -263,10 +262,16 @@ def subscribe_webhook(event: str, target_url: str) -> Request:
 
 
 def unsubscribe_webhook(subscription_id: str) -> Request:
-    """Build the request that ends a subscription."""
+    """
+    Build the request that ends a subscription.
+
+    :raises YouCanInvalidInputError: if it is no id.
+    """
+    if not is_order_id(subscription_id):
+        raise YouCanInvalidInputError(f"{subscription_id!r:.100} is no id of a webhook; nothing was sent.")
     return Request(
         method="DELETE",
-        path=f"/resthooks/{quote(subscription_id, safe='')}",
+        path=f"/resthooks/{subscription_id}",
         purpose=f"end the webhook {subscription_id}",
         is_success=lambda payload: "error" not in payload,
         scope="delete-rest-hooks",

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from airflow_provider_youcan import api
 from airflow_provider_youcan.answers import Answer, read_response
-from airflow_provider_youcan.checks import is_uuid
+from airflow_provider_youcan.checks import is_order_id, is_uuid
 from airflow_provider_youcan.exceptions import YouCanError, YouCanOrderNotFoundError, YouCanPermissionError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
@@ -92,7 +92,7 @@ def observe(send: Callable[[api.Request], Answer], token: str) -> Observations:
     except YouCanError:
         return seen
     ask("beyond", api.list_orders(page["meta"]["pagination"]["total_pages"] + 1, page_size=100))
-    if orders := page["data"]:
+    if (orders := page["data"]) and is_order_id(orders[0]["id"]):
         ask("order", api.get_order(orders[0]["id"]))
         ask("search", api.list_orders(query={"q": str(orders[0].get("ref"))}))
     return seen
@@ -236,15 +236,17 @@ def _order_statuses(seen: Observations) -> tuple[bool | None, str]:
 
 def _same_statuses(seen: Observations) -> tuple[bool | None, str]:
     order = seen.payload("order")
-    (listed,) = [listed for listed in seen.orders() if listed["id"] == order["id"]]
+    listed = next((one for one in seen.orders() if one["id"].casefold() == order["id"].casefold()), None)
+    if listed is None:
+        return False, "the list has it not"
     one, other = OrderStatuses.from_order(listed), OrderStatuses.from_order(order)
     differing = [context.value for context in StatusContext if one[context] != other[context]]
     return not differing, f"another {' and '.join(differing)} status" if differing else "the same three"
 
 
 def _search(seen: Observations) -> tuple[bool | None, str]:
-    wanted = seen.payload("order")["id"]
-    is_found = wanted in [order["id"] for order in seen.orders("search")]
+    wanted = seen.payload("order")["id"].casefold()
+    is_found = wanted in [order["id"].casefold() for order in seen.orders("search")]
     return is_found, "found" if is_found else "not found"
 
 

@@ -91,7 +91,7 @@ def check_file_options(options: object) -> Mapping[str, str]:
         raise YouCanInvalidInputError(f"The delimiter is {delimiter!r}; nothing was sent: give one character.")
     try:
         "".encode(encoding)
-    except (LookupError, TypeError, UnicodeError):
+    except (LookupError, TypeError, ValueError):
         raise YouCanInvalidInputError(
             f"There is no encoding {encoding!r}; nothing was sent: give one that Python knows, such as 'cp1256'."
         ) from None
@@ -216,10 +216,11 @@ def _read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
         table = ParquetFile(file)
         names = table.schema_arrow.names
         desired.check_columns(names)
+        columns = desired.find_columns(names)
         # A name with a dot in it would be taken for a path.
-        columns = None if any("." in str(name) for name in names) else desired.find_columns(names)
-        for batch in table.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns):
-            for row in batch.to_pylist():
+        is_plain = not any("." in str(name) for name in names)
+        for batch in table.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns if is_plain else None):
+            for row in batch.select(columns).to_pylist():
                 desired.add(row)
     except pa.ArrowInvalid:
         raise YouCanInvalidInputError(

@@ -42,6 +42,7 @@ def main() -> int:
     guard_changes()
     change_nothing()
     weigh_memory()
+    weigh_metrics()
     return 0
 
 
@@ -168,6 +169,12 @@ def weigh_memory() -> None:
         print(f"{rows:9,} rows of two statuses: {figures['bytes']:.0f} bytes each (aim: at most 400)")
     for rows in (1_000, 100_000):
         print(f"peak memory for {rows:,} rows: {run('dry_run', rows, rows, 16)['memory']:.0f} MB")
+
+
+def weigh_metrics() -> None:
+    each = run("metrics", 1, 100_000)["seconds"]
+    cpu = run("reconcile", CHANGES, CHANGES, 16)["cpu"]
+    print(f"metrics that are off: {each * 1e6:.1f} µs a request, {each / cpu:.1%} of a change's CPU (aim: at most 2 %)")
 
 
 def run(
@@ -329,6 +336,17 @@ def rows(_: int, number: int, __: int) -> dict[str, float]:
     return {"bytes": tracemalloc.get_traced_memory()[0] / number}
 
 
+def metrics(_: int, number: int, __: int) -> dict[str, float]:
+    """What counting a request costs where the deployment has no metrics, in seconds of the CPU."""
+    from airflow_provider_youcan.metrics import count_request
+
+    count_request("PUT", 200, "youcan_default")
+    began = time.process_time()
+    for _ in range(number):
+        count_request("PUT", 200, "youcan_default")
+    return {"seconds": (time.process_time() - began) / number}
+
+
 def dry_run(orders: int, changes: int, concurrency: int) -> dict[str, float]:
     figures = reconcile(orders, changes, concurrency, dry_run=True)
     return figures | {"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
@@ -391,6 +409,7 @@ CONTENDERS: dict[str, Callable[..., dict[str, float]]] = {
     "dry_run": dry_run,
     "guarded": guarded,
     "rows": rows,
+    "metrics": metrics,
     "aiohttp": bare_aiohttp,
     "Session": loop_over_session,
     "HttpHook": loop_over_http_hook,

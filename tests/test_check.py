@@ -194,6 +194,19 @@ def test_a_list_that_can_not_be_read_is_the_reason_for_what_rests_on_it(sandbox:
     assert found["A search for a ref finds its order"].seen == "HTTP 200: YouCanUnexpectedResponseError"
 
 
+def test_an_order_that_the_list_calls_otherwise_is_found_out_without_a_crash(sandbox: Sandbox) -> None:
+    found = check(("order", in_the_order(lambda order: order.update(id=order["id"].upper()))))
+    assert found["List and order say the same statuses"].holds is True
+
+    def rename(page: Any) -> Any:
+        page["data"][0]["id"] = "../etc"
+        return page
+
+    found = check(("page", rename))
+    assert found["An order's id is a UUID in lower case"].holds is False
+    assert found["A search for a ref finds its order"].holds is None
+
+
 def test_the_command_says_so_with_its_exit_code(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check"]) == 0
     assert "A page has at most 50 orders" in capsys.readouterr().out

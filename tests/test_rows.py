@@ -92,6 +92,7 @@ def test_a_ref_is_text_or_a_whole_number(cell: object, ref: str) -> None:
         (np.bool_(True), "is not a ref"),
         (Decimal("21.5"), "is not a ref"),
         (Decimal("Infinity"), "is not a ref"),
+        (Decimal("1E+5000"), "is not a ref"),
         (date(2026, 1, 1), "is not a ref"),
         (np.array([1, 2]), "is not a ref"),
         (10**18, "is not a ref"),
@@ -157,6 +158,19 @@ def test_rows_are_taken_from_what_people_have_in_hand(sandbox: Sandbox, pending:
 def test_a_table_lacks_a_column_also_where_it_has_no_rows(sandbox: Sandbox, library: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="No column says what should hold"):
         reconcile(orders=TABLES[library]({"order_id": []}))
+
+
+@pytest.mark.parametrize("name", ["delivered_at", "delivered.at"])
+def test_a_column_that_nobody_reads_may_hold_anything(
+    sandbox: Sandbox, pending: list[str], tmp_path: Path, name: str
+) -> None:
+    far = pa.array([10**15], pa.timestamp("s"))  # later than Python's last date
+    table = pa.table({"order_id": pending[:1], "payment_status": ["paid"], name: far})
+    path = tmp_path / "feed.parquet"
+    pa.parquet.write_table(table, path)
+
+    assert reconcile(orders=table, dry_run=True)["planned"] == 1
+    assert reconcile(orders_file=str(path), dry_run=True)["planned"] == 1
 
 
 def test_refs_of_a_frame_are_whole_numbers_or_refused(sandbox: Sandbox) -> None:
@@ -501,6 +515,7 @@ def test_a_file_that_is_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -
         {"orders_file": "a.csv", "file_options": {"delimiter": "::"}},
         {"orders_file": "a.csv", "file_options": {"encoding": "klingon"}},
         {"orders_file": "a.csv", "file_options": {"encoding": "base64"}},
+        {"orders_file": "a.csv", "file_options": {"encoding": "utf\0"}},
         {"orders_file": "a.csv", "file_options": ";"},
     ],
 )

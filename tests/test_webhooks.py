@@ -192,6 +192,8 @@ class StandIn:
         self.tokens = {"token-0"}
         self.logins = 0
         self.status = 200
+        self.looked_up = 0
+        self.broken = False
         v2 = [
             Route("/auth/token", self.log_in, methods=["GET", "POST"]),
             Route("/api/v2/version", self.version),
@@ -220,6 +222,9 @@ class StandIn:
     async def list_assets(self, request: Request) -> Response:
         if not self.may(request):
             return JSONResponse({}, 401)
+        self.looked_up += 1
+        if self.broken:
+            return Response("<html>", 200, media_type="application/json")
         found = [
             {"id": number, "uri": uri}
             for uri, number in self.assets.items()
@@ -385,7 +390,7 @@ def test_an_airflow_2_is_told_of_datasets(tmp_path: Path) -> None:
 def test_an_event_of_an_asset_that_no_dag_speaks_of_waits_for_one(
     receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spool, "put_off", lambda *_: None)
+    monkeypatch.setattr(Spool, "put_off_event", lambda *_: None)
     known = dict(airflow.assets)
     airflow.assets.clear()
     post(receiver, make_body())
@@ -406,6 +411,56 @@ def test_one_that_airflow_refuses_holds_up_no_other(receiver: str, airflow: Stan
 
     wait_for(lambda: airflow.events)
     assert airflow.events[0]["extra"]["delivery_id"] == "d-2"
+
+
+def test_events_of_an_asset_that_no_dag_speaks_of_hold_up_no_other(receiver: str, airflow: StandIn) -> None:
+    for number in range(120):
+        post(receiver, make_body("order.updated", f"order-{number}"))
+    post(receiver, make_body("order.paid"))
+
+    wait_for(lambda: airflow.events)
+    # Each was asked for about once.
+    assert airflow.looked_up < 300
+
+
+def test_an_answer_that_is_none_of_airflows_is_survived(receiver: str, airflow: StandIn) -> None:
+    airflow.broken = True
+    post(receiver, make_body())
+    wait_for(lambda: airflow.looked_up)
+    airflow.broken = False
+
+    wait_for(lambda: airflow.events)
+    assert requests.get(f"{receiver}/health", timeout=5).status_code == 200
+
+
+def test_two_events_with_the_same_bare_body_are_two(receiver: str, airflow: StandIn) -> None:
+    airflow.assets["youcan://my-store/orders/updated"] = 8
+    body = make_body(None)
+    for event in ("order.paid", "order.updated"):
+        url = f"{receiver}/?event={event}"
+        assert requests.post(url, body, headers={"x-youcan-signature": sign(body)}, timeout=5).status_code == 200
+
+    wait_for(lambda: len(airflow.events) == 2)
+
+
+def test_a_spool_that_is_slow_makes_one_event_of_one_delivery(
+    receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_youcan.webhooks.receiver.KEEP_SECONDS", 0.05)
+    add, release = Spool.add, threading.Event()
+
+    def add_slowly(self: Spool, deliveries: Any) -> None:
+        release.wait(10)
+        add(self, deliveries)
+
+    monkeypatch.setattr(Spool, "add", add_slowly)
+    assert post(receiver, make_body(), delivery_id="d-1").status_code == 200
+    assert len(airflow.events) == 1
+    release.set()
+    post(receiver, make_body(), delivery_id="d-2")
+
+    wait_for(lambda: len(airflow.events) == 2)
+    assert [event["extra"]["delivery_id"] for event in airflow.events] == ["d-1", "d-2"]
 
 
 def test_where_the_spool_takes_nothing_airflow_is_asked_at_once(
@@ -476,6 +531,11 @@ def test_a_token_without_the_scope_is_told_which(app: Sandbox, monkeypatch: pyte
 def test_an_address_that_youcan_can_not_reach_is_refused(app: Sandbox, capsys: Any) -> None:
     assert main(["webhooks", "subscribe", "--url", "http://hooks.example.com"]) == 1
     assert "YouCan takes public https addresses" in capsys.readouterr().err
+    assert main(["webhooks", "subscribe", "--url", "https://[x"]) == 1
+    for subscription_id in ("", "..", "a/b"):
+        capsys.readouterr()
+        assert main(["webhooks", "unsubscribe", "--id", subscription_id]) == 1
+        assert "is no id of a webhook" in capsys.readouterr().err
     assert app.shop.requests() == []
 
 
@@ -490,6 +550,13 @@ def test_the_secret_and_the_store_come_from_the_connection(app: Sandbox, monkeyp
     settings = read_settings()
     assert (settings.secrets, settings.store) == (("old", "new"), "my-store")
     assert settings.airflow_url == "https://airflow.example.com"
+
+
+def test_an_address_of_airflow_with_a_password_in_it_is_refused_and_not_repeated(app: Sandbox) -> None:
+    for url in ("http://youcan:hunter2@airflow.example.com", "airflow.example.com", "https://[x"):
+        with pytest.raises(YouCanInvalidInputError, match="The address of Airflow is none") as error:
+            read_settings({"airflow_url": url})
+        assert "hunter2" not in str(error.value)
 
 
 def test_a_connection_without_an_app_is_refused(app: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -270,13 +270,13 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
     def _read_orders(self, desired: DesiredState) -> None:
-        from airflow_provider_youcan.reconciliation.tables import read_rows
+        from airflow_provider_youcan.reconciliation.tables import open_table
 
         table, name = self._take_table()
-        columns, rows = read_rows(table, name)
+        columns, read = open_table(table, name)
         if columns is not None:
             desired.check_columns(columns)
-        for row in rows:
+        for row in read(desired.find_columns(columns or ())):
             desired.add(row)
         desired.check_rows()
 

@@ -67,6 +67,8 @@ class AirflowClient:
             await self._create_event(delivery)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             failure = AirflowError(f"Airflow at {self._url} can't be reached ({type(error).__name__})")
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            failure = AirflowError(f"What is at {self._url} does not answer as Airflow does ({type(error).__name__})")
         else:
             return
         raise failure

@@ -83,9 +83,7 @@ def _serve(options: argparse.Namespace) -> bool:
 def _subscribe(options: argparse.Namespace) -> bool:
     from airflow_provider_youcan.procedures import subscribe_webhooks
 
-    address = urlsplit(options.url)
-    is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
-    if not address.hostname or (address.scheme != "https" and not is_own):
+    if not _is_target(options.url):
         raise YouCanInvalidInputError(f"YouCan takes public https addresses, and {options.url!r} is none.")
     with open_hook(options.conn_id) as hook:
         for event, subscription_id in hook.run(subscribe_webhooks(options.events, options.url)).items():
@@ -115,3 +113,13 @@ def _unsubscribe(options: argparse.Namespace) -> bool:
         if not ended:
             print(f"Nothing is delivered to {options.url}.")
     return True
+
+
+def _is_target(url: str) -> bool:
+    try:
+        address = urlsplit(url)
+    except ValueError:
+        return False
+    # The sandbox's are on this machine.
+    is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
+    return bool(address.hostname) and (address.scheme == "https" or is_own)

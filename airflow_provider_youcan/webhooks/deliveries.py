@@ -91,8 +91,8 @@ def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: st
         raise InvalidDeliveryError("the body speaks of no order") from None
     delivery_id = headers.get("x-youcan-delivery-id", "").strip()
     if not delivery_id.isprintable() or not 0 < len(delivery_id) <= _MAX_ID:
-        # The same body is the same delivery.
-        delivery_id = hashlib.sha256(body).hexdigest()
+        # The same body about the same event is the same delivery.
+        delivery_id = hashlib.sha256(f"{name} ".encode() + body).hexdigest()
     return Delivery(delivery_id, name, order_id, store, _read_time(payload.get("event_happened_at")))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -73,6 +72,7 @@ class _Receiver:
         self._has_more = asyncio.Event()
         self._warn = Throttle(_log)
         self._tasks: list[asyncio.Task[None]] = []
+        self._handed_on: set[str] = set()  # what Airflow has, and the spool perhaps not yet
 
     async def __aenter__(self) -> None:
         settings = self._settings
@@ -111,7 +111,9 @@ class _Receiver:
         return _answer(200, "taken") if await self._is_safe(delivery) else _answer(503, "it can't be kept now")
 
     async def show_health(self, _: Request) -> Response:
-        """Say that it runs, and how many deliveries Airflow does not have yet."""
+        """Say whether it runs, and how many deliveries Airflow does not have yet."""
+        if any(task.done() for task in self._tasks):
+            return _answer(503, "it has to be started again")
         return _answer(200, f"{await asyncio.to_thread(self._spool.count_waiting)} waiting")
 
     async def _is_safe(self, delivery: Delivery) -> bool:
@@ -120,7 +122,7 @@ class _Receiver:
         await self._incoming.put((delivery, kept))
         try:
             await asyncio.wait_for(kept, KEEP_SECONDS)
-        except (sqlite3.Error, OSError, asyncio.TimeoutError) as error:
+        except Exception as error:  # whatever the disk says
             self._warn("The spool takes nothing (%s): what comes goes to Airflow at once.", type(error).__name__)
         else:
             return True
@@ -128,6 +130,7 @@ class _Receiver:
             await asyncio.wait_for(self._client.create_event(delivery), FORWARD_SECONDS)
         except (AirflowError, asyncio.TimeoutError):
             return False
+        self._handed_on.add(delivery.delivery_id)
         return True
 
     # --- what goes on behind ---
@@ -138,10 +141,13 @@ class _Receiver:
             batch = [await self._incoming.get()]
             while not self._incoming.empty():
                 batch.append(self._incoming.get_nowait())
-            error: BaseException | None = None
+            error: Exception | None = None
             try:
                 await asyncio.to_thread(self._spool.add, [delivery for delivery, _ in batch])
-            except (sqlite3.Error, OSError) as failure:
+                if late := self._handed_on & {delivery.delivery_id for delivery, _ in batch}:
+                    await asyncio.to_thread(self._spool.mark_forwarded, list(late))
+                    self._handed_on -= late
+            except Exception as failure:  # whatever it is, this has to go on
                 error = failure
             self._has_more.set()
             for _, kept in batch:
@@ -164,8 +170,8 @@ class _Receiver:
                     await asyncio.to_thread(self._spool.forget_old)
                 waiting = await asyncio.to_thread(self._spool.take, _BATCH)
                 is_reached = await self._forward(waiting)
-            except (sqlite3.Error, OSError) as error:
-                self._warn("The spool can't be read (%s).", type(error).__name__)
+            except Exception as error:  # whatever it is, this has to go on
+                self._warn("Deliveries can't be handed on (%s): they wait in the spool.", type(error).__name__)
                 is_reached = False
             failures = 0 if is_reached else failures + 1
             if failures:
@@ -206,7 +212,7 @@ class _Receiver:
             _log.warning("%s, so order %s starts nothing.", error, one.delivery.order_id)
             return True
         self._warn("%s yet: its deliveries wait in the spool, for %.0f hours.", error, UNKNOWN_ASSET_SECONDS / 3600)
-        await asyncio.to_thread(self._spool.put_off, one.delivery.delivery_id, 10.0)
+        await asyncio.to_thread(self._spool.put_off_event, one.delivery.event, 10.0)
         return None
 
 

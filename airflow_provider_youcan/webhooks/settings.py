@@ -55,17 +55,16 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
 
     def read(name: str) -> str | None:
         value = given.get(name) or os.environ.get(f"{_PREFIX}{name.upper()}")
-        return None if value is None else str(value)
+        return None if value is None else str(value).strip()
 
     secrets = tuple(filter(None, map(str.strip, (os.environ.get("YOUCAN_CLIENT_SECRET") or "").split(","))))
     store = read("store")
     if not secrets or store is None:
         known_secret, known_store = _ask_connection(read("conn_id") or "youcan_default", is_store_known=bool(store))
         secrets, store = secrets or known_secret, store or known_store
-    settings = Settings(secrets, _check_store(store))
+    settings = Settings(secrets, _check_store(store), airflow_url=_check_url(read("airflow_url")))
     names = {
         "spool": "spool",
-        "airflow_url": "airflow_url",
         "airflow_username": "username",
         "airflow_password": "password",
         "airflow_token": "token",
@@ -86,6 +85,21 @@ def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, .
             )
         store = None if is_store_known else hook.run(read_store_slug())
     return ((client.client_secret,) if client is not None else ()), store
+
+
+def _check_url(url: str | None) -> str:
+    from urllib.parse import urlsplit
+
+    try:
+        address = urlsplit(url or Settings.airflow_url)
+        if address.scheme in ("http", "https") and address.hostname and "@" not in address.netloc:
+            return address.geturl()
+    except ValueError:
+        pass
+    # Not the address itself, which may hold a password.
+    raise YouCanInvalidInputError(
+        "The address of Airflow is none: give one such as http://localhost:8080, without a user name in it."
+    )
 
 
 def _check_store(store: str | None) -> str:

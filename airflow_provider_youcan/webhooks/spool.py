@@ -70,11 +70,11 @@ class Spool:
             self._database.execute("commit")
 
     def take(self, most: int) -> list[Waiting]:
-        """Return deliveries that are due to be forwarded, those that came first first."""
+        """Return deliveries that are due to be forwarded, those that are due longest first."""
         columns = "delivery_id, event, order_id, store, time, taken_at"
         statement = (
             f"select {columns} from deliveries where forwarded_at is null and due_at <= ? "  # noqa: S608
-            "order by taken_at, rowid limit ?"
+            "order by due_at, rowid limit ?"
         )
         with self._lock:
             rows = self._database.execute(statement, (self._clock(), most)).fetchall()
@@ -94,6 +94,14 @@ class Spool:
         with self._lock:
             self._database.execute(
                 "update deliveries set due_at = ? where delivery_id = ?", (self._clock() + seconds, delivery_id)
+            )
+
+    def put_off_event(self, event: str, seconds: float) -> None:
+        """Try all deliveries of an event again in so many seconds."""
+        with self._lock:
+            self._database.execute(
+                "update deliveries set due_at = ? where forwarded_at is null and event = ?",
+                (self._clock() + seconds, event),
             )
 
     def forget_old(self) -> None:
