@@ -36,7 +36,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-odbc test-celery test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -47,7 +47,7 @@ help:
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
-	@echo "make test-celery     workers on several machines (takes Redis and PostgreSQL)"
+	@echo "make test-celery     several machines (takes Redis)"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
 	@echo "make screenshots     takes the screenshots of the docs again"
@@ -72,26 +72,26 @@ test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflo
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
 
-test-mariadb: $(VENV)/installed
-	@command -v mariadb-install-db >/dev/null || { \
-	  echo "There is no MariaDB: on Debian, apt-get install mariadb-server libmariadb-dev pkg-config" >&2; exit 1; }
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
-	  --group mariadb
+test-mariadb: needs-mariadb $(VENV)/with-mariadb
 	$(VENV)/bin/python -m pytest -m mariadb tests/test_mariadb.py
 
-test-odbc: $(VENV)/installed
-	@command -v odbcinst >/dev/null || { \
-	  echo "There is no ODBC: on Debian, apt-get install odbcinst unixodbc libsqliteodbc" >&2; exit 1; }
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
-	  --group odbc
+test-odbc: needs-odbc $(VENV)/with-odbc
 	$(VENV)/bin/python -m pytest -m odbc tests/test_odbc.py
 
-test-celery: $(VENV)/installed
-	@command -v redis-server >/dev/null || { \
-	  echo "There is no Redis: on Debian, apt-get install redis-server postgresql" >&2; exit 1; }
-	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
-	  --group celery
+test-celery: needs-celery $(VENV)/with-celery
 	$(VENV)/bin/python -m pytest -m celery tests/test_system_celery.py
+
+needs-mariadb:
+	@command -v mariadb-install-db >/dev/null || { \
+	  echo "There is no MariaDB: on Debian, apt-get install mariadb-server libmariadb-dev pkg-config" >&2; exit 1; }
+
+needs-odbc:
+	@command -v odbcinst >/dev/null || { \
+	  echo "There is no ODBC: on Debian, apt-get install odbcinst unixodbc libsqliteodbc" >&2; exit 1; }
+
+needs-celery:
+	@command -v redis-server >/dev/null || { \
+	  echo "There is no Redis: on Debian, apt-get install redis-server" >&2; exit 1; }
 
 test-browser: $(VENV)/installed
 	@command -v chromium chromium-browser google-chrome >/dev/null || { \
@@ -141,6 +141,11 @@ $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
 	  --editable '.[sandbox]' --group dev --group site apache-airflow==$(AIRFLOW)
+	@touch $@
+
+$(VENV)/with-%: $(VENV)/installed
+	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \
+	  --group $*
 	@touch $@
 
 $(VENV_2)/installed: pyproject.toml constraints/airflow-$(AIRFLOW_2).txt $(VENV)/installed

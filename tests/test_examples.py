@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import DAGS_FOLDER, ROOT, RunDag, Sandbox, load_dags
+from tests.conftest import DAGS_FOLDER, ROOT, RunDag, Sandbox, load_dags, register_assets
 
 pytestmark = pytest.mark.airflow
 
@@ -155,6 +155,7 @@ def test_the_assets_example_follows_the_data(sandbox: Sandbox, warehouse: sqlite
     path = DAGS_FOLDER / "example_youcan_assets.py"
     path.write_text((ROOT / "example_dags" / path.name).read_text())
     try:
+        register_assets()
         dags = load_dags(path).dags
 
         run = dags["example_youcan_assets_reconcile"].test()

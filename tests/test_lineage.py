@@ -17,7 +17,7 @@ from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentSt
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from tests.conftest import DAGS_FOLDER, Sandbox, register_assets
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+pytestmark = pytest.mark.usefixtures("_airflow_database")
 
 DAG = """
 from datetime import datetime

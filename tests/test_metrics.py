@@ -13,7 +13,7 @@ import pytest
 
 from tests.conftest import DAGS_FOLDER, Sandbox
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+pytestmark = pytest.mark.usefixtures("_airflow_database")
 
 DAG = """
 from datetime import datetime

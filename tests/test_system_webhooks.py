@@ -22,7 +22,7 @@ from airflow_provider_youcan.__main__ import main
 from tests.conftest import AIRFLOW_3, ROOT, Sandbox
 from tests.services import Airflow
 
-pytestmark = [pytest.mark.airflow, pytest.mark.usefixtures("_airflow_database")]
+pytestmark = pytest.mark.usefixtures("_airflow_database")
 
 BURST = 1_000
 OUTAGE_SECONDS = 30
