@@ -316,7 +316,8 @@ def test_rows_of_a_function_go_to_the_shop_and_nowhere_else(
             assert ti.task_id == "courier"
             (number,) = numbers
             order_ids = {pending}[:number]
-            return pd.DataFrame({{"order_id": order_ids, "payment_status": [word] * number, "phone": "+2126" + "99887766"}})
+            statuses, phone = [word] * number, "+2126" + "99887766"
+            return pd.DataFrame({{"order_id": order_ids, "payment_status": statuses, "phone": phone}})
 
         @task.youcan_reconcile(max_changes="{{{{ 5 }}}}")
         def rest():
