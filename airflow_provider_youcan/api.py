@@ -232,7 +232,7 @@ def get_store() -> Request:
 
 
 def list_webhooks() -> Request:
-    """Build the request that lists what the app is told of, and where."""
+    """Build the request that lists the app's webhook subscriptions."""
     return Request(
         method="GET",
         path="/resthooks",
@@ -246,7 +246,7 @@ def list_webhooks() -> Request:
 
 def subscribe_webhook(event: str, target_url: str) -> Request:
     """
-    Build the request that has YouCan tell an address of an event. The same twice is one subscription.
+    Build the request that subscribes an address to an event. The same twice is one subscription.
 
     :param event: ``order.created``, ``order.updated`` or ``order.paid``.
     :param target_url: a public https address.

@@ -2,7 +2,7 @@
 The shop's orders as Airflow assets: what their URIs are, and what a task says of them.
 
 ``youcan://my-store/orders`` are the orders of the store whose slug is ``my-store``; ``youcan://my-store/orders/created``,
-``/orders/updated`` and ``/orders/paid`` are what YouCan's events of these names tell of.
+``/orders/updated`` and ``/orders/paid`` are the events of these names.
 """
 
 from __future__ import annotations

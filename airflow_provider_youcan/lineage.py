@@ -44,7 +44,7 @@ def describe_lineage(operator: BaseOperator, changed: int, store: str | None) ->
             outputs.append(OutputDataset(namespace=f"{SCHEME}://{known}", name="orders", outputFacets=statistics))
         return OperatorLineage(inputs=list(_find_inputs(operator)), outputs=outputs)
     except Exception:  # lineage is worth no task
-        _log.debug("The lineage of this task can't be told.", exc_info=True)
+        _log.debug("The lineage of this task is not known.", exc_info=True)
         return None
 
 
@@ -61,7 +61,7 @@ def _find_inputs(operator: Any) -> Iterable[Any]:
     try:
         return _parse(sql, get_database_hook(operator.conn_id, operator.hook_params), operator.conn_id)
     except Exception:  # what a hook says of its database is its own
-        _log.debug("The tables of the sql can't be told.", exc_info=True)
+        _log.debug("The tables of the sql are not known.", exc_info=True)
         return []
 
 
@@ -87,5 +87,5 @@ def _ask_store(operator: Any) -> str | None:
         with YouCanHook(operator.youcan_conn_id, max_retry_seconds=5) as hook:
             return hook.run(read_store_slug())
     except Exception:  # whatever keeps it from being known
-        _log.debug("The store of the Airflow connection %r can't be told.", operator.youcan_conn_id, exc_info=True)
+        _log.debug("The store of the Airflow connection %r is not known.", operator.youcan_conn_id, exc_info=True)
         return None

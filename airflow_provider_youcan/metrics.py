@@ -1,7 +1,7 @@
 """
 Metrics, through Airflow's own ``Stats``: they reach whatever statsd or OpenTelemetry the deployment has.
 
-What tells one series from another is in the name, because plain statsd has no tags.
+What distinguishes one series from another is in the name, because plain statsd has no tags.
 """
 
 from __future__ import annotations

@@ -168,7 +168,7 @@ def _find_delimiter(header: str) -> str:
 
 def _check_header(names: Sequence[str], path: str, line: int, delimiter: str, desired: DesiredState) -> None:
     if not desired.find_columns(names):
-        # What stands there instead is not told: it may be a customer's.
+        # What stands there instead is not shown: it may be a customer's.
         raise YouCanInvalidInputError(
             f"Line {line:,} of {path} is no header, so nothing was sent: separated by {delimiter!r}, none of its cells "
             "is the name of a column that is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' and "

@@ -250,7 +250,7 @@ class OutcomeTable:
         return True
 
     def _reconnect(self) -> bool:
-        """Connect anew, since the connection may be what is broken; the run goes on meanwhile."""
+        """Connect again, since the connection may be what is broken; the run goes on meanwhile."""
         from tenacity import Retrying, stop_after_delay, wait_fixed
 
         with suppress(Exception):

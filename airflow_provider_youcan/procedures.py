@@ -309,13 +309,13 @@ def next_page(pages: Pages) -> Procedure[list[dict[str, Any]]]:
 
 
 def list_webhooks() -> Procedure[list[dict[str, Any]]]:
-    """Read what the app is told of: ``id``, ``event`` and ``target_url`` of each subscription."""
+    """Read the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
     webhooks: list[dict[str, Any]] = (yield api.list_webhooks())["data"]
     return webhooks
 
 
 def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict[str, str]]:
-    """Have YouCan tell an address of events, and return for each the id of its subscription."""
+    """Subscribe an address to events, and return for each the id of its subscription."""
     ids: dict[str, str] = {}
     for event in events:
         ids[event] = str((yield api.subscribe_webhook(event, target_url))["id"])

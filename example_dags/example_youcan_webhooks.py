@@ -1,7 +1,7 @@
 """
-A DAG that an order starts: as soon as YouCan tells that orders were paid, they are set to be prepared for shipping.
+A DAG that an order starts: as soon as orders were paid, they are set to be prepared for shipping.
 
-``python -m airflow_provider_youcan webhooks serve`` receives what YouCan tells (docs/webhooks.md). ``my-store`` is the
+``python -m airflow_provider_youcan webhooks serve`` receives YouCan's webhooks (docs/webhooks.md). ``my-store`` is the
 slug of your store. Several orders that were paid in the same moment are one run; a delivery that came twice may be in
 two: ``only_from`` makes that harmless. It needs a connection ``youcan_default`` of type ``youcan``.
 """

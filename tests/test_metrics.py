@@ -1,4 +1,4 @@
-"""Metrics: what a real UDP listener behind Airflow's own statsd client is told."""
+"""Metrics: what a real UDP listener behind Airflow's own statsd client receives."""
 
 from __future__ import annotations
 

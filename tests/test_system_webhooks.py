@@ -1,4 +1,4 @@
-"""YouCan tells that an order was paid, and a DAG runs: the sandbox, the receiver, and a real Airflow behind it."""
+"""An order is paid on YouCan, and a DAG runs: the sandbox, the receiver, and a real Airflow behind it."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def receiver(airflow: Airflow, tmp_path: Path) -> Iterator[Receiver]:
     receiver.kill()
 
 
-def test_what_youcan_tells_starts_dags_and_nothing_is_lost(airflow: Airflow, shop: Sandbox, receiver: Receiver) -> None:
+def test_a_webhook_starts_dags_and_nothing_is_lost(airflow: Airflow, shop: Sandbox, receiver: Receiver) -> None:
     airflow.wait_for(lambda: is_up(f"{receiver.url}health"), "the receiver")
     for dag_id in ("example_youcan_webhooks", "listener"):
         airflow.wait_for(lambda dag_id=dag_id: airflow.query("select 1 from dag where dag_id = ?", dag_id), dag_id)
@@ -148,7 +148,7 @@ def test_what_youcan_tells_starts_dags_and_nothing_is_lost(airflow: Airflow, sho
     airflow.restart_service(web_service)
 
     # then each has an event in the end, and none is lost.
-    airflow.wait_for(lambda: told(airflow) >= set(shop.shop.order_ids()), "the events of all orders", 240)
+    airflow.wait_for(lambda: orders_with_events(airflow) >= set(shop.shop.order_ids()), "the events of all orders", 240)
     health = f"{receiver.url}health"
     airflow.wait_for(lambda: requests.get(health, timeout=5).text == "0 waiting", "the spool to be empty")
     customer = json.loads(shop.shop.order(paid)["customer"])  # type: ignore[index]
@@ -177,5 +177,5 @@ def read_extras(airflow: Airflow, event: str) -> list[dict[str, Any]]:
     return [{name: value for name, value in extra.items() if name != "from_rest_api"} for extra in extras]
 
 
-def told(airflow: Airflow) -> set[str]:
+def orders_with_events(airflow: Airflow) -> set[str]:
     return {extra["order_id"] for extra in read_extras(airflow, "updated")}

@@ -653,7 +653,7 @@ def test_a_row_that_the_database_refuses_takes_no_other_with_it(
 def test_a_database_that_comes_back_has_every_outcome(
     sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a connection that breaks in the middle, and twice can't be made anew,
+    # Given a connection that breaks in the middle, and twice can't be made again,
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
     connect, made = SqliteHook.get_conn, []
@@ -986,7 +986,7 @@ def test_a_revert_within_the_run_that_it_reverts_can_be_retried(
 def test_a_status_goes_back_over_an_update_that_was_never_confirmed(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an update whose answer was lost, and one more by a try with another wish,
+    # Given an update whose answer was lost, and one more by a try with another desired status,
     monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
     before, (order_id, *_) = everything(sandbox), payable(sandbox)
     reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
@@ -1004,7 +1004,7 @@ def test_a_status_goes_back_over_an_update_that_was_never_confirmed(
 def test_an_update_that_failed_hides_none_that_was_made(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given a change, and another wish of which nobody knows whether it was set, and which was not,
+    # Given a change, and another desired status of which nobody knows whether it was set, and which was not,
     monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
     before, (order_id, *_) = everything(sandbox), payable(sandbox)
     reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]

@@ -192,7 +192,7 @@ class StandIn:
         self.tokens = {"token-0"}
         self.logins = 0
         self.status = 200
-        self.looked_up = 0
+        self.looked_up = self.refused = 0
         self.broken = False
         v2 = [
             Route("/auth/token", self.log_in, methods=["GET", "POST"]),
@@ -236,6 +236,7 @@ class StandIn:
         if not self.may(request):
             return JSONResponse({}, 401)
         if self.status != 200:
+            self.refused += 1
             return JSONResponse({}, self.status)
         body = await request.json()
         known = body.get("asset_id") in self.assets.values() or body.get("dataset_uri") in self.assets
@@ -404,8 +405,7 @@ def test_an_event_of_an_asset_that_no_dag_speaks_of_waits_for_one(
 def test_one_that_airflow_refuses_holds_up_no_other(receiver: str, airflow: StandIn) -> None:
     airflow.status = 422
     post(receiver, make_body(), delivery_id="d-1")
-    wait_for(lambda: airflow.logins)
-    time.sleep(0.2)
+    wait_for(lambda: airflow.refused)
     airflow.status = 200
     post(receiver, make_body(), delivery_id="d-2")
 
@@ -525,7 +525,7 @@ def test_a_token_without_the_scope_is_told_which(app: Sandbox, monkeypatch: pyte
         (["unsubscribe", "--id", "x"], "delete-rest-hooks"),
     ):
         assert main(["webhooks", *words]) == 1
-        assert f"grant 'the scope {scope}" in (written := capsys.readouterr().err) or scope in written
+        assert scope in capsys.readouterr().err
 
 
 def test_an_address_that_youcan_can_not_reach_is_refused(app: Sandbox, capsys: Any) -> None:
@@ -652,7 +652,6 @@ def test_a_refusal_is_final_and_a_410_ends_the_subscription(app: Sandbox, status
 def test_an_event_has_seven_subscriptions_at_most(app: Sandbox, capsys: Any) -> None:
     for number in range(7):
         assert main(["webhooks", "subscribe", "--url", f"https://{number}.example", "--event", "order.paid"]) == 0
-    app.misbehave("latency", seconds=0, times=1)
     assert app.shop.subscriptions("order.paid")[6]["target_url"] == "https://6.example"
     token = app.shop.issue_token()["access_token"]
     answer = requests.post(

@@ -140,8 +140,8 @@ class Shop:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
-        self.tell: Callable[[str, dict[str, Any]], None] = lambda _event, _order: None
-        """Is told of each event, with the order's row."""
+        self.notify: Callable[[str, dict[str, Any]], None] = lambda _event, _order: None
+        """Called for each event, with the order's row."""
         self._lock = threading.RLock()
         self._searched: tuple[int, list[tuple[int, str]]] = (-1, [])
         self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
@@ -174,7 +174,7 @@ class Shop:
             )
             self._connection.execute("commit")
         for row in rows:
-            self.tell("order.created", row)
+            self.notify("order.created", row)
         return [row["id"] for row in rows]
 
     def order_ids(self) -> list[str]:
@@ -218,9 +218,9 @@ class Shop:
             )
             changed = self.order(order_id)
         if changed is not None:
-            self.tell("order.updated", changed)
+            self.notify("order.updated", changed)
             if context is StatusContext.PAYMENT and status == "paid" != row[column]:
-                self.tell("order.paid", changed)
+                self.notify("order.paid", changed)
         return True
 
     def delete_order(self, order_id: str) -> None:
@@ -314,12 +314,12 @@ class Shop:
     # --- subscriptions ---
 
     def subscriptions(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Return who is told of an event, or of any."""
+        """Return the subscriptions to an event, or to any."""
         rows = self._read("select * from subscriptions where ? is null or event = ? order by rowid", event, event)
         return [{name: row[name] for name in ("id", "event", "target_url")} for row in rows]
 
     def add_subscription(self, subscription_id: str, event: str, target_url: str) -> None:
-        """Tell an address of an event."""
+        """Subscribe an address to an event."""
         self._write(
             "insert into subscriptions (id, event, target_url) values (?, ?, ?)", subscription_id, event, target_url
         )

@@ -1,4 +1,4 @@
-"""Tells subscribers of what happens to the shop's orders, as YouCan's webhooks do."""
+"""Notifies subscribers of what happens to the shop's orders, as YouCan's webhooks do."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Webhooks:
         self._pool = ThreadPoolExecutor(16, "youcan-sandbox-webhooks")
         self._timers: set[threading.Timer] = set()
         self._is_closed = False
-        shop.tell = self.tell
+        shop.notify = self.notify
 
     def close(self) -> None:
         """Deliver nothing more."""
@@ -84,8 +84,8 @@ class Webhooks:
         is_own = address.hostname in ("127.0.0.1", "localhost", "::1")
         return bool(address.hostname) and (address.scheme == "https" or (address.scheme == "http" and is_own))
 
-    def tell(self, event: str, order: dict[str, Any]) -> None:
-        """Tell all subscribers of an event."""
+    def notify(self, event: str, order: dict[str, Any]) -> None:
+        """Notify all subscribers of an event."""
         if self._is_closed:
             return
         for subscription in self._shop.subscriptions(event):
@@ -143,7 +143,7 @@ class Webhooks:
 
 
 def _abridge(order: dict[str, Any]) -> dict[str, Any]:
-    """Return the part of an order that a webhook tells, its customer included."""
+    """Return the part of an order that a webhook holds, its customer included."""
     names = ("id", "ref", "total", "currency", "created_at", "updated_at")
     statuses = {name: order[f"{name.partition('_')[0]}_status"] for name in ("payment_status", "shipping_status")}
     return {name: order[name] for name in names} | statuses | {"customer": json.loads(order["customer"])}

@@ -1,5 +1,5 @@
 """
-Webhooks: YouCan tells of an order, and Airflow starts what is scheduled on that.
+Webhooks: YouCan sends an event of an order, and Airflow starts what is scheduled on it.
 
 ``create_application`` makes the receiver for any ASGI server:
 ``uvicorn --factory airflow_provider_youcan.webhooks:create_application``. It takes the extra

@@ -16,14 +16,14 @@ __all__ = ["add_webhooks"]
 
 def add_webhooks(commands: Any) -> None:
     """Add the commands to those of the provider."""
-    parser = commands.add_parser("webhooks", help="have YouCan tell Airflow of orders")
+    parser = commands.add_parser("webhooks", help="receive YouCan's webhooks")
     webhooks = parser.add_subparsers(dest="webhooks_command", required=True)
     _add_serve(webhooks)
-    subscribe = _add(webhooks, "subscribe", "have YouCan tell an address of orders", _subscribe)
+    subscribe = _add(webhooks, "subscribe", "subscribe an address to events of orders", _subscribe)
     subscribe.add_argument("--url", required=True, help="the receiver, a public https address")
     subscribe.add_argument("--event", nargs="+", choices=EVENTS, default=list(EVENTS), dest="events", help="of what")
-    _add(webhooks, "list", "show what YouCan tells, and where", _list)
-    unsubscribe = _add(webhooks, "unsubscribe", "end that", _unsubscribe)
+    _add(webhooks, "list", "list the subscriptions", _list)
+    unsubscribe = _add(webhooks, "unsubscribe", "end subscriptions", _unsubscribe)
     which = unsubscribe.add_mutually_exclusive_group(required=True)
     which.add_argument("--url", help="all events of this address")
     which.add_argument("--id", dest="subscription_id", help="one subscription, as list shows it")

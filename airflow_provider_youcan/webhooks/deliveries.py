@@ -1,5 +1,5 @@
 """
-A delivery of YouCan's: whether it is genuine, and what it tells, without I/O.
+A delivery of YouCan's: whether it is genuine, and what it says, without I/O.
 
 The facts come from the pages ``resthooks/overview`` and ``apps/webhooks`` under
 https://developer.youcan.shop/store-admin, and from YouCan's own app template.
@@ -31,7 +31,7 @@ class InvalidDeliveryError(ValueError):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a delivery tells: nothing of a customer's."""
+    """What a delivery says: nothing of a customer's."""
 
     delivery_id: str
     event: str
@@ -52,7 +52,7 @@ class Delivery:
 
 def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
     """
-    Return whether a body is signed with one of the secrets, in a time that tells nothing about them.
+    Return whether a body is signed with one of the secrets, in constant time.
 
     :param body: the raw body.
     :param signature: what the header ``x-youcan-signature`` says: the hex HMAC-SHA256 of the body.
@@ -66,7 +66,7 @@ def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
 
 def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: str | None = None) -> Delivery | None:
     """
-    Return what a genuine body tells, ``None`` where it is about an event that nobody wants.
+    Return what a genuine body says, ``None`` where it is about an event that nobody wants.
 
     :param body: the raw body.
     :param headers: the headers, in lower case.
