@@ -6,6 +6,7 @@ What distinguishes one series from another is in the name, because plain statsd 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from airflow_provider_youcan.exceptions import YouCanError
 
 __all__ = ["count_outcomes", "count_renewal", "count_request", "count_retry", "record_limit_wait"]
+
+_log = logging.getLogger(__name__)
 
 
 def count_request(method: str, status_code: int | None, youcan_conn_id: str) -> None:
@@ -27,24 +30,24 @@ def count_request(method: str, status_code: int | None, youcan_conn_id: str) -> 
     """
     tags = {"youcan_conn_id": youcan_conn_id}
     answer = "lost" if status_code is None else f"{status_code // 100}xx"
-    _stats().incr(f"youcan.requests.{method.lower()}.{answer}", tags=tags)
+    _increment(f"youcan.requests.{method.lower()}.{answer}", tags=tags)
     if status_code == 429:
-        _stats().incr("youcan.rate_limited", tags=tags)
+        _increment("youcan.rate_limited", tags=tags)
 
 
 def count_retry(error: YouCanError, youcan_conn_id: str) -> None:
     """Count that a request is tried again after an error."""
-    _stats().incr("youcan.retries", tags={"youcan_conn_id": youcan_conn_id, "error": type(error).__name__})
+    _increment("youcan.retries", tags={"youcan_conn_id": youcan_conn_id, "error": type(error).__name__})
 
 
 def count_renewal(youcan_conn_id: str) -> None:
     """Count that a token was renewed."""
-    _stats().incr("youcan.token_renewals", tags={"youcan_conn_id": youcan_conn_id})
+    _increment("youcan.token_renewals", tags={"youcan_conn_id": youcan_conn_id})
 
 
 def record_limit_wait(seconds: float) -> None:
     """Record for how long requests were held back for the shop's limit, or a ceiling."""
-    _stats().timing("youcan.limit_wait", timedelta(seconds=seconds))
+    _report("timing", "youcan.limit_wait", timedelta(seconds=seconds))
 
 
 def count_outcomes(rows: int, outcomes: Mapping[str, Mapping[str, int]], youcan_conn_id: str) -> None:
@@ -56,11 +59,22 @@ def count_outcomes(rows: int, outcomes: Mapping[str, Mapping[str, int]], youcan_
     :param youcan_conn_id: the Airflow connection of the shop.
     """
     tags = {"youcan_conn_id": youcan_conn_id}
-    _stats().incr("youcan.reconcile.rows", rows, tags=tags)
+    _increment("youcan.reconcile.rows", rows, tags=tags)
     for context, counts in outcomes.items():
         for outcome, number in counts.items():
             if number:
-                _stats().incr(f"youcan.reconcile.{context}.{outcome}", number, tags=tags)
+                _increment(f"youcan.reconcile.{context}.{outcome}", number, tags=tags)
+
+
+def _increment(name: str, number: int = 1, *, tags: Mapping[str, str]) -> None:
+    _report("incr", name, number, tags=dict(tags))
+
+
+def _report(method: str, *values: Any, **options: Any) -> None:
+    try:
+        getattr(_stats(), method)(*values, **options)
+    except Exception:  # no metric is worth the answer to an update
+        _log.debug("A metric could not be reported.", exc_info=True)
 
 
 @cache

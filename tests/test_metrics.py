@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from airflow_provider_youcan.hooks.youcan import YouCanHook
 from tests.conftest import DAGS_FOLDER, Sandbox
 
 pytestmark = pytest.mark.usefixtures("_airflow_database")
@@ -102,3 +103,14 @@ def test_a_renewal_is_counted(
     assert counted["token_renewals"] == 1
     assert counted["requests.put.4xx"] == 1
     assert counted["requests.put.2xx"] == 1
+
+
+def test_a_metric_that_fails_loses_no_answer(sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise RuntimeError("no metrics today")
+
+    monkeypatch.setattr("airflow_provider_youcan.metrics._stats", fail)
+
+    YouCanHook().update_order_status(order_id, "paid", "payment")
+
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
