@@ -100,6 +100,7 @@ class Airflow:
         with (self.home / f"{name}.out").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 self._command(*(words or (name,))),
+                cwd=self.home,
                 env=self._environment | settings,
                 stdout=output,
                 stderr=output,
