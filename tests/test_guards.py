@@ -24,6 +24,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanPermanentError,
     YouCanRateLimitError,
+    YouCanTaskStoppedError,
     YouCanTransientError,
     YouCanUnknownStatusError,
 )
@@ -763,7 +764,7 @@ def test_a_stop_while_refs_are_searched_for_leaves_them_not_reached(sandbox: San
         sandbox,
         lambda *_: operator.on_kill() if any("q=" in one["query"] for one in sandbox.shop.requests()[-1:]) else None,
     )
-    with pytest.raises(YouCanTransientError, match="stopped"):
+    with pytest.raises(YouCanTaskStoppedError, match="stopped before the table was reconciled"):
         operator.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 
     assert (pushed["summary"]["failed"], pushed["summary"]["not_reached"]) == (0, len(refs))
@@ -777,7 +778,7 @@ def test_a_single_operator_that_is_stopped_does_not_try_again(
     operator = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=order_id, status="paid")
     monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.time.sleep", lambda _: operator.on_kill())
 
-    with pytest.raises(YouCanError, match="the task was stopped"):
+    with pytest.raises(YouCanTaskStoppedError, match="the task was stopped"):
         operator.execute({})
 
     assert len(sandbox.shop.requests()) == 1

@@ -552,6 +552,15 @@ def test_the_secret_and_the_store_come_from_the_connection(app: Sandbox, monkeyp
     assert settings.airflow_url == "https://airflow.example.com"
 
 
+@pytest.mark.parametrize(("options", "named"), [([], "of_environment"), (["--conn-id", "of_option"], "of_option")])
+def test_the_command_reads_the_environment_too_and_an_option_goes_before_it(
+    options: list[str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("YOUCAN_WEBHOOKS_CONN_ID", "of_environment")
+    assert main(["webhooks", "serve", *options]) == 1
+    assert f"There is no Airflow connection {named!r}" in capsys.readouterr().err
+
+
 def test_an_address_of_airflow_with_a_password_in_it_is_refused_and_not_repeated(app: Sandbox) -> None:
     for url in ("http://youcan:hunter2@airflow.example.com", "airflow.example.com", "https://[x"):
         with pytest.raises(YouCanInvalidInputError, match="The address of Airflow is none") as error:

@@ -331,7 +331,7 @@ class ReconcilingOperator(BaseOperator):
             )
         interruptible.handle_signals()
         # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
-        raise YouCanTransientError(
+        raise YouCanTaskStoppedError(
             "The task was stopped before the table was reconciled; a retry sends only what is missing."
         )
 

@@ -13,46 +13,61 @@ from airflow_provider_youcan.webhooks.deliveries import EVENTS
 
 __all__ = ["add_webhooks"]
 
+SETTINGS = {
+    "conn_id": "the Airflow connection that has the app and the store (default: youcan_default)",
+    "store": "the slug of the store (default: that of the connection)",
+    "spool": "the SQLite file that keeps what Airflow does not have yet (default: youcan-webhooks.db)",
+    "airflow_url": "where Airflow's API server is (default: http://localhost:8080)",
+    "airflow_username": "who logs in there (default: nobody)",
+}
+"""The options of ``serve`` that are settings of a receiver, with what they are."""
+
 
 def add_webhooks(commands: Any) -> None:
     """Add the commands to those of the provider."""
     parser = commands.add_parser("webhooks", help="receive YouCan's webhooks")
     webhooks = parser.add_subparsers(dest="webhooks_command", required=True)
     _add_serve(webhooks)
-    subscribe = _add(webhooks, "subscribe", "subscribe an address to events of orders", _subscribe)
+    subscribe = _add_of_shop(webhooks, "subscribe", "subscribe an address to events of orders", _subscribe)
     subscribe.add_argument("--url", required=True, help="the receiver, a public https address")
     subscribe.add_argument("--event", nargs="+", choices=EVENTS, default=list(EVENTS), dest="events", help="of what")
-    _add(webhooks, "list", "list the subscriptions", _list)
-    unsubscribe = _add(webhooks, "unsubscribe", "end subscriptions", _unsubscribe)
+    _add_of_shop(webhooks, "list", "list the subscriptions", _list)
+    unsubscribe = _add_of_shop(webhooks, "unsubscribe", "end subscriptions", _unsubscribe)
     which = unsubscribe.add_mutually_exclusive_group(required=True)
     which.add_argument("--url", help="all events of this address")
     which.add_argument("--id", dest="subscription_id", help="one subscription, as list shows it")
 
 
-def _add(
-    webhooks: Any, name: str, description: str, run: Callable[[argparse.Namespace], bool]
-) -> argparse.ArgumentParser:
+Run = Callable[[argparse.Namespace], bool]
+
+
+def _add(webhooks: Any, name: str, description: str, run: Run) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = webhooks.add_parser(
         name, help=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
     command.set_defaults(run=run)
     return command
 
 
+def _add_of_shop(webhooks: Any, name: str, description: str, run: Run) -> argparse.ArgumentParser:
+    command = _add(webhooks, name, description, run)
+    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
+    return command
+
+
 def _add_serve(webhooks: Any) -> None:
+    # What is not given stays out of the options, so that the environment decides.
     command = _add(webhooks, "serve", "run the receiver that YouCan delivers to", _serve)
     command.description = (
-        "Checks what YouCan delivers, keeps it, and creates an asset event of it in Airflow. Airflow's password is "
-        "read from the variable YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD, or a token from YOUCAN_WEBHOOKS_AIRFLOW_TOKEN; the "
-        "client secret of the app from YOUCAN_CLIENT_SECRET, or from the Airflow connection."
+        "Checks what YouCan delivers, keeps it, and creates an asset event of it in Airflow. Each option but --host "
+        "and --port can be given as a variable: YOUCAN_WEBHOOKS_CONN_ID for --conn-id, and so on. Airflow's password "
+        "is read from YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD, or a token from YOUCAN_WEBHOOKS_AIRFLOW_TOKEN; the client secret "
+        "of the app from YOUCAN_CLIENT_SECRET, or from the Airflow connection."
     )
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     command.add_argument("--port", type=int, default=8977, help="the port to listen on")
-    command.add_argument("--store", help="the slug of the store (default: that of the connection)")
-    command.add_argument("--spool", help="the SQLite file that keeps what Airflow does not have yet")
-    command.add_argument("--airflow-url", help="where Airflow's API server is (default: http://localhost:8080)")
-    command.add_argument("--airflow-username", help="who logs in there")
+    for name, description in SETTINGS.items():
+        command.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=description)
 
 
 def _serve(options: argparse.Namespace) -> bool:
@@ -69,8 +84,7 @@ def _serve(options: argparse.Namespace) -> bool:
 
     from airflow_provider_youcan.webhooks.settings import read_settings
 
-    names = ("conn_id", "store", "spool", "airflow_url", "airflow_username")
-    settings = read_settings({name: getattr(options, name) for name in names})
+    settings = read_settings({name: vars(options).get(name) for name in SETTINGS})
     try:
         application = build_application(settings)
     except sqlite3.Error as error:
@@ -84,7 +98,9 @@ def _subscribe(options: argparse.Namespace) -> bool:
     from airflow_provider_youcan.procedures import subscribe_webhooks
 
     if not _is_target(options.url):
-        raise YouCanInvalidInputError(f"YouCan takes public https addresses, and {options.url!r} is none.")
+        raise YouCanInvalidInputError(
+            f"{options.url!r} is not a public https address, so nothing was subscribed: give one with --url."
+        )
     with open_hook(options.conn_id) as hook:
         for event, subscription_id in hook.run(subscribe_webhooks(options.events, options.url)).items():
             print(f"{subscription_id}  {event}  {options.url}")
