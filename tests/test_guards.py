@@ -671,7 +671,7 @@ except BaseException as error:
 """
 
 
-@pytest.mark.parametrize(("airflow", "ended_in"), [("3", "YouCanTransientError"), ("2", "Terminated")])
+@pytest.mark.parametrize(("airflow", "ended_in"), [("3", "YouCanTaskStoppedError"), ("2", "Terminated")])
 def test_a_task_that_is_stopped_sends_nothing_more_and_says_the_truth(
     sandbox: Sandbox, tmp_path: Path, airflow: str, ended_in: str
 ) -> None:

@@ -61,8 +61,8 @@ def _add_serve(webhooks: Any) -> None:
     command.description = (
         "Checks what YouCan delivers, keeps it, and creates an asset event of it in Airflow. Each option but --host "
         "and --port can be given as a variable: YOUCAN_WEBHOOKS_CONN_ID for --conn-id, and so on. Airflow's password "
-        "is read from YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD, or a token from YOUCAN_WEBHOOKS_AIRFLOW_TOKEN; the client secret "
-        "of the app from YOUCAN_CLIENT_SECRET, or from the Airflow connection."
+        "is read from YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD, or a token from YOUCAN_WEBHOOKS_AIRFLOW_TOKEN; the client "
+        "secret of the app from YOUCAN_CLIENT_SECRET, or from the Airflow connection."
     )
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     command.add_argument("--port", type=int, default=8977, help="the port to listen on")
