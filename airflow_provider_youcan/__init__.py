@@ -67,8 +67,8 @@ def get_provider_info() -> dict[str, Any]:
                 "conn-fields": {
                     "timeout": {
                         "label": "Timeout",
-                        "description": "Seconds to wait for the shop to accept a connection, and for each part of its "
-                        "answer; 30 if left empty.",
+                        "description": "Seconds to wait for a connection, for an answer to begin, and for it to end; "
+                        "30 if left empty.",
                         "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 3600},
                     },
                     "max_attempts": {

@@ -90,7 +90,7 @@ class YouCanTransientError(YouCanError):
     """
     It may work later: Airflow retries the task, a sensor keeps waiting.
 
-    ``retry_after`` is how many seconds the shop asked to be left alone, or ``None`` where it didn't say.
+    ``retry_after`` is how many seconds the shop asked to wait, or ``None`` where it didn't say.
     """
 
     def __init__(

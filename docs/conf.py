@@ -15,7 +15,7 @@ html_static_path: list[str] = []
 templates_path: list[str] = []
 exclude_patterns: list[str] = []
 
-# Links to a heading, as in reconciling.md#rates.
+# Links to a heading, as in reconciling.md#how-fast.
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"

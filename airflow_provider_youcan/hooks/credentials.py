@@ -53,7 +53,7 @@ class Credentials:
 
     :param base_url: where the API is, without a slash at its end.
     :param token: the access token; empty where the connection holds none, and one has to be obtained.
-    :param timeout: seconds to wait for a connection, and for each part of an answer.
+    :param timeout: seconds to wait for a connection, for an answer to begin, and for it to end.
     :param max_attempts: how often a request is sent at most.
     :param verify: the path of a CA bundle, or ``True`` for the usual one.
     :param requests_per_second: how many requests a second a task that sends many may send at most, or ``None``.

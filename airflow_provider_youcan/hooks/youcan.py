@@ -46,8 +46,7 @@ class YouCanHook(ConnectionUser):
     * ``password``: the access token, made in YouCan's seller area under Settings > Developer Settings;
     * ``host``, with ``schema`` and ``port`` or as a whole URL: an API other than ``https://api.youcan.shop``.
       It must be https, unless it is on this machine;
-    * extra ``timeout``: seconds to wait for the shop to accept a connection, and for each part of its answer
-      (default 30);
+    * extra ``timeout``: seconds to wait for a connection, for an answer to begin, and for it to end (default 30);
     * extra ``max_attempts``: how often a request that met a transient error is sent at most (default 4);
     * extra ``requests_per_second``: a ceiling for a task that sends many requests (default none);
     * extra ``verify``: the path of a CA bundle to trust instead of the usual one;

@@ -40,7 +40,7 @@ class Misbehaviour:
         ``WEBHOOK /order.paid``.
     :param times: for how many requests; ``None`` for any number (default).
     :param share: for which share of the requests, drawn at random, above 0 and up to 1 (default 1).
-    :param seconds: how long a ``latency`` is, or the window of a ``rate-limit`` (default 60).
+    :param seconds: how long a ``latency`` or a ``delay-webhook`` is, or the window of a ``rate-limit`` (default 60).
     :param status: the status code of a ``status``.
     :param headers: further headers of a ``status``, such as ``{"Retry-After": "2"}``.
     :param body: the body of a ``status`` as text, in place of the documented one.
