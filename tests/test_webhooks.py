@@ -94,6 +94,11 @@ def test_a_delivery_says_which_order_and_what_and_nothing_of_the_customer(body: 
     assert PHONE not in str(delivery)
 
 
+@pytest.mark.parametrize("name", [5, ["order.paid"], {"a": 1}, True, ""])
+def test_an_event_whose_name_is_no_text_is_nobodys(name: Any) -> None:
+    assert read_delivery(make_body(name), {}, "my-store", "order.paid") is None
+
+
 def test_a_delivery_without_an_id_is_known_by_its_body() -> None:
     first, again, other = (read_delivery(make_body(order_id=order_id), {}, "my-store") for order_id in ("a", "a", "b"))
     assert first is not None
@@ -103,10 +108,23 @@ def test_a_delivery_without_an_id_is_known_by_its_body() -> None:
 
 
 @pytest.mark.parametrize("happened_at", [None, "yesterday", -1, 1e300, True, [], "x" * 100])
-def test_a_time_that_is_none_is_when_it_came(happened_at: Any) -> None:
+def test_a_time_that_makes_no_sense_is_when_it_came(happened_at: Any) -> None:
     delivery = read_delivery(make_body(event_happened_at=happened_at), {}, "my-store")
     assert delivery is not None
     assert delivery.time.startswith("20")
+
+
+@pytest.mark.parametrize("happened_at", ["2026-11-26T06:00:00Z", 1_795_672_800, 1_795_672_800_000])
+def test_a_time_is_taken_as_text_in_seconds_or_in_milliseconds(happened_at: Any) -> None:
+    delivery = read_delivery(make_body(event_happened_at=happened_at), {}, "my-store")
+    assert delivery is not None
+    assert delivery.time == "2026-11-26T06:00:00+00:00"
+
+
+def test_the_older_names_of_events_are_taken_from_the_address_too() -> None:
+    delivery = read_delivery(make_body(None), {}, "my-store", "order.create")
+    assert delivery is not None
+    assert delivery.event == "order.created"
 
 
 @pytest.mark.parametrize(
@@ -190,6 +208,7 @@ class StandIn:
         self.events: list[dict[str, Any]] = []
         self.assets = {"youcan://my-store/orders/paid": 7}
         self.tokens = {"token-0"}
+        self.denied = 401
         self.logins = 0
         self.status = 200
         self.looked_up = self.refused = 0
@@ -221,7 +240,7 @@ class StandIn:
 
     async def list_assets(self, request: Request) -> Response:
         if not self.may(request):
-            return JSONResponse({}, 401)
+            return JSONResponse({}, self.denied)
         self.looked_up += 1
         if self.broken:
             return Response("<html>", 200, media_type="application/json")
@@ -234,7 +253,7 @@ class StandIn:
 
     async def create(self, request: Request) -> Response:
         if not self.may(request):
-            return JSONResponse({}, 401)
+            return JSONResponse({}, self.denied)
         if self.status != 200:
             self.refused += 1
             return JSONResponse({}, self.status)
@@ -365,9 +384,11 @@ def test_what_comes_while_airflow_is_away_is_kept_and_handed_on(airflow: StandIn
         wait_for(lambda: requests.get(f"{receiver}/health", timeout=5).text == "0 waiting")
 
 
-def test_a_token_that_ran_out_is_obtained_again(receiver: str, airflow: StandIn) -> None:
+@pytest.mark.parametrize("denied", [401, 403], ids=["it ran out", "Airflow's key changed"])
+def test_a_token_that_airflow_takes_no_more_is_obtained_again(receiver: str, airflow: StandIn, denied: int) -> None:
     post(receiver, make_body())
     wait_for(lambda: airflow.events)
+    airflow.denied = denied
     airflow.tokens.clear()
     post(receiver, make_body())
 
@@ -530,7 +551,7 @@ def test_a_token_without_the_scope_is_told_which(app: Sandbox, monkeypatch: pyte
 
 def test_an_address_that_youcan_can_not_reach_is_refused(app: Sandbox, capsys: Any) -> None:
     assert main(["webhooks", "subscribe", "--url", "http://hooks.example.com"]) == 1
-    assert "YouCan takes public https addresses" in capsys.readouterr().err
+    assert "is not a public https address" in capsys.readouterr().err
     assert main(["webhooks", "subscribe", "--url", "https://[x"]) == 1
     for subscription_id in ("", "..", "a/b"):
         capsys.readouterr()
@@ -563,7 +584,7 @@ def test_the_command_reads_the_environment_too_and_an_option_goes_before_it(
 
 def test_an_address_of_airflow_with_a_password_in_it_is_refused_and_not_repeated(app: Sandbox) -> None:
     for url in ("http://youcan:hunter2@airflow.example.com", "airflow.example.com", "https://[x"):
-        with pytest.raises(YouCanInvalidInputError, match="The address of Airflow is none") as error:
+        with pytest.raises(YouCanInvalidInputError, match="The address of Airflow is not a valid URL") as error:
             read_settings({"airflow_url": url})
         assert "hunter2" not in str(error.value)
 

@@ -21,7 +21,7 @@ class AirflowError(Exception):
 
 
 class UnknownAssetError(AirflowError):
-    """No DAG speaks of the asset, so Airflow does not know it."""
+    """No DAG uses the asset, so Airflow does not know it."""
 
 
 class RefusedEventError(AirflowError):
@@ -60,7 +60,7 @@ class AirflowClient:
         """
         Create the asset event that a delivery is.
 
-        :raises UnknownAssetError: if no DAG speaks of its asset.
+        :raises UnknownAssetError: if no DAG uses its asset.
         :raises AirflowError: if Airflow did not take it, or can't be reached.
         """
         try:
@@ -120,8 +120,9 @@ class AirflowClient:
                 token = token or await self._log_in(None)
                 headers["Authorization"] = f"Bearer {token}"
             async with self._request(method, path, headers=headers, **arguments) as response:
-                if response.status == 401 and not is_last and not is_open and self._fixed_token is None:
-                    # It ran out.
+                is_renewable = token is not None and token != self._fixed_token and not is_open
+                if response.status in (401, 403) and is_renewable and not is_last:
+                    # It ran out; 403 is Airflow's answer to one that an older key has signed.
                     await self._log_in(token)
                     continue
                 is_json = response.headers.get("content-type", "").startswith("application/json")

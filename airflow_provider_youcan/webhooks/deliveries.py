@@ -66,29 +66,30 @@ def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
 
 def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: str | None = None) -> Delivery | None:
     """
-    Return what a genuine body says, ``None`` where it is about an event that nobody wants.
+    Return what a genuine body says, ``None`` for an event that is not one of an order's.
 
     :param body: the raw body.
     :param headers: the headers, in lower case.
     :param store: the slug of the store.
     :param event: which event the older, bare body of an order is taken for (default ``order.updated``).
-    :raises InvalidDeliveryError: if it is no JSON object, or speaks of no order.
+    :raises InvalidDeliveryError: if it is not a JSON object, or names no order.
     """
     try:
         payload = json.loads(body)
     except (ValueError, RecursionError):
-        raise InvalidDeliveryError("the body is no JSON") from None
+        raise InvalidDeliveryError("the body is not JSON") from None
     if not isinstance(payload, dict):
-        raise InvalidDeliveryError("the body is no JSON object")
-    named = payload.get("event_name")
-    name = _OLDER_NAMES.get(named, named) if isinstance(named, str) else (event or "order.updated")
+        raise InvalidDeliveryError("the body is not a JSON object")
+    is_bare = payload.get("event_name") is None
+    named = (event or "order.updated") if is_bare else payload["event_name"]
+    name = _OLDER_NAMES.get(named, named) if isinstance(named, str) else ""
     if name not in EVENTS:
         return None
-    order: Any = payload.get("data") if named is not None else payload
+    order: Any = payload if is_bare else payload.get("data")
     try:
         order_id = check_order_id(order.get("id") if isinstance(order, dict) else None)
     except YouCanInvalidInputError:
-        raise InvalidDeliveryError("the body speaks of no order") from None
+        raise InvalidDeliveryError("the body names no order") from None
     delivery_id = headers.get("x-youcan-delivery-id", "").strip()
     if not delivery_id.isprintable() or not 0 < len(delivery_id) <= _MAX_ID:
         # The same body about the same event is the same delivery.
@@ -102,6 +103,7 @@ def _read_time(value: object) -> str:
             return datetime.fromisoformat(value.replace("Z", "+00:00")).isoformat()
         except ValueError:
             pass
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e11:
-        return datetime.fromtimestamp(value, timezone.utc).isoformat()
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < 1e13:
+        seconds = value if value < 1e11 else value / 1000
+        return datetime.fromtimestamp(seconds, timezone.utc).isoformat()
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

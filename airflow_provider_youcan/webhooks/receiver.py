@@ -34,7 +34,7 @@ KEEP_SECONDS, FORWARD_SECONDS = 1.2, 0.6
 """How long the spool, and then Airflow, may take before YouCan is answered: it waits for some two seconds."""
 
 UNKNOWN_ASSET_SECONDS = 4 * 3600.0
-"""How long a delivery is kept of an asset that no DAG speaks of: one that is being deployed may yet."""
+"""How long a delivery is kept for an asset that no DAG uses: one that is being deployed may."""
 
 _BATCH = 50
 _AT_A_TIME = 8
@@ -107,13 +107,13 @@ class _Receiver:
             self._warn("A delivery was refused: %s.", error)
             return _answer(400, str(error))
         if delivery is None:
-            return _answer(200, "nobody wants this event")
-        return _answer(200, "taken") if await self._is_safe(delivery) else _answer(503, "it can't be kept now")
+            return _answer(200, "this event is ignored")
+        return _answer(200, "taken") if await self._is_safe(delivery) else _answer(503, "it can't be stored now")
 
     async def show_health(self, _: Request) -> Response:
         """Say whether it runs, and how many deliveries Airflow does not have yet."""
         if any(task.done() for task in self._tasks):
-            return _answer(503, "it has to be started again")
+            return _answer(503, "restart the receiver")
         return _answer(200, f"{await asyncio.to_thread(self._spool.count_waiting)} waiting")
 
     async def _is_safe(self, delivery: Delivery) -> bool:
@@ -123,7 +123,7 @@ class _Receiver:
         try:
             await asyncio.wait_for(kept, KEEP_SECONDS)
         except Exception as error:  # whatever the disk says
-            self._warn("The spool takes nothing (%s): what comes goes to Airflow at once.", type(error).__name__)
+            self._warn("The spool can't be written to (%s): deliveries go straight to Airflow.", type(error).__name__)
         else:
             return True
         try:
@@ -171,7 +171,7 @@ class _Receiver:
                 waiting = await asyncio.to_thread(self._spool.take, _BATCH)
                 is_reached = await self._forward(waiting)
             except Exception as error:  # whatever it is, this has to go on
-                self._warn("Deliveries can't be handed on (%s): they wait in the spool.", type(error).__name__)
+                self._warn("Deliveries can't be forwarded (%s): they wait in the spool.", type(error).__name__)
                 is_reached = False
             failures = 0 if is_reached else failures + 1
             if failures:
@@ -203,13 +203,13 @@ class _Receiver:
         forwarded = [one.delivery for one, is_done in zip(waiting, done, strict=True) if is_done]
         await asyncio.to_thread(self._spool.mark_forwarded, [delivery.delivery_id for delivery in forwarded])
         for delivery in forwarded:
-            _log.info("Order %s: %s is an event of %s.", delivery.order_id, delivery.event, delivery.uri)
+            _log.info("Order %s: sent %s as an event of %s.", delivery.order_id, delivery.event, delivery.uri)
         return False not in done
 
     async def _hold(self, one: Waiting, error: UnknownAssetError) -> bool | None:
-        """Keep a delivery of an asset that no DAG speaks of for a while, and return whether to forget it."""
+        """Keep a delivery for an asset that no DAG uses for a while, and return whether to drop it."""
         if self._clock() > one.taken_at + UNKNOWN_ASSET_SECONDS:
-            _log.warning("%s, so order %s starts nothing.", error, one.delivery.order_id)
+            _log.warning("%s, so the event of order %s was dropped.", error, one.delivery.order_id)
             return True
         self._warn("%s yet: its deliveries wait in the spool, for %.0f hours.", error, UNKNOWN_ASSET_SECONDS / 3600)
         await asyncio.to_thread(self._spool.put_off_event, one.delivery.event, 10.0)

@@ -98,7 +98,7 @@ def _check_url(url: str | None) -> str:
         pass
     # Not the address itself, which may hold a password.
     raise YouCanInvalidInputError(
-        "The address of Airflow is none: give one such as http://localhost:8080, without a user name in it."
+        "The address of Airflow is not a valid URL: give one such as http://localhost:8080, without a user name in it."
     )
 
 
