@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import DAGS_FOLDER, ROOT, RunDag, Sandbox, load_dags, register_assets
+from tests.forked import run_file
 
 pytestmark = pytest.mark.airflow
 
@@ -21,16 +19,8 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_imports_without_warnings(example: os.PathLike[str]) -> None:
-    # In a process of its own, with Airflow imported first: its own warnings are not ours.
-    probe = (
-        "import sys, warnings, runpy; from airflow.providers.common.compat.sdk import DAG, task, task_group, Param;"
-        "task.python;"  # which has Airflow look for decorators
-        "warnings.simplefilter('error'); runpy.run_path(sys.argv[1])"
-    )
-    ended = subprocess.run([sys.executable, "-c", probe, example], capture_output=True, text=True, check=False)
-
-    assert ended.returncode == 0, ended.stderr
+def test_an_example_imports_without_warnings(example: Path, tmp_path: Path) -> None:
+    assert run_file(example, tmp_path) == ""
 
 
 def test_airflow_loads_them_all() -> None:
