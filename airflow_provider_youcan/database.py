@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -16,7 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["describe_error", "get_database_hook", "query"]
 
 _ROWS_A_FETCH = 1000
-_CHANGES_DATA = ("INSERT", "UPDATE", "DELETE", "MERGE", "REPLACE", "CREATE", "ALTER", "DROP", "TRUNCATE")
+_READING = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "PIVOT", "UNPIVOT")
+"""What a statement that reads begins with."""
+_CHANGING = ("INSERT", "UPDATE", "DELETE", "MERGE", "UPSERT", "INTO")
+_LOCKING = ("FOR", "KEY")
 
 
 def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None) -> DbApiHook:
@@ -39,9 +43,13 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
             "nothing was sent: install the Airflow provider of your database, restart Airflow, and add the "
             "connection."
         ) from None
-    params = dict(hook_params or {})
+    if not isinstance(hook_params or {}, Mapping):
+        raise YouCanInvalidInputError(
+            f"hook_params is of type {type(hook_params).__name__}, so nothing was sent: give a mapping; a template "
+            "makes one only with render_template_as_native_obj=True on the DAG."
+        )
     try:
-        hook: Any = _make_hook(connection, params)
+        hook: Any = _make_hook(connection, dict(hook_params or {}))
     except Exception as error:  # an unknown type of connection ends in errors of several kinds
         raise _no_hook(conn_id, connection.conn_type, error) from None
     if not isinstance(hook, DbApiHook):
@@ -107,24 +115,46 @@ def _no_hook(conn_id: str, conn_type: str | None, error: Exception) -> YouCanInv
 
 
 def _check_statement(hook: DbApiHook, sql: str) -> str:
-    import sqlparse
     from sqlparse.exceptions import SQLParseError
 
     try:
         statements = hook.split_sql_string(sql)
-        kinds = [sqlparse.parse(statement)[0].get_type() for statement in statements]  # type: ignore[no-untyped-call]
-    except (SQLParseError, RecursionError):  # of more words than it reads: the database decides
-        return hook.strip_sql_string(sql)
-    if len(kinds) != 1:
+    except (SQLParseError, RecursionError):  # of more words than it groups: the database counts them
+        statements = [sql]
+    if len(statements) != 1:
         raise YouCanInvalidInputError(
-            f"The sql has {len(kinds)} statements, so nothing was sent: give one, which returns the rows."
+            f"The sql has {len(statements)} statements, so nothing was sent: give one, which returns the rows."
         )
-    if (kind := kinds[0]) in _CHANGES_DATA:
+    if (word := _find_change(statements[0])) is not None:
         raise YouCanInvalidInputError(
-            f"The sql is a {kind.lower()}, which changes the warehouse: it was not run, so it returns no rows and "
-            "nothing was sent; give a select, which only reads."
+            f"The sql has {word} in it, which may change the warehouse, so it was not run and nothing was sent: give a "
+            "select, which only reads."
         )
     return hook.strip_sql_string(sql)
+
+
+def _find_change(statement: str) -> str | None:
+    """Return the word by which a statement may do more than read."""
+    from sqlparse import lexer, tokens
+
+    skipped = (tokens.Whitespace, tokens.Comment)
+    words = [
+        (kind in tokens.Keyword, text.upper())
+        for kind, text in lexer.tokenize(statement)
+        if text != "(" and not any(kind in one for one in skipped)
+    ]
+    if words and words[0][1] not in _READING:
+        return words[0][1][:20]
+    # "for update" and "for no key update" lock rows, and change none.
+    pairs = pairwise(words)
+    return next(
+        (
+            text
+            for (_, before), (is_keyword, text) in pairs
+            if is_keyword and text in _CHANGING and before not in _LOCKING
+        ),
+        None,
+    )
 
 
 def _connect(hook: DbApiHook) -> Any:

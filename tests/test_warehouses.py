@@ -98,10 +98,18 @@ def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(database: tuple
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("delete from courier_orders returning *", "The sql is a delete, which changes the warehouse"),
-        ("update courier_orders set payment_status = 'paid'", "is a update"),
-        ("insert into courier_orders values ('a', 'b', 'c')", "is a insert"),
-        ("drop table courier_orders", "is a drop"),
+        ("delete from courier_orders returning *", "The sql has DELETE in it, which may change the warehouse"),
+        ("update courier_orders set payment_status = 'paid'", "has UPDATE"),
+        ("insert into courier_orders values ('a', 'b', 'c')", "has INSERT"),
+        ("drop table courier_orders", "has DROP"),
+        ("explain analyze delete from courier_orders", "has EXPLAIN"),
+        ("copy (select 1) to 'x'", "has COPY"),
+        ("vacuum into 'x'", "has VACUUM"),
+        ("pragma user_version = 7", "has PRAGMA"),
+        ("call empty_it()", "has CALL"),
+        ("select * into elsewhere from courier_orders", "has INTO"),
+        ("with gone as (delete from courier_orders returning *) select * from gone", "has DELETE"),
+        ("/* a */ (truncate table courier_orders)", "has TRUNCATE"),
         ("select 1; select 2", "has 2 statements"),
         ("set x = 1; select 2", "has 2 statements"),
         ("-- nothing", "has 0 statements"),
@@ -120,6 +128,37 @@ def test_what_is_no_single_query_is_refused_and_not_run(
         with closing(sqlite3.connect(connection["host"])) as again:
             assert again.execute("select count(*) from courier_orders").fetchone() == (1,)
     assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        f"-- update\n({QUERY})",
+        f"with recent as ({QUERY}) select * from recent;",
+        f"{QUERY} where shipping_status <> 'delete into'",
+        'select order_id, shipping_status, payment_status as "update" from courier_orders',
+        "select replace(order_id, 'x', 'x') as order_id, shipping_status from courier_orders",
+    ],
+)
+def test_a_query_that_only_reads_is_run(sandbox: Sandbox, database: tuple[str, Any], sql: str) -> None:
+    order_id = sandbox.shop.order_ids()[0]
+    fill(database[1], [(order_id, "shipped", None)])
+    if json.loads(database[0])["conn_type"] == "sqlite":
+        sql = sql.replace(f"({QUERY})", QUERY, 1) if sql.startswith("--") else sql
+
+    assert reconcile(sql)["changed"] == 1
+
+
+def test_a_query_that_locks_its_rows_only_reads(sandbox: Sandbox) -> None:
+    from airflow_provider_youcan.database import _find_change
+
+    assert _find_change("select * from t for update skip locked") is None
+    assert _find_change("select * from t for no key update") is None
+
+
+def test_parameters_of_a_hook_that_are_text_are_refused(sandbox: Sandbox, database: tuple[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="hook_params is of type str"):
+        reconcile(hook_params="{'location': 'EU'}")
 
 
 def test_a_query_of_more_words_than_a_parser_reads_is_left_to_the_database(
