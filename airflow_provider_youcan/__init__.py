@@ -17,7 +17,11 @@ def get_provider_info() -> dict[str, Any]:
 
     :return: a mapping that fits Airflow's ``provider_info.schema.json``.
     """
-    uris = {"schemes": ["youcan"], "handler": "airflow_provider_youcan.assets.sanitize_uri"}
+    uris = {
+        "schemes": ["youcan"],
+        "handler": "airflow_provider_youcan.assets.sanitize_uri",
+        "to_openlineage_converter": "airflow_provider_youcan.assets.convert_to_openlineage",
+    }
     return {
         "package-name": "airflow-provider-youcan",
         "name": "YouCan",
@@ -106,9 +110,7 @@ def get_provider_info() -> dict[str, Any]:
                 },
             }
         ],
-        "asset-uris": [
-            {**uris, "to_openlineage_converter": "airflow_provider_youcan.assets.convert_to_openlineage"},
-        ],
+        "asset-uris": [uris],
         # What Airflow 2 calls them.
         "dataset-uris": [uris],
         "task-decorators": [

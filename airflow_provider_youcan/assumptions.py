@@ -16,7 +16,12 @@ from uuid import uuid4
 from airflow_provider_youcan import api
 from airflow_provider_youcan.answers import Answer, read_response
 from airflow_provider_youcan.checks import is_order_id, is_uuid
-from airflow_provider_youcan.exceptions import YouCanError, YouCanOrderNotFoundError, YouCanPermissionError
+from airflow_provider_youcan.exceptions import (
+    YouCanError,
+    YouCanOrderNotFoundError,
+    YouCanPermissionError,
+    YouCanServerError,
+)
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 __all__ = ["MAX_REQUESTS", "Assumption", "Observations", "judge", "observe"]
@@ -140,7 +145,10 @@ def _judge(row: _Row, seen: Observations) -> Assumption:
     try:
         holds, what = look(seen)
     except LookupError:
-        holds, what = None, "this shop has no order to see it by"
+        holds, what = None, "this shop has too few orders to see it by"
+    except YouCanServerError as error:
+        # It is the server's trouble of the moment, and says nothing of what is assumed.
+        holds, what = None, _describe(error)
     except YouCanError as error:
         holds, what = False, _describe(error)
     return Assumption(name, source, holds, what)

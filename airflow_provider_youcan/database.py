@@ -138,9 +138,9 @@ def _find_change(statement: str) -> str | None:
     from sqlparse import lexer, tokens
 
     skipped = (tokens.Whitespace, tokens.Comment)
-    words = [
+    words: list[tuple[bool, str]] = [
         (kind in tokens.Keyword, text.upper())
-        for kind, text in lexer.tokenize(statement)
+        for kind, text in lexer.tokenize(statement)  # type: ignore[no-untyped-call]
         if text != "(" and not any(kind in one for one in skipped)
     ]
     if words and words[0][1] not in _READING:

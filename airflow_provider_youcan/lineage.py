@@ -55,7 +55,10 @@ def _find_inputs(operator: Any) -> Iterable[Any]:
         address = urlsplit(path)
         if address.scheme in ("", "file"):
             return [Dataset(namespace="file", name=address.path)]
-        return [Dataset(namespace=f"{address.scheme}://{address.hostname}", name=address.path.lstrip("/"))]
+        # Before an @ stands the Airflow connection, but for Azure, where it is the container.
+        is_azure = address.scheme.startswith(("abfs", "wasb"))
+        place = address.netloc if is_azure else address.netloc.rpartition("@")[2]
+        return [Dataset(namespace=f"{address.scheme}://{place}", name=address.path.lstrip("/"))]
     if (sql := getattr(operator, "sql", None)) is None:
         return []
     try:

@@ -118,7 +118,7 @@ def _read_lines(stream: BinaryIO, path: str, encoding: str) -> Iterator[str]:
             "file_options, such as {'encoding': 'cp1252'}."
         )
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        failure = f"The file at {path} is no whole gzip file, so nothing was sent: look at what writes it."
+        failure = f"The file at {path} is not a complete gzip file, so nothing was sent: check what writes it."
     else:
         return
     raise YouCanInvalidInputError(failure)
@@ -130,6 +130,8 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, desired: D
         if header.strip():
             break
         skipped += 1
+    else:
+        raise YouCanInvalidInputError(f"{path} has no header, so nothing was sent: all of its lines are blank.")
     delimiter = delimiter or _find_delimiter(header)
     _log.info("Reading %s, whose cells are separated by %r.", path, delimiter)
     reader = csv.reader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
@@ -170,9 +172,9 @@ def _check_header(names: Sequence[str], path: str, line: int, delimiter: str, de
     if not desired.find_columns(names):
         # What stands there instead is not shown: it may be a customer's.
         raise YouCanInvalidInputError(
-            f"Line {line:,} of {path} is no header, so nothing was sent: separated by {delimiter!r}, none of its cells "
-            "is the name of a column that is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' and "
-            "'payment_status', or what columns calls them; file_options names another delimiter."
+            f"Line {line:,} of {path} is not a header, so nothing was sent: separated by {delimiter!r}, none of its "
+            "cells is the name of a column that is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' "
+            "and 'payment_status', or what columns calls them; file_options names another delimiter."
         )
     if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
         raise YouCanInvalidInputError(
@@ -191,7 +193,7 @@ def _read_json(lines: Iterator[str], desired: DesiredState) -> None:
         except (ValueError, RecursionError) as error:
             row = error if isinstance(error, YouCanInvalidInputError) else None
         if not isinstance(row, (dict, YouCanInvalidInputError)):
-            row = YouCanInvalidInputError("it is no JSON object")
+            row = YouCanInvalidInputError("it is not a JSON object")
         desired.add(row, number)
     desired.check_rows()
 
@@ -209,7 +211,7 @@ def _read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise YouCanInvalidInputError(
-            f"Reading {path} takes pyarrow, which is not installed here, so nothing was sent: install it, or write the "
+            f"Reading {path} needs pyarrow, which is not installed here, so nothing was sent: install it, or write the "
             "file as CSV or JSON lines."
         ) from None
     try:
@@ -222,7 +224,11 @@ def _read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
         for batch in table.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns if is_plain else None):
             for row in batch.select(columns).to_pylist():
                 desired.add(row)
-    except pa.ArrowInvalid:
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
+        # pyarrow calls damaged pages an OSError; one of a storage has a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise YouCanInvalidInputError(
-            f"The file at {path} is no whole Parquet file, so nothing was sent: look at what writes it."
+            f"The file at {path} is not a complete Parquet file, or has values that can't be read, so nothing was "
+            "sent: check what writes it."
         ) from None

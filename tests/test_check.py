@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -24,7 +25,12 @@ TOKEN = "sandbox-access-token"
 Alter = Callable[[Any], Any]
 
 
-def check(*alterations: tuple[str, Alter], status: int | None = None, headers: dict[str, str] | None = None) -> Any:
+def check(
+    *alterations: tuple[str, Alter],
+    status: int | None = None,
+    headers: dict[str, str] | None = None,
+    token: str | None = None,
+) -> Any:
     """Check the sandbox, as if it answered otherwise to the requests of these purposes."""
     hook = YouCanHook()
     credentials = hook._get_credentials(Attempts())
@@ -38,7 +44,7 @@ def check(*alterations: tuple[str, Alter], status: int | None = None, headers: d
                 return Answer(status or answer.status_code, headers or answer.headers, json.dumps(body).encode())
         return answer
 
-    return {assumption.name: assumption for assumption in judge(observe(send, credentials.token))}
+    return {assumption.name: assumption for assumption in judge(observe(send, token or credentials.token))}
 
 
 def _is_for(request: Request, purpose: str) -> bool:
@@ -227,6 +233,33 @@ def test_a_shop_that_answers_nothing_ends_in_a_sentence(
     assert written.out == ""
     assert "Could not read the store" in written.err
     assert len(sandbox.shop.requests()) == 1
+
+
+@pytest.mark.usefixtures("_airflow_database")
+def test_a_token_that_ran_out_is_renewed_first(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = sandbox.shop.issue_token()
+    client = {"client_id": "sandbox-client", "client_secret": "sandbox-client-secret"}
+    connection = sandbox.connection("one that ran out", refresh_token=tokens["refresh_token"], **client)
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", connection)
+
+    assert main(["check"]) == 0
+
+
+def test_trouble_of_the_moment_says_nothing_of_what_is_assumed(sandbox: Sandbox) -> None:
+    found = check(("settings", lambda settings: settings), status=503)
+
+    scope = found["The token has the scope read-orders-statuses"]
+    assert (scope.holds, scope.seen) == (None, "HTTP 503: YouCanServerError")
+
+
+@pytest.mark.parametrize(("scopes", "holds"), [(["read-orders"], False), (["edit-orders"], True), (["*"], True)])
+def test_a_token_that_names_its_scopes_shows_whether_it_may_edit(
+    sandbox: Sandbox, scopes: list[str], holds: bool
+) -> None:
+    claims = base64.urlsafe_b64encode(json.dumps({"scopes": scopes}).encode()).decode().rstrip("=")
+    found = check(token=f"e30.{claims}.x")
+
+    assert found["The token has the scope edit-orders"].holds is holds
 
 
 def test_a_connection_that_is_missing_ends_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:

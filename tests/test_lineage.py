@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg2
 import pytest
+from airflow.providers.common.compat.sdk import Asset
 
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
@@ -108,10 +109,22 @@ def test_an_operator_writes_the_shop_that_its_outlet_names(sandbox: Sandbox, tmp
     assert [request["path"] for request in sandbox.shop.requests() if request["path"] == "/me"] == []
 
 
+def test_an_asset_of_a_shop_is_a_dataset() -> None:
+    from airflow.providers.openlineage.utils import utils
+
+    translate = getattr(utils, "translate_airflow_asset", None) or utils.translate_airflow_dataset
+    dataset = translate(Asset(uri="youcan://my-store/orders"), None)
+    assert (dataset.namespace, dataset.name) == ("youcan://my-store", "orders")
+
+
 def test_a_file_is_an_input(sandbox: Sandbox) -> None:
     operator = YouCanReconcileOrdersOperator(task_id="x", orders_file="s3://conn@feeds/2026/courier.csv")
     (dataset,) = operator.get_openlineage_facets_on_complete(None).inputs
     assert (dataset.namespace, dataset.name) == ("s3://feeds", "2026/courier.csv")
+
+    operator = YouCanReconcileOrdersOperator(task_id="x", orders_file="abfss://Feeds@account/courier.csv")
+    (dataset,) = operator.get_openlineage_facets_on_complete(None).inputs
+    assert (dataset.namespace, dataset.name) == ("abfss://Feeds@account", "courier.csv")
 
     operator = YouCanReconcileOrdersOperator(task_id="x", orders_file="/feeds/courier.csv")
     (dataset,) = operator.get_openlineage_facets_on_complete(None).inputs

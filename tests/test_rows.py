@@ -223,6 +223,21 @@ def test_a_generator_is_read_once(sandbox: Sandbox, pending: list[str]) -> None:
         copy.copy(operator).execute({})
 
 
+def test_copies_of_an_operator_share_its_generator(sandbox: Sandbox, pending: list[str]) -> None:
+    rows = ({"order_id": order_id, "payment_status": "paid"} for order_id in pending)
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows)
+    copied = copy.deepcopy(operator)
+    assert copied.execute({})["changed"] == 3
+
+    # What the copy has read is not a success of nothing for the operator.
+    with pytest.raises(YouCanInvalidInputError, match="was read already"):
+        operator.execute({})
+
+
+def test_an_argument_of_the_function_that_ends_in_sql_is_no_template() -> None:
+    assert ".sql" not in youcan_reconcile_task(list)("queries/orders.sql").operator.template_ext
+
+
 def test_what_is_no_list_stays_out_of_the_serialized_dag() -> None:
     def serialize() -> str:
         with DAG("rows", schedule=None) as dag:
@@ -432,10 +447,10 @@ def test_a_header_without_rows_is_an_empty_table(sandbox: Sandbox, tmp_path: Pat
 BIG = "x" * 10_000_000
 BAD_FILES = {
     "feed.csv": (b"", "is empty"),
-    "blank.csv": (b"\n\n", "is no header"),
-    "data.csv": (b"3116f8a6-b453-49ce-9174-db3dffbb8629,Fatima\n", "Line 1 of .* is no header"),
-    "later.csv": (b"\n\nFatima;paid\n", "Line 3 of .* is no header"),
-    "page.csv": (b"<!DOCTYPE html>\n<html>\n", "Line 1 of .* is no header"),
+    "blank.csv": (b"\n\n", "has no header"),
+    "data.csv": (b"3116f8a6-b453-49ce-9174-db3dffbb8629,Fatima\n", "Line 1 of .* is not a header"),
+    "later.csv": (b"\n\nFatima;paid\n", "Line 3 of .* is not a header"),
+    "page.csv": (b"<!DOCTYPE html>\n<html>\n", "Line 1 of .* is not a header"),
     "twice.csv": (b"order_id,status,order_id\na,closed,b\n", "Line 1 of .* has the column 'order_id' more than once"),
     "case.csv": (b"order_id,status,STATUS\na,closed,b\n", "There are several columns 'status'"),
     "lacks.csv": (b"status\nclosed\n", "No column says which order"),
@@ -452,17 +467,32 @@ BAD_FILES = {
     "rows.json": (b"[]", "does not say how to read it"),
     "rows.xlsx": (b"PK", "does not say how to read it"),
     "rows.parquet.gz": (b"x", "does not say how to read it"),
-    "rows.jsonl": (b'{"order_id": "a", "status": "closed"}\n[1]\n', r"row 2: it is no JSON object \(line 2\)"),
-    "cut.jsonl": (b'{"order_id": "a", "status": "closed"}\n\n{"order', r"row 2: it is no JSON object \(line 3\)"),
+    "rows.jsonl": (b'{"order_id": "a", "status": "closed"}\n[1]\n', r"row 2: it is not a JSON object \(line 2\)"),
+    "cut.jsonl": (b'{"order_id": "a", "status": "closed"}\n\n{"order', r"row 2: it is not a JSON object \(line 3\)"),
     "twice.jsonl": (b'{"order_id": "a", "status": "closed", "status": "open"}', "that has a key more than once"),
-    "deep.jsonl": (b"[" * 100_000, "it is no JSON object"),
+    "deep.jsonl": (b"[" * 100_000, "it is not a JSON object"),
     "empty.ndjson": (b"", "is empty"),
-    "cut.csv.gz": (gzip.compress(b"order_id,status\na,closed\n" * 999)[:-20], "is no whole gzip file"),
-    "no.csv.gz": (b"order_id,status\n", "is no whole gzip file"),
+    "cut.csv.gz": (gzip.compress(b"order_id,status\na,closed\n" * 999)[:-20], "is not a complete gzip file"),
+    "no.csv.gz": (b"order_id,status\n", "is not a complete gzip file"),
     "empty.csv.gz": (gzip.compress(b""), "is empty"),
-    "empty.parquet": (b"", "is no whole Parquet file"),
-    "no.parquet": (b"order_id,status\n" * 99, "is no whole Parquet file"),
+    "empty.parquet": (b"", "is not a complete Parquet file"),
+    "no.parquet": (b"order_id,status\n" * 99, "is not a complete Parquet file"),
 }
+
+
+def test_a_damaged_parquet_file_is_refused_and_never_tried_again(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "feed.parquet"
+    table = pa.table({"order_id": [f"order-{number}" for number in range(500)], "payment_status": ["paid"] * 500})
+    pyarrow.parquet.write_table(table, path, compression="snappy", use_dictionary=False)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(4, len(whole) - 8, len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_orders_file(str(path), None, DesiredState())
+        except YouCanInvalidInputError:
+            refused += 1
+    assert refused > 10
 
 
 @pytest.mark.parametrize("name", BAD_FILES)
@@ -535,7 +565,7 @@ def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatc
     path.write_bytes(b"")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
 
-    with pytest.raises(YouCanInvalidInputError, match="takes pyarrow, which is not installed here"):
+    with pytest.raises(YouCanInvalidInputError, match="needs pyarrow, which is not installed here"):
         read_orders_file(str(path), None, DesiredState())
 
 

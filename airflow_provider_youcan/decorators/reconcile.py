@@ -57,6 +57,12 @@ class _ReconcileDecoratedOperator(DecoratedOperator, YouCanReconcileOrdersOperat
         *(name for name in YouCanReconcileOrdersOperator.template_fields if name not in _SOURCES),
     )
     template_fields_renderers: ClassVar[dict[str, str]] = dict(DecoratedOperator.template_fields_renderers)
+    # An argument that ends in .sql is the function's own.
+    template_ext: Sequence[str] = ()
+    shallow_copy_attrs: Sequence[str] = (
+        *DecoratedOperator.shallow_copy_attrs,
+        *YouCanReconcileOrdersOperator.shallow_copy_attrs,
+    )
     custom_operator_name = "@task.youcan_reconcile"
 
     def __init__(

@@ -245,6 +245,10 @@ class YouCanHook(ConnectionUser):
         from airflow_provider_youcan.assumptions import judge, observe
 
         credentials = self._get_credentials(Attempts())
+        if credentials.oauth_client is not None:
+            # What follows is sent as it is; this renews a token that ran out.
+            self.run(procedures.read_store_name())
+            credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
         return judge(observe(lambda request: session.send_request(request, credentials), credentials.token))
 

@@ -117,6 +117,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         *ReconcilingOperator.template_fields,
     )
     template_ext: Sequence[str] = (".sql",)
+    # Airflow keeps the arguments of a task, too; a generator among them can't be copied.
+    shallow_copy_attrs: Sequence[str] = ("_BaseOperator__init_kwargs",)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "orders": "json", "parameters": "json"}
 
     def __init__(
@@ -167,8 +169,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self._is_guarded = was_given(self, only_from)
         # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
         is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
-        self._tables = [] if is_rendered else [orders]
-        self._has_table = not is_rendered
+        self._table = None if is_rendered else _Table(orders)
         self.orders = orders if is_rendered else None
         self.orders_file = None if orders_file is NOT_GIVEN else orders_file
         self.file_options = file_options
@@ -187,7 +188,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _check_sources(self) -> None:
         """Refuse more than one source, or none, and what belongs to another."""
-        is_list = self.orders is not None or self._has_table
+        is_list = self.orders is not None or self._table is not None
         if is_list + self._is_file + (self.sql is not None) + self._is_planned != 1:
             raise YouCanInvalidInputError(
                 "Give exactly one of orders, orders_file, sql and plan: what should hold comes from it."
@@ -282,17 +283,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _take_table(self) -> tuple[object, str]:
         """Return the rows, and what to call them in errors."""
-        if self.orders is not None or not self._has_table:
-            return self.orders, "orders"
-        if not self._tables:
-            raise YouCanInvalidInputError(
-                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
-                "time, with @task.youcan_reconcile."
-            )
-        (table,) = self._tables
-        if isinstance(table, Iterator):
-            self._tables.clear()
-        return table, "orders"
+        return (self.orders if self._table is None else self._table.take()), "orders"
 
     def _query(self, desired: DesiredState) -> None:
         hook = get_database_hook(str(self.conn_id), self.hook_params)
@@ -495,6 +486,26 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
             count(sum(1 for _ in source.desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",
         )
+
+
+class _Table:
+    """Rows that are in hand. Copies of the operator share them, so that a generator is read once by all of them."""
+
+    def __init__(self, rows: object) -> None:
+        self._rows = rows
+        self._was_read = False
+
+    def __deepcopy__(self, memo: object) -> _Table:
+        return self
+
+    def take(self) -> object:
+        if self._was_read:
+            raise YouCanInvalidInputError(
+                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
+                "time, with @task.youcan_reconcile."
+            )
+        self._was_read = isinstance(self._rows, Iterator)
+        return self._rows
 
 
 def _with_text_keys(status_map: Any) -> Any:
