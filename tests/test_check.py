@@ -239,7 +239,7 @@ def test_a_shop_that_answers_nothing_ends_in_a_sentence(
 def test_a_token_that_ran_out_is_renewed_first(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = sandbox.shop.issue_token()
     client = {"client_id": "sandbox-client", "client_secret": "sandbox-client-secret"}
-    connection = sandbox.connection("one that ran out", refresh_token=tokens["refresh_token"], **client)
+    connection = sandbox.connection("ran-out", refresh_token=tokens["refresh_token"], **client)
     monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", connection)
 
     assert main(["check"]) == 0
