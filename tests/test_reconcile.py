@@ -478,10 +478,12 @@ def test_what_cannot_get_better_for_anyone_ends_the_run(
     rows = [{"order_id": order_id, "payment_status": "refunded"} for order_id in sandbox.shop.order_ids()]
     report = tmp_path / "report.jsonl"
 
-    with pytest.raises(kind):
+    with pytest.raises(kind) as ended:
         reconcile(rows, max_concurrency=4, report_path=str(report))
 
     assert 1 <= len(puts(sandbox)) <= 8
+    # Each line says why.
+    assert {str(ended.value) in line["reason"] for line in read_report(report)} == {True}
     outcomes = Counter(line["outcome"] for line in read_report(report))
     assert outcomes == {"not_reached": len(rows)}
 

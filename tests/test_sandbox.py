@@ -416,6 +416,8 @@ def test_it_runs_from_the_command_line(command_line: subprocess.Popen[str]) -> N
     rest = command_line.stdout.read()
     assert command_line.wait(10) == 0
     assert "airflow connections add youcan_default" in rest
+    # Without a port, Airflow's Test button refuses the connection.
+    assert f"--conn-port {url.rpartition(':')[2]}" in rest
     assert "Traceback" not in rest
 
 

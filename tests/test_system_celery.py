@@ -134,7 +134,8 @@ def airflow(shop: Sandbox, server: Any, redis: Redis, waits: list[str], tmp_path
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT": "40",
         "AIRFLOW__SCHEDULER__TASK_QUEUED_TIMEOUT_CHECK_INTERVAL": "5",
         "AIRFLOW__WORKERS__MAX_FAILED_HEARTBEATS": "20",
-        "AIRFLOW__TRIGGERER__DEFAULT_CAPACITY": str(WAITS),
+        # So that neither of the two can hold them all.
+        "AIRFLOW__TRIGGERER__CAPACITY": str(WAITS * 3 // 4),
     }
     home = tmp_path / "home"
     home.mkdir()
@@ -162,6 +163,9 @@ def test_nothing_is_lost_nothing_twice_and_nothing_stuck(
     # Given waits that two triggerers hold, and a table that one of two workers reconciles,
     airflow.trigger("wait", "wait")
     airflow.wait_for(lambda: _states(airflow, "wait") == {"deferred": WAITS}, "all waits to be deferred", 150)
+    airflow.wait_for(
+        lambda: airflow.query("select count(distinct triggerer_id) from trigger") == [(2,)], "both triggerers to wait"
+    )
     airflow.trigger("reconcile", "first", column="payment_status", slug="refunded")
     airflow.wait_for(lambda: changes() > 50, "the first changes", 150)
 
