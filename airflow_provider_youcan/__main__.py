@@ -80,9 +80,9 @@ def _add_authorize(commands: Any) -> None:
 def _add_check(commands: Any) -> None:
     command = commands.add_parser(
         "check",
-        help="see whether a shop behaves as this provider takes for granted",
+        help="check whether a shop behaves as this provider assumes",
         description="Asks the shop of an Airflow connection a few things, reading only, and prints what this provider "
-        "takes for granted about YouCan, and whether it holds there. Exits with 0 where all of it does.",
+        "assumes about YouCan, and whether it holds there. Exits with 0 where all of it does.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
@@ -117,7 +117,7 @@ def _print_table(found: list[Assumption]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("what is taken for granted", "holds", "what was seen", "source")
+    table = Table("assumption", "holds", "what was seen", "source")
     for one in found:
         holds = {True: "yes", False: "NO", None: "not seen"}[one.holds]
         table.add_row(one.name, holds, escape(one.seen), one.source)
@@ -141,7 +141,7 @@ def _authorize(options: argparse.Namespace) -> bool:
             code = authorization.wait_for_code(ask)
         except OSError as error:
             reason = error.strerror or type(error).__name__
-            raise YouCanError(f"Can't wait on {options.redirect_uri}: {reason}; take --paste.") from None
+            raise YouCanError(f"Can't wait on {options.redirect_uri}: {reason}; use --paste.") from None
     tokens = authorization.obtain_tokens(code, client_secret, options.host)
     connection = {
         "conn_type": "youcan",

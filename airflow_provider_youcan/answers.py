@@ -60,7 +60,8 @@ def read_response(
     """
     Return the payload of a success, or raise what the answer means.
 
-    200 is the only success that YouCan documents; the body's own ``status`` can only contradict one, never make one.
+    200 is the only success that YouCan documents for orders; the body's own ``status`` can only contradict one, never
+    make one.
 
     :param request: what was asked.
     :param answer: what came back.
@@ -72,9 +73,11 @@ def read_response(
     payload = _parse_json(answer.body)
     if isinstance(payload, list):  # of a list of webhooks it is not documented whether it is bare
         payload = {"data": payload}
-    if answer.status_code == 204 and request.method == "DELETE":
+    if request.method == "DELETE" and answer.status_code in (200, 202, 204) and not answer.body.strip():
         return {}
-    if answer.status_code == 200 and isinstance(payload, dict) and request.is_success(payload):
+    # Of what is made, and of what is deleted, it is not documented which success the answer says.
+    is_success = answer.status_code == 200 or (answer.status_code == 201 and request.method == "POST")
+    if is_success and isinstance(payload, dict) and request.is_success(payload):
         return payload
     # What was asked for may be a customer's name or phone.
     secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
@@ -110,7 +113,7 @@ _BY_CLASS = {
     2: _Row(
         YouCanUnexpectedResponseError,
         "check that the host of {connection} is YouCan's API",
-        "{said}, but not as YouCan confirms it, so it can't be said what happened",
+        "{said}, but it is not YouCan's confirmation, so the result is unknown",
     ),
     3: _Row(
         YouCanPermanentError,
@@ -120,7 +123,7 @@ _BY_CLASS = {
     4: _Row(YouCanPermanentError, "trying again would not help"),
     5: _Row(YouCanServerError, "it may work later"),
 }
-_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is no HTTP status of an answer")
+_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is not a valid HTTP status")
 _NO_ORDER = _Row(
     YouCanOrderNotFoundError,
     "check the order id{uuid_hint}, and that {connection} is the right shop's",
@@ -192,7 +195,7 @@ class NoAnswer(Enum):
     NO_CONNECTION = "no connection to {where}: it was refused, or there is no way to it"
     NO_CONNECTION_IN_TIME = "no connection to {where} within {timeout:g} s"
     NO_PROXY = "the proxy to {where} could not be reached, or refused"
-    NO_TLS = "{where} speaks no TLS (is it http?)"
+    NO_TLS = "{where} does not speak TLS (is it http?)"
     NO_VALID_CERTIFICATE = "the TLS certificate of {where} could not be verified"
     NOT_IN_TIME = "no whole answer within {timeout:g} s"
     LOST = "the answer was lost or broke off"

@@ -182,7 +182,7 @@ def list_orders(
     params.update({name: str(value) for name, value in query.items() if value is not None})
     if not all(map(is_text, params.values())):
         raise YouCanInvalidInputError(
-            "The query holds half of a character, which can't be sent: check where it comes from."
+            "The query holds a lone surrogate, which can't be sent: check where it comes from."
         )
 
     def is_success(payload: Mapping[str, Any]) -> bool:
@@ -268,7 +268,9 @@ def unsubscribe_webhook(subscription_id: str) -> Request:
     :raises YouCanInvalidInputError: if it is no id.
     """
     if not is_order_id(subscription_id):
-        raise YouCanInvalidInputError(f"{subscription_id!r:.100} is no id of a webhook; nothing was sent.")
+        raise YouCanInvalidInputError(
+            f"{subscription_id!r:.100} is not the id of a webhook, so nothing was sent: take one from webhooks list."
+        )
     return Request(
         method="DELETE",
         path=f"/resthooks/{subscription_id}",
@@ -364,7 +366,7 @@ def _filters(filters: object) -> dict[str, str]:
     if filters is None:
         return {}
     if not _is_list_of(filters, lambda item: item.keys() == {"field", "operator", "value"}):
-        raise YouCanInvalidInputError("filters is a list of mappings, each with field, operator and value.")
+        raise YouCanInvalidInputError("filters must be a list of mappings, each with field, operator and value.")
     assert isinstance(filters, list)  # noqa: S101  # for the type checker: _is_list_of checked it
     return {
         f"filters[{number}][{key}]": str(value) for number, item in enumerate(filters) for key, value in item.items()

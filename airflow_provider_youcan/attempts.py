@@ -163,9 +163,9 @@ class Attempts:
         self._slow_reads += 1
         if self._slow_reads >= self._credentials.max_attempts:
             raise YouCanTransientError(
-                f"Did not {request.purpose}: YouCan took {self._read_seconds:.1f} s to answer the look that its guard "
-                f"rests on, which may be {max_age:g} s old, so it was not sent; it may work later, or with a larger "
-                "guard_max_age.",
+                f"Did not {request.purpose}: YouCan took {self._read_seconds:.1f} s to return the status that the "
+                f"guard needs, which may be at most {max_age:g} s old, so the update was not sent; it may work later, "
+                "or with a larger guard_max_age.",
                 method=request.method,
             )
 

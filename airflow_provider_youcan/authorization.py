@@ -127,7 +127,7 @@ class Authorization:
             )
         if "code" not in answer:
             raise YouCanAuthenticationError(
-                "The seller area gave no code: the app was not let in; start again, and approve it."
+                "The seller area gave no code: the app was not approved; start again, and approve it."
             )
         return answer["code"]
 

@@ -62,7 +62,7 @@ def check_order_id(order_id: object) -> str:
     """
     if _is_empty(order_id):
         raise YouCanInvalidInputError(
-            f"The order id is empty ({order_id!r}); nothing was sent: look at where it came from, "
+            f"The order id is empty ({order_id!r}); nothing was sent: check where it comes from, "
             "often an upstream task that returned nothing."
         )
     if not isinstance(order_id, str):
@@ -99,7 +99,7 @@ def check_status_text(status: object) -> str:
     if isinstance(status, str) and not _is_empty(status) and is_text(status):
         return status
     raise YouCanInvalidInputError(
-        f"The status is {shorten(status)}, which is no status; nothing was sent: give a slug such as 'paid', "
+        f"The status is {shorten(status)}, which is not a status; nothing was sent: give a slug such as 'paid', "
         "or check the upstream task that it comes from."
     )
 
@@ -119,7 +119,7 @@ def check_known_status(status: str, context: StatusContext, known: Collection[st
     hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {_some(list(known))}."
     raise YouCanUnknownStatusError(
         f"{shorten(status)} is not a {context} status of this store, so nothing was sent: {hint} "
-        "Set allow_custom_label=True if the label is meant.",
+        "Set allow_custom_label=True if you want this text as a label.",
         closest=closest,
     )
 
@@ -165,16 +165,16 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
     found = (slugs,) if isinstance(slugs, str) else slugs
     # Airflow's own lazy sequence of a mapped task's results is one, too.
     if not isinstance(found, (Sequence, Set)) or isinstance(found, bytes) or not len(found):
-        raise _slugs_error(name, slugs, "which names no slug")
+        raise _slugs_error(name, slugs, "which has no slug in it")
     for slug in found:
         if not isinstance(slug, str) or _is_empty(slug) or not is_text(slug):
-            raise _slugs_error(name, slugs, "which is no slug")
+            raise _slugs_error(name, slugs, "which is not a slug")
         if _is_text_of_a_list(slug):
             raise _slugs_error(name, slugs, "the text of a list")
     return tuple(found)
 
 
-def was_given(operator: object, value: object, default: object = NOT_GIVEN) -> bool:
+def was_given(operator: object, value: object) -> bool:
     """
     Return whether an argument of an operator was given, so that what it renders to has to say something.
 
@@ -182,10 +182,9 @@ def was_given(operator: object, value: object, default: object = NOT_GIVEN) -> b
     there a ``None`` is an answer that is missing.
 
     :param operator: the operator, from its constructor on.
-    :param value: what it was constructed with.
-    :param default: what the constructor takes where the argument is left out.
+    :param value: what it was constructed with, :data:`NOT_GIVEN` where it was left out.
     """
-    if value is default:
+    if value is NOT_GIVEN:
         return False
     return value is not None or bool(getattr(operator, "_BaseOperator__from_mapped", False))
 
@@ -285,9 +284,7 @@ def is_rendered_later(value: object) -> bool:
     return hasattr(value, "resolve") or (isinstance(value, str) and ("{{" in value or "{%" in value))
 
 
-def check_number(
-    name: str, value: object, least: float, most: float, *, whole: bool = False, exclusive: bool = False
-) -> float:
+def check_number(name: str, value: object, least: float, most: float, *, whole: bool = False) -> float:
     """
     Return a number within its bounds.
 
@@ -296,13 +293,12 @@ def check_number(
     :param least: the smallest that is allowed.
     :param most: the largest that is allowed.
     :param whole: whether it has to be an int (default ``False``).
-    :param exclusive: whether ``least`` itself is refused (default ``False``).
     :raises YouCanInvalidInputError: for anything else.
     """
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
-    if is_number and least <= value <= most and not (exclusive and value == least):  # type: ignore[operator]
+    if is_number and least <= value <= most:  # type: ignore[operator]
         return value  # type: ignore[return-value]
-    raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give {_bounds(least, most, whole, exclusive)}.")
+    raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give {_bounds(least, most, whole, exclusive=False)}.")
 
 
 def check_limits(field: str, value: object, label: str | None = None) -> float:

@@ -89,14 +89,14 @@ class RateLimiter:
 
     def check_ceiling(self, look_max_age: float) -> None:
         """
-        Refuse a ceiling under which an update comes too late after the look that its guard rests on.
+        Refuse a ceiling under which an update comes too late after the status that its guard needs was read.
 
         :raises YouCanInvalidInputError: that names both settings.
         """
         if self._interval > look_max_age:
             raise YouCanInvalidInputError(
-                f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after the "
-                "look that its guard rests on, so nothing was sent: raise requests_per_second, or guard_max_age above "
+                f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after its "
+                "status was read, so nothing was sent: raise requests_per_second, or guard_max_age above "
                 f"{self._interval:g}."
             )
 
@@ -181,7 +181,7 @@ class RateLimiter:
         silence = now - self._last_success
         max_silence = MAX_SILENCE if retry_after is None else MAX_RETRY_AFTER
         if (retry_after or 0.0) > MAX_RETRY_AFTER:
-            self._give_up(now, retry_after, f"asked to be left alone for {retry_after:g} s")
+            self._give_up(now, retry_after, f"asked to wait for {retry_after:g} s")
         elif self._limit.refusals >= _MAX_REFUSALS and silence > max_silence:
             self._give_up(now, retry_after, f"refused {self._limit.refusals} requests in a row over {silence:.0f} s")
         elif is_first and (seconds := self._limit.delay(now)) != math.inf:
@@ -217,7 +217,7 @@ class RateLimiter:
         if windows >= self._max_windows:
             raise YouCanRateLimitError(
                 f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
-                f"within {max_age:g} s of the look that it rests on, so it was not sent: raise "
-                "guard_max_age, or send fewer requests to this shop from elsewhere.",
+                f"within {max_age:g} s of reading its status, so it was not sent: raise guard_max_age, "
+                " or send fewer requests to this shop from elsewhere.",
                 status_code=429,
             )

@@ -54,7 +54,8 @@ def read_orders_file(path: str, options: Mapping[str, str] | None, desired: Desi
         )
     if unfit := options.keys() - _OPTIONS[kind]:
         raise YouCanInvalidInputError(
-            f"file_options has {' and '.join(map(repr, sorted(unfit)))}, which {path} has no use for; nothing was sent."
+            f"file_options has {' and '.join(map(repr, sorted(unfit)))}, which do not apply to {path}, so "
+            "nothing was sent."
         )
     with open_file(path, "file") as file:
         if kind == "parquet":
@@ -63,7 +64,7 @@ def read_orders_file(path: str, options: Mapping[str, str] | None, desired: Desi
         stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_compressed else file
         lines = _read_lines(stream, path, options.get("encoding", "utf-8-sig"))
         if (first := next(lines, None)) is None:
-            raise YouCanInvalidInputError(f"The file at {path} is empty, so nothing was sent: look at what writes it.")
+            raise YouCanInvalidInputError(f"The file at {path} is empty, so nothing was sent: check what writes it.")
         lines = itertools.chain([first.removeprefix("\ufeff")], lines)
         if kind == "csv":
             _read_csv(lines, path, options.get("delimiter"), desired)

@@ -115,11 +115,11 @@ class OutcomeTable:
             return
         if error is None:
             raise YouCanTransientError(
-                f"The outcomes could not all be written to {self._name} ({describe_error(self._error)}), though what "
-                "was sent is done: those that are missing are in the log of this task. A retry does not write them, "
-                "and an undo by the run id does not see them."
+                f"Some outcomes could not be written to {self._name} ({describe_error(self._error)}). The updates "
+                "themselves are done, and the missing outcomes are in the log of this task. A retry does not write "
+                "them, and an undo by the run id does not see them."
             )
-        _log.error("The outcomes could not all be written to %s: those that are missing are in this log.", self._name)
+        _log.error("Some outcomes could not be written to %s: the missing ones are in this log.", self._name)
 
     def _values(self, row: int | None, line: Mapping[str, Any]) -> tuple[Any, ...]:
         recorded_at = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S.%f")

@@ -96,7 +96,7 @@ def read_lines(path: str) -> Iterator[str]:
             yield from io.TextIOWrapper(file, encoding="utf-8")
         except UnicodeDecodeError:
             raise YouCanInvalidInputError(
-                f"What is at {path} is no report, so nothing was sent: it is no text."
+                f"The file at {path} is not a report, because it is not text, so nothing was sent."
             ) from None
 
 

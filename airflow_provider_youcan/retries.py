@@ -60,7 +60,7 @@ class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
             # A day is longer than any window of a rate limit; what is more is a mistake of the shop's.
             seconds = min(exception.retry_after, 86_400.0)
             return RetryDecision.retry(
-                delay=timedelta(seconds=seconds), reason=f"The shop asked to be left alone for {seconds:g} s."
+                delay=timedelta(seconds=seconds), reason=f"The shop asked to wait for {seconds:g} s."
             )
         return RetryDecision.default()
 

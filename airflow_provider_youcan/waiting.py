@@ -59,7 +59,7 @@ class OrderStatusWait:
             raise YouCanInvalidInputError(f"{join_slugs(sorted(both))} can't be both target_status and failure_status.")
         seen = seen or {}
         self.resume_at: float = seen.get("resume_at", 0.0)
-        """Until when, in seconds since 1970, the shop asked to be left alone."""
+        """Until when, in seconds since 1970, the shop asked to wait."""
         self.is_connected: bool = seen.get("is_connected", False)
         """Whether the Airflow connection was found, so that it is there."""
         self._log: Logger = _log if logger is None else logger
@@ -92,7 +92,7 @@ class OrderStatusWait:
         subject = f"Order {self.order_id}: the {self.context} status"
         if status is None and not self._logged_unreadable:
             self._logged_unreadable = True
-            self._log.warning("%s can't be read from YouCan's answer. The wait goes on.", subject)
+            self._log.warning("%s can't be read from YouCan's answer. Still waiting.", subject)
         if status is not None and status != self._status:
             waiting = "" if status in self.target_status else f", waiting for {join_slugs(self.target_status)}"
             self._log.info("%s is %r%s.", subject, status, waiting)
@@ -100,7 +100,7 @@ class OrderStatusWait:
         if status is not None and status in self.failure_status:
             target = join_slugs(self.target_status)
             raise YouCanPermanentError(
-                f"{subject} is {status!r}, which failure_status names, so {target} will not come."
+                f"{subject} is {status!r}, which is in failure_status, so it will not become {target}."
             )
         return status is not None and status in self.target_status
 
@@ -116,7 +116,7 @@ class OrderStatusWait:
         if isinstance(error, YouCanConnectionNotFoundError) and not self.is_connected:
             raise error
         self.is_connected = self.is_connected or error.method is not None
-        self._log.warning("%s The wait goes on.", error)
+        self._log.warning("%s Still waiting.", error)
         self._failing_since = self._failing_since or now
         self._last_error = str(error)
         if error.retry_after is not None:
@@ -127,7 +127,7 @@ class OrderStatusWait:
         Return in a sentence that the wait was in vain, and what was last seen.
 
         :param timeout: for how many seconds it goes on at most.
-        :param ended_early: whether it ended before that, because the shop asked to be left alone for longer.
+        :param ended_early: whether it ended before that, because the shop asked to wait for longer.
         """
         if self._last_error is not None and self._failing_since is not None:
             since = datetime.fromtimestamp(self._failing_since, timezone.utc)
@@ -138,7 +138,7 @@ class OrderStatusWait:
             seen = f"it was last seen as {self._status!r}."
         when = f"within {timeout:g} s"
         if ended_early:
-            when = f"yet, and the shop asked to be left alone for longer than the timeout of {timeout:g} s leaves"
+            when = f"yet, and the shop asked to wait for longer than the timeout of {timeout:g} s leaves"
         target = join_slugs(self.target_status)
         return f"Order {self.order_id}: the {self.context} status has not become {target} {when}; {seen}"
 

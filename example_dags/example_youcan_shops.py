@@ -1,6 +1,6 @@
 """
-Reconcile many shops in one DAG, each by its own connection: a task for each, and one that fails keeps no other from its
-own. The run is red where any of them is.
+Reconcile many shops in one DAG, each by its own connection: a task for each. A shop that fails does not stop the
+others, and the run fails if one of them does.
 
 The Airflow variable ``youcan_shops`` has their connections, as a JSON list (default ``["youcan_default"]``). The table
 ``shop_orders`` says in ``shop`` which connection a row belongs to, besides ``order_id``, ``shipping_status`` and

@@ -130,6 +130,22 @@ def test_the_documented_answers_are_successes(request_: api.Request, payload: di
 
 @pytest.mark.parametrize("request_", REQUESTS)
 @pytest.mark.parametrize(
+    ("request_", "status_code", "body", "payload"),
+    [
+        (api.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
+        (api.unsubscribe_webhook("7"), 204, b"", {}),
+        (api.unsubscribe_webhook("7"), 200, b"", {}),
+        (api.unsubscribe_webhook("7"), 202, b"\n", {}),
+        (api.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
+    ],
+)
+def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
+    request_: api.Request, status_code: int, body: bytes, payload: dict[str, Any]
+) -> None:
+    assert answers.read_response(request_, Answer(status_code, {}, body)) == payload
+
+
+@pytest.mark.parametrize(
     "body",
     [b"", b"<html>Log in</html>", b"null", b"[]", b"{}", b"200", b'{"status": 200', b"\xff\xfe", b"[" * 100_000],
 )

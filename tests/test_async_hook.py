@@ -103,7 +103,7 @@ def test_each_answer_means_what_it_means_to_the_other(
     [
         ("http://127.0.0.1:9", "it was refused"),
         ("https://no-such-host.invalid", "could not be found"),
-        ("https://127.0.0.1:{port}", "speaks no TLS"),
+        ("https://127.0.0.1:{port}", "does not speak TLS"),
     ],
 )
 def test_why_no_connection_came_about_is_reported(

@@ -154,7 +154,7 @@ def test_the_way_back_can_be_pasted(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda page: approve(page, "Refuse"), "the app was not let in"),
+        (lambda page: approve(page, "Refuse"), "the app was not approved"),
         (lambda page: approve(page) + "x", "its state is another"),
         (lambda page: approve(page).replace("code=", "code=x"), "invalid_grant"),
         (lambda page: "abc", "its state is another"),
@@ -199,7 +199,7 @@ def test_an_address_that_is_taken_is_reported(sandbox: Sandbox, redirect_uri: st
 
     assert exit_code == 1
     assert output == ""
-    assert "take --paste" in errors
+    assert "use --paste" in errors
 
 
 def test_a_knock_that_says_nothing_does_not_keep_the_way_back_out(

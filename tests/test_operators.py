@@ -225,7 +225,7 @@ def test_a_bad_order_id_fails_before_a_request(sandbox: Sandbox, order_id: Any) 
 
 
 def test_an_empty_xcom_says_where_to_look(sandbox: Sandbox) -> None:
-    with pytest.raises(YouCanInvalidInputError, match="order id is empty .*look at where it came from"):
+    with pytest.raises(YouCanInvalidInputError, match="order id is empty .*check where it comes from"):
         update("payment", None, "paid")
 
 

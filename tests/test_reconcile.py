@@ -122,7 +122,7 @@ def test_a_ref_is_never_taken_for_one_that_contains_it(sandbox: Sandbox) -> None
     assert {"021", "210", "121"} <= by_ref.keys()
     assert "21" not in by_ref
 
-    with pytest.raises(YouCanPermanentError, match="no order of this ref"):
+    with pytest.raises(YouCanPermanentError, match="no order with this ref"):
         reconcile([{"ref": "21", "status": "closed"}])
     summary = reconcile([{"ref": "021", "status": "closed"}])
 
@@ -279,7 +279,7 @@ def test_a_typo_in_a_guard_is_reported(sandbox: Sandbox, fresh: list[str], log_l
     [
         ({"order_id": "", "status": "closed"}, "row 2: The order id is empty"),
         ({"order_id": UNKNOWN_ID, "status": "clsed"}, "did you mean 'closed'"),
-        ({"order_id": UNKNOWN_ID}, "row 2: it says nothing"),
+        ({"order_id": UNKNOWN_ID}, "row 2: it asks for nothing"),
     ],
 )
 def test_one_bad_row_keeps_all_from_being_sent(

@@ -556,7 +556,7 @@ def test_sources_that_make_no_sense_are_refused_when_the_dag_is_parsed(arguments
 
 
 def test_an_option_that_a_file_has_no_use_for_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(YouCanInvalidInputError, match="file_options has 'delimiter', which feed.jsonl has no use for"):
+    with pytest.raises(YouCanInvalidInputError, match="file_options has 'delimiter', which do not apply to feed.jsonl"):
         read_orders_file("feed.jsonl", {"delimiter": ";"}, DesiredState())
 
 

@@ -326,7 +326,7 @@ def test_a_trigger_whose_wait_has_found_the_connection_before_waits(monkeypatch:
 def test_a_sensor_that_ends_early_says_so(sandbox: Sandbox, order_id: str) -> None:
     sandbox.misbehave("status", status=429, headers={"Retry-After": "7200"})
 
-    with pytest.raises(AirflowSensorTimeout, match="'fulfilled' yet, and the shop asked to be left alone"):
+    with pytest.raises(AirflowSensorTimeout, match="'fulfilled' yet, and the shop asked to wait"):
         make_sensor("reschedule", order_id=order_id, target_status="fulfilled", timeout=3600).execute(
             {"ti": TaskInstance()}  # type: ignore[typeddict-item]
         )

@@ -84,7 +84,7 @@ def test_waiting_in_a_real_airflow(airflow: Airflow, sandbox: Sandbox) -> None:
     _wait_until_polled(airflow, sandbox, delivered)
     sandbox.shop.set_status(delivered, "shipping", "fulfilled")
 
-    # (and meanwhile a shop that asks to be left alone for some seconds, and a task that prints the token,)
+    # (and meanwhile a shop that asks to wait for some seconds, and a task that prints the token,)
     if HAS_RETRY_POLICIES:
         route = f"PUT /orders/{limited}/status/payment"
         sandbox.misbehave("status", status=429, headers={"Retry-After": "5"}, route=route, times=1)

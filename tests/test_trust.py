@@ -133,8 +133,8 @@ def test_what_was_planned_is_applied_and_nothing_else(sandbox: Sandbox, plan: Pa
     assert (summary["changed"], summary["protected"], summary["unchanged"]) == (len(rest), 2, 1)
     reasons = {line["order_id"]: line["reason"] for line in read_report(report) if line["outcome"] == "protected"}
     assert reasons == {
-        first: "the plan saw 'pending', and the shop shows 'refunded', so it has moved on since",
-        second: "the plan saw 'pending', and the shop shows 'unpaid', so it has moved on since",
+        first: "the plan saw 'pending', but the shop now shows 'refunded'",
+        second: "the plan saw 'pending', but the shop now shows 'unpaid'",
     }
     assert read_lines(report)[-1]["dry_run"] is False
 
@@ -193,9 +193,9 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (lambda text: text[:-20], "is cut off"),
         (lambda _: "", "is cut off"),
         (lambda text: text[:40], "is cut off"),
-        (lambda _: '["no", "report"]\n', "Line 1 of .* is none of a report"),
-        (lambda _: '{"order_id": "x"}\n', "Line 1 of .* is none of a report"),
-        (lambda text: text.replace('"dry_run": true', '"dry_run": false'), "was no dry run"),
+        (lambda _: '["no", "report"]\n', "Line 1 of .* is not a line of a report"),
+        (lambda _: '{"order_id": "x"}\n', "Line 1 of .* is not a line of a report"),
+        (lambda text: text.replace('"dry_run": true', '"dry_run": false'), "is not the report of a dry run"),
         (lambda text: text + text, "comes after the last one"),
         (lambda text: text.splitlines(keepends=True)[0] + text, "more than once"),
         (lambda text: text.replace('"store": "sandbox"', '"store": "another"'), "of the store 'another'"),
@@ -416,6 +416,16 @@ def test_the_preview_says_what_would_change(sandbox: Sandbox, tmp_path: Path) ->
     assert "212600000000" not in preview
 
 
+def test_the_preview_says_what_is_left_out_because_the_shop_does_not_have_it(sandbox: Sandbox) -> None:
+    ti = TaskInstance()
+    unknown = {"order_id": "00000000-0000-4000-8000-000000000000", "payment_status": "paid"}
+
+    with pytest.raises(YouCanPermanentError):
+        reconcile([*paid_rows(sandbox), unknown], ti, dry_run=True)
+
+    assert "1 status is for orders that this shop does not have, and left out." in ti.pushed["preview"]
+
+
 def test_a_plan_of_a_table_that_was_refused_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
     path = str(tmp_path / "plan.jsonl")
     with pytest.raises(YouCanInvalidInputError):
@@ -598,7 +608,7 @@ def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(
     rows = paid_rows(sandbox)
     drop_outcomes_after(sandbox, 3, tmp_path)
     path = tmp_path / "report.jsonl"
-    with pytest.raises(YouCanTransientError, match="could not all be written to youcan_outcomes"):
+    with pytest.raises(YouCanTransientError, match="Some outcomes could not be written to youcan_outcomes"):
         reconcile(
             rows,
             report_path=str(path),
@@ -809,7 +819,7 @@ def test_what_others_did_since_is_protected(sandbox: Sandbox, tmp_path: Path) ->
     assert (summary["protected"], summary["changed"]) == (1, len(rest))
     assert sandbox.shop.statuses(first)["payment"] == "refunded"
     (line,) = [line for line in read_report(reverted) if line["outcome"] == "protected"]
-    assert line["reason"] == "the run set 'paid', and the shop shows 'refunded', so it has moved on since"
+    assert line["reason"] == "the run set 'paid', but the shop now shows 'refunded'"
 
 
 def test_each_status_is_decided_alone(sandbox: Sandbox, tmp_path: Path) -> None:

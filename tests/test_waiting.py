@@ -62,7 +62,7 @@ def test_only_a_change_is_logged(wait: OrderStatusWait, logged: Logged) -> None:
 
 def test_a_status_that_cannot_be_read_is_not_the_target_and_logged_once(wait: OrderStatusWait, logged: Logged) -> None:
     assert [wait.record_status(None) for _ in range(3)] == [False, False, False]
-    assert logged == ["Order abc: the shipping status can't be read from YouCan's answer. The wait goes on."]
+    assert logged == ["Order abc: the shipping status can't be read from YouCan's answer. Still waiting."]
 
 
 def test_the_timeout_says_the_last_status(wait: OrderStatusWait) -> None:

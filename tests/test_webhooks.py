@@ -556,7 +556,7 @@ def test_an_address_that_youcan_can_not_reach_is_refused(app: Sandbox, capsys: A
     for subscription_id in ("", "..", "a/b"):
         capsys.readouterr()
         assert main(["webhooks", "unsubscribe", "--id", subscription_id]) == 1
-        assert "is no id of a webhook" in capsys.readouterr().err
+        assert "is not the id of a webhook" in capsys.readouterr().err
     assert app.shop.requests() == []
 
 
@@ -691,3 +691,8 @@ def test_an_event_has_seven_subscriptions_at_most(app: Sandbox, capsys: Any) -> 
         timeout=5,
     )
     assert answer.status_code == 429
+
+    app.misbehave("status", route="POST /resthooks/subscribe", status=429, headers={"Retry-After": "3600"})
+    capsys.readouterr()
+    assert main(["webhooks", "subscribe", "--url", "https://7.example", "--event", "order.paid"]) == 1
+    assert "where an event has seven subscriptions" in capsys.readouterr().err

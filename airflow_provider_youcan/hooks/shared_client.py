@@ -182,7 +182,7 @@ class _LookUp:
             self._failure, self._failed_at = copy(error), time.monotonic()
             if known is None or not isinstance(error, YouCanTransientError):
                 raise
-            _log.warning("%s Going on with the credentials that are known.", error)
+            _log.warning("%s Continuing with the last known credentials.", error)
             return known
         self._has_expired, self._expires_at = False, time.monotonic() + _CREDENTIALS_TTL
         return self._credentials

@@ -94,7 +94,7 @@ def with_current_token(
     except YouCanTransientError as error:
         if kept is None or kept.access_token in refused or time.time() >= kept.expires_at:
             raise
-        _log.warning("%s Going on with the old token, which still lives.", error)
+        _log.warning("%s Continuing with the old token, which is still valid.", error)
         return replace(kept.apply_to(credentials), renew_at=min(time.time() + _RENEWAL_COOLDOWN, kept.expires_at))
 
 
@@ -148,7 +148,7 @@ def _renew(
             if error.status_code is None or error.detail == "invalid_client":
                 raise
             _log.info(
-                "The refresh token was refused; looking for %g s whether another task has renewed it.",
+                "The refresh token was refused; waiting up to %g s for another task to renew it.",
                 _WAIT_FOR_OTHER_SECONDS,
             )
             newer = variable.wait_for_another(kept)
@@ -162,8 +162,8 @@ def _renew(
             _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
             return new.apply_to(credentials, is_renewed=True)
     raise YouCanAuthenticationError(
-        f"The access token of the Airflow connection {youcan_conn_id!r} runs out faster than it can be renewed; look "
-        "at how long YouCan lets it live."
+        f"The access token of the Airflow connection {youcan_conn_id!r} runs out faster than it can be renewed; check "
+        "its lifetime on YouCan."
     )
 
 
@@ -241,7 +241,7 @@ class _TokenVariable:
         except (TypeError, ValueError):
             pair = None
         if pair is None or not pair.is_valid:
-            _log.warning("The Airflow Variable %r holds no tokens, and is passed over.", self.name)
+            _log.warning("The Airflow Variable %r holds no valid tokens, and is ignored.", self.name)
             return None
         mask_secret(pair.access_token)
         mask_secret(pair.refresh_token)
@@ -295,7 +295,7 @@ class _TokenVariable:
             return
         raise YouCanAuthenticationError(
             f"YouCan gave a new access token, but Airflow didn't keep it in its Variable {self.name!r} ({reason}), and "
-            "the old one is dead; see that tasks can set Variables, and authorise again (python -m "
+            "the old one no longer works; make sure that tasks can set Variables, and authorise again (python -m "
             "airflow_provider_youcan authorize)."
         )
 

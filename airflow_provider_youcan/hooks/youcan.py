@@ -185,7 +185,7 @@ class YouCanHook(ConnectionUser):
 
         :param status: what is to be set.
         :param context: ``general``, ``shipping`` or ``payment``.
-        :param allow_custom_label: let any text pass, unseen by the store's list (default ``False``).
+        :param allow_custom_label: accept any text, without checking the store's list (default ``False``).
         :raises YouCanUnknownStatusError: if neither YouCan nor the store knows it.
         :raises YouCanPermissionError: if the token may not read the list.
         """
@@ -369,5 +369,5 @@ class YouCanHook(ConnectionUser):
             return self._credentials
         if known is None or is_refused or not isinstance(failure, YouCanTransientError):
             raise failure
-        self.log.warning("%s Going on with the credentials that are known.", failure)
+        self.log.warning("%s Continuing with the last known credentials.", failure)
         return known

@@ -249,7 +249,7 @@ class ReconcilingOperator(BaseOperator):
             except Exception:  # whatever a storage raises
                 if failure is None:
                     raise
-                self.log.exception("The report at %s could not be ended.", file.path)
+                self.log.exception("The report at %s could not be completed.", file.path)
             finally:
                 summary |= report.summarise() | {"report_path": file.path}
                 self._publish(report, summary, context)
@@ -308,7 +308,7 @@ class ReconcilingOperator(BaseOperator):
         if source.stores and report.store is not None and source.stores != {report.store}:
             other = ", ".join(map(repr, sorted(source.stores)))
             raise YouCanInvalidInputError(
-                f"The report is of the store {other}, and the Airflow connection {self.youcan_conn_id!r} leads to "
+                f"The report belongs to the store {other}, but the Airflow connection {self.youcan_conn_id!r} leads to "
                 f"{report.store!r}, so nothing was sent: use the connection of the same store."
             )
 
@@ -367,10 +367,10 @@ class ReconcilingOperator(BaseOperator):
         failed, total = len(report.failed_rows), source.total if source.total is not None else report.rows
         if arguments.max_failures.allows(failed, total):
             return
-        where = f"The report at {report_path}" if report_path else "A report, which report_path asks for,"
+        where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"
         message = (
             f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures}. The first: "
-            f"{report.first_failure} The others are done. {where} says why each did."
+            f"{report.first_failure} The others are done. {where} says why each failed."
         )
         if run.may_pass:
             raise YouCanTransientError(

@@ -52,8 +52,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     that was given and renders to nothing (``None``, an empty text) is refused, never dropped.
 
     :param orders: the rows: a list, or any iterable, of mappings, or a table of pandas, polars or pyarrow (templated;
-        usually the XCom of an upstream task, or a list). What is neither text nor a list nor a tuple does not become a
-        rendered field; ``@task.youcan_reconcile`` takes what a function returns or yields.
+        usually the XCom of an upstream task, or a list). Anything but text, a list or a tuple is not
+        rendered; ``@task.youcan_reconcile`` takes what a function returns or yields.
     :param orders_file: the path or URL of a file of rows: CSV with a header (``.csv``, ``.tsv``), JSON lines
         (``.jsonl``, ``.ndjson``), each also with ``.gz``, or Parquet (``.parquet``, which takes pyarrow). An empty cell
         is a null, unless ``status_map`` has the word ``""`` (templated).
@@ -74,9 +74,9 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         the status alone: ``{"payment": {"COLLECTED": "paid"}}`` (templated). Other words are taken for slugs.
     :param only_from: for each context the slug, or the slugs, that the status may be moved from:
         ``{"payment": ["pending", "unpaid"]}`` (templated). What stands elsewhere, or can't be read, is left alone.
-    :param guard_max_age: a status that was read no longer ago than this, in seconds, and with no other attempt or
-        renewed token in between, counts as read right before its update; an older one is read again first. From 0,
-        which reads each one right before its update, to 3600 (default 5).
+    :param guard_max_age: how old, in seconds, a status may be that a guarded update relies on. An older one, or one
+        read before another attempt or a renewed token, is read again first. 0 to 3600; 0 reads each status right before
+        its update (default 5).
     :param on_invalid: ``"fail"`` refuses the whole table for a row that can't be used, ``"skip"`` leaves such rows
         out (default ``"fail"``). Where none is left, the task fails.
     :param allow_custom_label: take any text for a status, even one that is in no list (default ``False``). Without it
@@ -196,7 +196,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         is_query_only = self.parameters is not None or self.hook_params is not None
         if (self.sql is None) != (self.conn_id is None) or (self.sql is None and is_query_only):
             raise YouCanInvalidInputError(
-                "sql, with its parameters and hook_params, and conn_id go together: a query runs somewhere."
+                "sql, with its parameters and hook_params, and conn_id go together: a query needs a connection."
             )
         if self.file_options is not None and not self._is_file:
             raise YouCanInvalidInputError("file_options goes with orders_file: it says how to read it.")
@@ -320,7 +320,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
     Take a run back: set each status that it changed to what it was, while it still is what the run set.
 
     What people or other runs have set since is *protected*. An update whose outcome was unknown is taken back where the
-    shop now shows it. A status whose value before the run is not known, or is none of the store's any more, is listed
+    shop now shows it. A status whose value before the run is not known, or is no longer in the store's list, is listed
     as *invalid* and left alone. The general status of an order goes first, and each status is decided alone.
 
     It can't take back what customers, couriers and stock have learned of a status already.
@@ -399,7 +399,9 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         }
         self._given |= {name for name, value in names.items() if was_given(self, value)}
         if ("report" in self._given) == ("reverts_run_id" in self._given):
-            raise YouCanInvalidInputError("Give either report or reverts_run_id: what is taken back stands there.")
+            raise YouCanInvalidInputError(
+                "Give either report or reverts_run_id: one of them names the run to take back."
+            )
         if "report" in self._given and self._given & {"reverts_dag_id", "reverts_task_id"}:
             raise YouCanInvalidInputError("reverts_dag_id and reverts_task_id go with reverts_run_id.")
         if "reverts_run_id" in self._given and "report_table" not in self._given:
@@ -427,14 +429,14 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         was_killed = any(report.is_retry if is_table else report.end is None for report in reports)
         if has_plan and not (is_table and not was_killed):
             self._warn(
-                "What the plan names, and no report is sure of, is taken back where the shop shows it: somebody else "
-                "may have set it."
+                "Statuses in the plan that no report confirms are taken back if the shop shows them; someone else may "
+                "have set them."
             )
         elif was_killed:
             self._warn(
-                "A try of this run was, or may have been, killed. Up to max_concurrency of its updates are then in no "
-                "report, and stay: to take them back, too, give the plan that it applied beside the reports of its "
-                "tries."
+                "A try of this run was, or may have been, killed. Up to max_concurrency of its updates may be "
+                "missing from the reports and are not taken back. To include them, give the plan that it applied with "
+                "the reports of its tries."
             )
         return source
 

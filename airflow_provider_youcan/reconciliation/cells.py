@@ -54,7 +54,7 @@ def read_ref(value: object) -> str | None:
         return value
     if isinstance(value, float):
         raise YouCanInvalidInputError(
-            f"{value!r} is not a ref: a column of numbers with a null among them turns into fractions, and has lost "
+            f"{value!r} is not a ref: a column of numbers with a null among them becomes floating point, and has lost "
             "its zeros; read it as text, such as '021'"
         )
     raise YouCanInvalidInputError(f"{value!r:.100} is not a ref: give it as text, such as '021'")

@@ -49,7 +49,7 @@ class Guard:
     def refuse(self, now: str | None) -> str:
         """Return why a status is protected."""
         if now is None:
-            return "the status can't be read, and its guard asks for it"
+            return "the status can't be read, so its guard can't be checked"
         return self.refusal.format(now=now)
 
 

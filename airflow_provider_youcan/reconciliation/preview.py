@@ -24,7 +24,7 @@ def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
     :param report: what became of each status.
     :param notes: sentences to put first.
     """
-    parts = [*notes, _outcomes(report), _invalid_rows(report)]
+    parts = [*notes, _outcomes(report), _unknown_orders(report), _invalid_rows(report)]
     transitions = [
         f"{context}: {_status(before)} → {_escape(after)}: {number:,}"
         for context, before, after, number in report.transitions(MAX_SHOWN)
@@ -35,6 +35,13 @@ def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
     ]
     parts += [_list("Transitions", transitions), _list(_title(changes, report), changes)]
     return _join([part for part in parts if part])
+
+
+def _unknown_orders(report: Report) -> str:
+    if not (number := report.count(Outcome.NOT_FOUND)):
+        return ""
+    statuses = "1 status is" if number == 1 else f"{number:,} statuses are"
+    return f"**Not in this shop**: {statuses} for orders that this shop does not have, and left out."
 
 
 def _invalid_rows(report: Report) -> str:

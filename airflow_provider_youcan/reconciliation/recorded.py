@@ -113,7 +113,7 @@ def read_report(lines: Iterable[str], name: str) -> RecordedReport:
             report.cut_line = number
             continue
         if not isinstance(line, dict) or not line.keys() >= set(LINE_KEYS):
-            raise _no_report(name, number, "is none of a report")
+            raise _no_report(name, number, "is not a line of a report")
         if line["outcome"] == COMPLETE:
             report.end = _check_end(name, number, line)
             report.is_plan = line["dry_run"]
@@ -122,7 +122,7 @@ def read_report(lines: Iterable[str], name: str) -> RecordedReport:
         elif line["outcome"] == Outcome.INVALID:
             report.invalid += 1
         else:
-            raise _no_report(name, number, "is none of a report")
+            raise _no_report(name, number, "is not a line of a report")
     return report
 
 
@@ -152,7 +152,7 @@ def _check_end(name: str, number: int, line: dict[str, Any]) -> dict[str, Any]:
         and isinstance(line.get("store"), (str, type(None)))
     )
     if not is_sound:
-        raise _no_report(name, number, "is none of a report")
+        raise _no_report(name, number, "is not a line of a report")
     return line
 
 

@@ -179,8 +179,8 @@ class DesiredState:
         folded = [str(name).casefold() for name in names]
         if twice := [name for name in found.values() if folded.count(name.casefold()) > 1]:
             raise YouCanInvalidInputError(
-                f"There are several columns {' and '.join(map(repr, twice))}, letter case aside, so nothing was sent: "
-                "give each a name of its own."
+                f"There are several columns {' and '.join(map(repr, twice))}, ignoring letter case, so nothing was "
+                "sent: give each a name of its own."
             )
         if not {"order_id", "ref"} & found.keys():
             raise YouCanInvalidInputError(
@@ -303,7 +303,7 @@ class DesiredState:
     def _read_statuses(self, values: Mapping[str, Any]) -> OrderStatuses:
         if not values.keys() & set(STATUS_COLUMNS.values()):
             names = ", ".join(repr(name) for column, name in self._names.items() if column in STATUS_COLUMNS.values())
-            raise YouCanInvalidInputError(f"it says nothing: it has none of the columns {names}")
+            raise YouCanInvalidInputError(f"it asks for nothing: it has none of the columns {names}")
         found: dict[str, str] = {}
         for context, column in STATUS_COLUMNS.items():
             value = read_cell(values.get(column))
@@ -336,5 +336,5 @@ def _check_columns(columns: object) -> dict[str, str]:
 def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, str | None]]:
     maps = {} if status_map is None else check_contexts("status_map", status_map)
     if not all(isinstance(words, Mapping) for words in maps.values()):
-        raise YouCanInvalidInputError("status_map has for each context a mapping from words to slugs.")
+        raise YouCanInvalidInputError("status_map must have for each context a mapping from words to slugs.")
     return maps

@@ -82,7 +82,7 @@ class Reconciliation:
         self.may_pass = False
         """Whether one of the errors that made orders fail may pass."""
         self.retry_after = 0.0
-        """The longest that the shop asked to be left alone with one of these, in seconds."""
+        """The longest that the shop asked to wait with one of these, in seconds."""
         self._run = run
         self._desired = desired
         self._report = report
@@ -122,7 +122,7 @@ class Reconciliation:
             self._refuse_invalid_rows()
             await self._reconcile()
         except Exception as error:
-            self._end_reason = self._end_reason or f"the run ended, because of this: {error}"
+            self._end_reason = self._end_reason or f"the run ended early: {error}"
             raise
         finally:
             progress.cancel()
@@ -203,7 +203,7 @@ class Reconciliation:
         again: list[Progress] = []
         await self._work(orders, work, again if self._max_attempts > 1 else None)
         if again and self._end_reason is None:
-            self._log.info("Errors that may have passed were met by this many orders, tried once more: %d.", len(again))
+            self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
             await self._work(_stream(again), work, None)
 
     async def _orders(self) -> AsyncIterator[Progress]:
@@ -253,7 +253,7 @@ class Reconciliation:
         again: list[Progress] | None,
     ) -> None:
         if isinstance(error, ENDS_THE_RUN):
-            self._end_reason = self._end_reason or f"the run ended, because of this: {error}"
+            self._end_reason = self._end_reason or f"the run ended early: {error}"
             pool.end(error)
         elif not isinstance(error, YouCanTransientError):
             self._outage.record_success()
@@ -262,7 +262,7 @@ class Reconciliation:
         elif self._end_reason is not None:
             return  # it was stopped, and is reported so
         elif self._outage.record_failure():
-            self._end_reason = f"the run ended, because of this: {error}"
+            self._end_reason = f"the run ended early: {error}"
             pool.end(error)
         elif again is not None:
             again.append(progress)
@@ -281,7 +281,7 @@ class Reconciliation:
             if len(ids) == 1 and ref not in failed:
                 (order_ids[ref],) = ids
                 continue
-            outcome, reason = Outcome.NOT_FOUND, "the shop has no order of this ref"
+            outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
             if ref in failed or ids:
                 outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
             self._applier.report_all(self._begin(order), outcome, reason)

@@ -65,8 +65,8 @@ def read_plan(report: RecordedReport) -> Source:
         )
     if not report.is_plan:
         raise YouCanInvalidInputError(
-            f"{report.name} is the report of a run that was no dry run, so nothing was sent: give the report of a run "
-            "with dry_run=True."
+            f"{report.name} is not the report of a dry run, so nothing was sent: give the report of a run with "
+            "dry_run=True."
         )
     if missing := sum(line.outcome == Outcome.NOT_REACHED for line in report.lines):
         raise YouCanInvalidInputError(
@@ -196,4 +196,4 @@ def _guard(slugs: Sequence[str | None], who: str, unknown: str) -> Guard:
     if not known:
         return Guard((), unknown)
     shown = " or ".join(shorten(slug) for slug in known).replace("{", "{{").replace("}", "}}")
-    return Guard(known, f"{who} {shown}, and the shop shows {{now!r}}, so it has moved on since")
+    return Guard(known, f"{who} {shown}, but the shop now shows {{now!r}}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Any
 from urllib.parse import urlencode
@@ -28,8 +28,6 @@ STATUS_LISTS = {
     "shipping": StatusContext.SHIPPING,
     "payment": StatusContext.PAYMENT,
 }
-
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def build_application(shop: Shop, misbehaviours: Misbehaviours, webhooks: Webhooks) -> Starlette:
@@ -228,20 +226,20 @@ class _Pages:
             for label, answer in links.items()
         ]
         asked = "".join(f"<li>{escape(scope)}</li>" for scope in scopes)
-        title = "Let this app into Sandbox Shop?"
+        title = "Allow this app to access Sandbox Shop?"
         return HTMLResponse(f"<!doctype html><title>{title}</title><h1>{title}</h1><ul>{asked}</ul>{' '.join(anchors)}")
 
     async def login_page(self, _: Request) -> Response:
         return HTMLResponse("<!doctype html><title>Log in</title><h1>Log in to your store</h1>")
 
-    def _authorise(self, request: Request, scope: str | None = None) -> None:
+    def _authorise(self, request: Request, scope: str) -> None:
         if self._shop.suspended:
             raise HTTPException(402)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         scopes = self._shop.scopes(token) if scheme == "Bearer" else None
         if scopes is None:
             raise HTTPException(401)
-        if scope is not None and scope not in scopes:
+        if scope not in scopes:
             raise HTTPException(403)
 
     def _names(self) -> dict[StatusContext, dict[str, dict[str, str]]]:

@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_youcan.command_line import open_hook
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.webhooks.deliveries import EVENTS
 
 __all__ = ["add_webhooks"]
@@ -102,7 +102,13 @@ def _subscribe(options: argparse.Namespace) -> bool:
             f"{options.url!r} is not a public https address, so nothing was subscribed: give one with --url."
         )
     with open_hook(options.conn_id) as hook:
-        for event, subscription_id in hook.run(subscribe_webhooks(options.events, options.url)).items():
+        try:
+            subscriptions = hook.run(subscribe_webhooks(options.events, options.url))
+        except YouCanRateLimitError as error:
+            raise YouCanInvalidInputError(
+                f"{error} YouCan also answers so where an event has seven subscriptions: see webhooks list."
+            ) from None
+        for event, subscription_id in subscriptions.items():
             print(f"{subscription_id}  {event}  {options.url}")
     return True
 
