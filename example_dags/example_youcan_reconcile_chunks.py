@@ -7,8 +7,8 @@ Make the pool once, with as many slots as tasks may talk to the shop at a time::
 
 The table ``courier_orders`` has the columns ``order_id`` and ``payment_status``, in the courier's words, as in
 ``example_youcan_reconcile``. One task is enough for a shop; this is for tables that don't fit into a worker's
-memory. The Airflow variable ``youcan_warehouse`` names the warehouse's connection (default ``sqlite_default``). It needs
-a connection ``youcan_default`` of type ``youcan``.
+memory. The Airflow variable ``youcan_warehouse`` names the warehouse's connection (default ``sqlite_default``). It
+needs a connection ``youcan_default`` of type ``youcan``.
 """
 
 from __future__ import annotations
