@@ -127,8 +127,8 @@ def _check_statement(hook: DbApiHook, sql: str) -> str:
         )
     if (word := _find_change(statements[0])) is not None:
         raise YouCanInvalidInputError(
-            f"The sql has {word} in it, which may change the warehouse, so it was not run and nothing was sent: give a "
-            "select, which only reads."
+            f"The sql has {word} in it, which may change the warehouse: it was not run, so it returns no rows and "
+            "nothing was sent; give a select, which only reads."
         )
     return hook.strip_sql_string(sql)
 

@@ -322,7 +322,7 @@ def test_a_word_that_no_status_map_translates_is_refused_in_one_plain_sentence(
 
     message = str(error.value)
     assert "row 1: 'COLECTED' is not a payment status of this store: known are" in message
-    assert "or translate the word in status_map; row 2: The order id is empty (''): look at" in message
+    assert "or translate the word in status_map; row 2: The order id is empty (''): check where" in message
     assert message.count("nothing was sent") == 1
     assert message.endswith("Correct them, or leave them out with on_invalid='skip'.")
     # No column is shown that has no number in it.

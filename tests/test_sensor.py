@@ -151,7 +151,7 @@ def test_a_failure_status_ends_the_wait_at_once(
 ) -> None:
     later(lambda: sandbox.shop.set_status(order_id, "shipping", "canceled"), reads)
 
-    with pytest.raises(YouCanPermanentError, match="is 'canceled', which failure_status names"):
+    with pytest.raises(YouCanPermanentError, match="is 'canceled', which is in failure_status"):
         wait_in(mode, order_id=order_id, target_status="fulfilled", failure_status="canceled")
 
 

@@ -198,7 +198,7 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (lambda text: text.replace('"dry_run": true', '"dry_run": false'), "is not the report of a dry run"),
         (lambda text: text + text, "comes after the last one"),
         (lambda text: text.splitlines(keepends=True)[0] + text, "more than once"),
-        (lambda text: text.replace('"store": "sandbox"', '"store": "another"'), "of the store 'another'"),
+        (lambda text: text.replace('"store": "sandbox"', '"store": "another"'), "belongs to the store 'another'"),
         (edit(order_id="no/id"), "Line 1 of .* makes no sense"),
         (edit(order_id=None), "Line 1 of .* makes no sense"),
         (edit(context="colour"), "Line 1 of .* makes no sense"),
@@ -935,7 +935,7 @@ def test_a_plan_counts_for_what_no_report_has(sandbox: Sandbox, plan: Path, tmp_
     # when it is taken back by both, then it is all undone, and the preview says what that rests on.
     revert(ti, report=[str(report), str(plan)])
     assert everything(sandbox) == before
-    assert "somebody else may have set it" in ti.pushed["preview"]
+    assert "someone else may have set them" in ti.pushed["preview"]
 
 
 def lines_of(sandbox: Sandbox, path: Path, number: int) -> None:

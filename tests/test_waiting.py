@@ -44,7 +44,7 @@ def test_the_target_ends_the_wait(wait: OrderStatusWait) -> None:
 
 def test_a_failure_status_ends_it_at_once(wait: OrderStatusWait) -> None:
     with pytest.raises(
-        YouCanPermanentError, match="is 'canceled', which failure_status names, so 'fulfilled' will not"
+        YouCanPermanentError, match="is 'canceled', which is in failure_status, so it will not become 'fulfilled'"
     ):
         wait.record_status("canceled")
 
