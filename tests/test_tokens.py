@@ -555,7 +555,7 @@ def test_what_is_no_pair_is_passed_over(sandbox: Sandbox, connect: Call, log_lin
             patch.setattr(tokens, "_WAIT_FOR_OTHER_SECONDS", 0)
             with pytest.raises(YouCanAuthenticationError):
                 hook.get_store()
-    assert any("holds no tokens" in line for line in log_lines())
+    assert any("holds no valid tokens" in line for line in log_lines())
 
 
 def test_a_variable_that_cannot_be_read_is_left_to_airflows_retries(
