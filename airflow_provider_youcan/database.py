@@ -146,12 +146,11 @@ def _find_change(statement: str) -> str | None:
     if words and words[0][1] not in _READING:
         return words[0][1][:20]
     # "for update" and "for no key update" lock rows, and change none.
-    pairs = pairwise(words)
     return next(
         (
             text
-            for (_, before), (is_keyword, text) in pairs
-            if is_keyword and text in _CHANGING and before not in _LOCKING
+            for (_, before), (is_keyword, text) in pairwise(words)
+            if is_keyword and text in _CHANGING and not (text == "UPDATE" and before in _LOCKING)
         ),
         None,
     )

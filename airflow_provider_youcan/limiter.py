@@ -218,6 +218,6 @@ class RateLimiter:
             raise YouCanRateLimitError(
                 f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
                 f"within {max_age:g} s of reading its status, so it was not sent: raise guard_max_age, "
-                " or send fewer requests to this shop from elsewhere.",
+                "or send fewer requests to this shop from elsewhere.",
                 status_code=429,
             )

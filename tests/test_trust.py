@@ -423,7 +423,7 @@ def test_the_preview_says_what_is_left_out_because_the_shop_does_not_have_it(san
     with pytest.raises(YouCanPermanentError):
         reconcile([*paid_rows(sandbox), unknown], ti, dry_run=True)
 
-    assert "1 status is for orders that this shop does not have, and left out." in ti.pushed["preview"]
+    assert "1 status is for orders that this shop does not have; the run leaves them out." in ti.pushed["preview"]
 
 
 def test_a_plan_of_a_table_that_was_refused_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:

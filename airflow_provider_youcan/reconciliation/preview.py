@@ -41,7 +41,7 @@ def _unknown_orders(report: Report) -> str:
     if not (number := report.count(Outcome.NOT_FOUND)):
         return ""
     statuses = "1 status is" if number == 1 else f"{number:,} statuses are"
-    return f"**Not in this shop**: {statuses} for orders that this shop does not have, and left out."
+    return f"**Not in this shop**: {statuses} for orders that this shop does not have; the run leaves them out."
 
 
 def _invalid_rows(report: Report) -> str:
