@@ -282,8 +282,10 @@ def measured(figures: dict[str, float]) -> Iterator[None]:
 
 
 def reconcile(orders: int, changes: int, concurrency: int, **arguments: Any) -> dict[str, float]:
-    from airflow_provider_youcan import limiter  # noqa: F401  # importing is not what is measured
-    from airflow_provider_youcan.hooks import shared_client  # noqa: F401
+    from airflow_provider_youcan.hooks import (
+        limiter,  # noqa: F401  # importing is not what is measured
+        shared_client,  # noqa: F401
+    )
     from airflow_provider_youcan.hooks.youcan import YouCanHook
     from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
     from airflow_provider_youcan.reconciliation import run  # noqa: F401
@@ -326,7 +328,7 @@ def rows(_: int, number: int, __: int) -> dict[str, float]:
     """What is kept of each row, by the memory that Python allocated for it."""
     import tracemalloc
 
-    from airflow_provider_youcan.reconciliation.rows import DesiredState
+    from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
     desired = DesiredState()
     tracemalloc.start()

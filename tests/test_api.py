@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan import answers, api
-from airflow_provider_youcan.answers import Answer
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
@@ -33,21 +33,21 @@ UPDATED = {"status": 200, "detail": "Status is successfully updated", "meta": []
 PAGE = {"data": [{"id": "a"}], "meta": {"pagination": {"current_page": 1, "total_pages": 1}}}
 SETTINGS = {"shipping": [{"slug": "shipped"}], "payment": [], "ordersStatus": [{"slug": "Is open"}]}
 
-UPDATE = api.update_order_status(ORDER_ID, "paid", "payment")
+UPDATE = endpoints.update_order_status(ORDER_ID, "paid", "payment")
 SUCCESSES = [
     (UPDATE, UPDATED),
-    (api.get_order(ORDER_ID), DOCUMENTED_ORDER),
-    (api.list_orders(), PAGE),
-    (api.list_orders(), {"data": [], "meta": PAGE["meta"]}),
-    (api.list_orders(page=3), {"data": [], "meta": {"pagination": {"current_page": 3, "total_pages": 2}}}),
-    (api.get_store_statuses(), SETTINGS),
-    (api.get_store(), {"slug": "shop", "name": "Shop"}),
+    (endpoints.get_order(ORDER_ID), DOCUMENTED_ORDER),
+    (endpoints.list_orders(), PAGE),
+    (endpoints.list_orders(), {"data": [], "meta": PAGE["meta"]}),
+    (endpoints.list_orders(page=3), {"data": [], "meta": {"pagination": {"current_page": 3, "total_pages": 2}}}),
+    (endpoints.get_store_statuses(), SETTINGS),
+    (endpoints.get_store(), {"slug": "shop", "name": "Shop"}),
 ]
 REQUESTS = [request for request, _ in SUCCESSES]
 
 
-def read(request: api.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
-    return answers.read_response(request, Answer(status_code, headers or {}, json.dumps(payload).encode()))
+def read(request: endpoints.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
+    return responses.read_response(request, Answer(status_code, headers or {}, json.dumps(payload).encode()))
 
 
 # --- requests ---
@@ -57,7 +57,7 @@ def read(request: api.Request, status_code: int, payload: object, headers: dict[
     ("context", "path"), [("general", "/status"), ("shipping", "/status/shipping"), ("payment", "/status/payment")]
 )
 def test_an_update_puts_the_slug_to_the_path_of_its_context(context: str, path: str) -> None:
-    request = api.update_order_status(ORDER_ID, "تم التسليم", context)
+    request = endpoints.update_order_status(ORDER_ID, "تم التسليم", context)
 
     assert (request.method, request.path) == ("PUT", f"/orders/{ORDER_ID}{path}")
     assert request.json == {"status": "تم التسليم"}
@@ -69,17 +69,17 @@ def test_an_update_puts_the_slug_to_the_path_of_its_context(context: str, path: 
 )
 def test_an_update_that_makes_no_sense_is_not_built(arguments: tuple[str, str, str]) -> None:
     with pytest.raises(YouCanInvalidInputError):
-        api.update_order_status(*arguments)
+        endpoints.update_order_status(*arguments)
 
 
 def test_an_order_is_asked_for_with_its_sub_resources() -> None:
-    assert api.get_order(ORDER_ID).params == {"include": "payment,shipping"}
-    assert api.get_order(ORDER_ID, include="customer").params == {"include": "customer"}
-    assert api.get_order(ORDER_ID, include=()).params == {}
+    assert endpoints.get_order(ORDER_ID).params == {"include": "payment,shipping"}
+    assert endpoints.get_order(ORDER_ID, include="customer").params == {"include": "customer"}
+    assert endpoints.get_order(ORDER_ID, include=()).params == {}
 
 
 def test_a_page_of_orders_takes_the_documented_query() -> None:
-    request = api.list_orders(
+    request = endpoints.list_orders(
         page=3,
         page_size=25,
         include=(),
@@ -117,31 +117,31 @@ def test_a_page_of_orders_takes_the_documented_query() -> None:
 )
 def test_a_page_that_makes_no_sense_is_not_built(arguments: dict[str, Any]) -> None:
     with pytest.raises(YouCanInvalidInputError):
-        api.list_orders(**arguments)
+        endpoints.list_orders(**arguments)
 
 
 # --- successes ---
 
 
 @pytest.mark.parametrize(("request_", "payload"), SUCCESSES)
-def test_the_documented_answers_are_successes(request_: api.Request, payload: dict[str, Any]) -> None:
+def test_the_documented_answers_are_successes(request_: endpoints.Request, payload: dict[str, Any]) -> None:
     assert read(request_, 200, payload) == payload
 
 
 @pytest.mark.parametrize(
     ("request_", "status_code", "body", "payload"),
     [
-        (api.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
-        (api.unsubscribe_webhook("7"), 204, b"", {}),
-        (api.unsubscribe_webhook("7"), 200, b"", {}),
-        (api.unsubscribe_webhook("7"), 202, b"\n", {}),
-        (api.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
+        (endpoints.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
+        (endpoints.unsubscribe_webhook("7"), 204, b"", {}),
+        (endpoints.unsubscribe_webhook("7"), 200, b"", {}),
+        (endpoints.unsubscribe_webhook("7"), 202, b"\n", {}),
+        (endpoints.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
     ],
 )
 def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
-    request_: api.Request, status_code: int, body: bytes, payload: dict[str, Any]
+    request_: endpoints.Request, status_code: int, body: bytes, payload: dict[str, Any]
 ) -> None:
-    assert answers.read_response(request_, Answer(status_code, {}, body)) == payload
+    assert responses.read_response(request_, Answer(status_code, {}, body)) == payload
 
 
 @pytest.mark.parametrize("request_", REQUESTS)
@@ -149,9 +149,9 @@ def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
     "body",
     [b"", b"<html>Log in</html>", b"null", b"[]", b"{}", b"200", b'{"status": 200', b"\xff\xfe", b"[" * 100_000],
 )
-def test_a_200_that_is_not_youcans_is_no_success(request_: api.Request, body: bytes) -> None:
+def test_a_200_that_is_not_youcans_is_no_success(request_: endpoints.Request, body: bytes) -> None:
     with pytest.raises(YouCanUnexpectedResponseError):
-        answers.read_response(request_, Answer(200, {}, body))
+        responses.read_response(request_, Answer(200, {}, body))
 
 
 @pytest.mark.parametrize(
@@ -163,20 +163,20 @@ def test_a_200_that_is_not_youcans_is_no_success(request_: api.Request, body: by
         (UPDATE, {**UPDATED, "error": "store is suspended"}),
         (UPDATE, {"detail": "Status is successfully updated"}),
         (UPDATE, DOCUMENTED_ORDER),
-        (api.get_order(ORDER_ID), UPDATED),
-        (api.get_order(ORDER_ID), {**DOCUMENTED_ORDER, "id": "another"}),
-        (api.list_orders(), {"data": [{"ref": "021"}], "meta": PAGE["meta"]}),
-        (api.list_orders(), {"data": [], "meta": []}),
-        (api.list_orders(page=2), PAGE),
-        (api.list_orders(), {"data": [], "meta": {"pagination": {"total_pages": 2}}}),
-        (api.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": 0}}}),
-        (api.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": True}}}),
-        (api.get_store_statuses(), {"shipping": [], "payment": []}),
-        (api.get_store(), UPDATED),
-        (api.get_store(), {"status": 401, "detail": "Unauthenticated", "name": "x"}),
+        (endpoints.get_order(ORDER_ID), UPDATED),
+        (endpoints.get_order(ORDER_ID), {**DOCUMENTED_ORDER, "id": "another"}),
+        (endpoints.list_orders(), {"data": [{"ref": "021"}], "meta": PAGE["meta"]}),
+        (endpoints.list_orders(), {"data": [], "meta": []}),
+        (endpoints.list_orders(page=2), PAGE),
+        (endpoints.list_orders(), {"data": [], "meta": {"pagination": {"total_pages": 2}}}),
+        (endpoints.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": 0}}}),
+        (endpoints.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": True}}}),
+        (endpoints.get_store_statuses(), {"shipping": [], "payment": []}),
+        (endpoints.get_store(), UPDATED),
+        (endpoints.get_store(), {"status": 401, "detail": "Unauthenticated", "name": "x"}),
     ],
 )
-def test_a_200_whose_body_says_otherwise_is_no_success(request_: api.Request, payload: dict[str, Any]) -> None:
+def test_a_200_whose_body_says_otherwise_is_no_success(request_: endpoints.Request, payload: dict[str, Any]) -> None:
     with pytest.raises(YouCanUnexpectedResponseError):
         read(request_, 200, payload)
 
@@ -235,25 +235,25 @@ def test_each_answer_raises_what_airflow_should_do(
 )
 def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
     with pytest.raises(YouCanPermanentError) as raised:
-        answers.read_response(UPDATE, Answer(404, {}, body))
+        responses.read_response(UPDATE, Answer(404, {}, body))
 
     assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
 
 
 def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
     with pytest.raises(YouCanOrderNotFoundError, match="a UUID, not the order's ref"):
-        read(api.get_order("021"), 404, {"status": 0, "detail": "order not found"})
+        read(endpoints.get_order("021"), 404, {"status": 0, "detail": "order not found"})
 
 
 def test_a_status_of_the_store_without_a_slug_is_passed_over() -> None:
     payload = {**SETTINGS, "payment": [{"name": "paid"}, None, {"slug": None}, {"slug": "collected"}]}
 
-    assert api.read_store_slugs(read(api.get_store_statuses(), 200, payload))["payment"] == ["collected"]
+    assert endpoints.read_store_slugs(read(endpoints.get_store_statuses(), 200, payload))["payment"] == ["collected"]
 
 
 def test_a_404_for_anything_but_an_order_is_no_missing_order() -> None:
     with pytest.raises(YouCanPermanentError) as raised:
-        read(api.get_store(), 404, {"detail": "not found"})
+        read(endpoints.get_store(), 404, {"detail": "not found"})
 
     assert type(raised.value) is YouCanPermanentError
 
@@ -269,7 +269,7 @@ def test_a_refused_field_is_named() -> None:
 
 def test_the_connection_to_mend_is_named() -> None:
     with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
-        answers.read_response(UPDATE, Answer(401, {}, b""), youcan_conn_id="my_shop")
+        responses.read_response(UPDATE, Answer(401, {}, b""), youcan_conn_id="my_shop")
 
 
 @pytest.mark.parametrize("status_code", [200, 401, 422, 500])
@@ -280,13 +280,13 @@ def test_a_token_that_the_answer_echoes_goes_no_further(status_code: int) -> Non
     body = json.dumps({"detail": echoes, "meta": {"fields": {secret: [echoes]}}}).replace("/", "\\/")
 
     with pytest.raises(YouCanError) as raised:
-        answers.read_response(UPDATE, Answer(status_code, {}, body.encode()), secret=secret)
+        responses.read_response(UPDATE, Answer(status_code, {}, body.encode()), secret=secret)
 
     assert "t0ken" not in f"{raised.value} {vars(raised.value)}"
 
 
 def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
-    request = api.list_orders(query={"q": "Fatima"})
+    request = endpoints.list_orders(query={"q": "Fatima"})
 
     with pytest.raises(YouCanError) as raised:
         read(request, 500, {"detail": "no Fatima with +212 6 12-34-56-78 or f.zahra@example.com in 2026"})
@@ -298,7 +298,7 @@ def test_no_answer_can_break_the_log_that_it_is_written_to() -> None:
     body = b'{"detail": "x\\ud800 \\u001b[2J\\u202e", "meta": {"fields": {"a\\nFAKE LINE": ["\\u0000"]}}}'
 
     with pytest.raises(YouCanValidationError) as raised:
-        answers.read_response(UPDATE, Answer(422, {}, body))
+        responses.read_response(UPDATE, Answer(422, {}, body))
 
     shown = f"{raised.value} {raised.value.fields}"
     shown.encode()
@@ -415,10 +415,10 @@ HEADERS = st.dictionaries(
 @example(UPDATE, 429, {"Retry-After": "Sun, 00 Jan 0000 00:00:00 GMT"}, b"")
 @example(UPDATE, 422, {}, b'{"meta": {"fields": {"status": 3}}}')
 def test_any_answer_is_a_payload_or_a_youcan_error(
-    request: api.Request, status_code: int, headers: dict[str, str], body: bytes
+    request: endpoints.Request, status_code: int, headers: dict[str, str], body: bytes
 ) -> None:
     try:
-        payload = answers.read_response(request, Answer(status_code, headers, body))
+        payload = responses.read_response(request, Answer(status_code, headers, body))
     except YouCanError as error:
         assert str(error)
     else:
@@ -429,7 +429,7 @@ def test_any_answer_is_a_payload_or_a_youcan_error(
 @given(status_code=st.integers(200, 299), body=BODIES | st.just(json.dumps(UPDATED).encode()))
 def test_no_random_2xx_is_taken_for_an_update(status_code: int, body: bytes) -> None:
     try:
-        payload = answers.read_response(UPDATE, Answer(status_code, {}, body))
+        payload = responses.read_response(UPDATE, Answer(status_code, {}, body))
     except YouCanUnexpectedResponseError:
         return
     assert status_code == payload["status"] == 200

@@ -34,7 +34,7 @@ from tests.conftest import AIRFLOW_3, Sandbox
 @pytest.fixture
 def _no_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no attempt wait for the next."""
-    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: 0.0)
+    monkeypatch.setattr("airflow_provider_youcan.client.attempts.back_off", lambda failures, rng: 0.0)
 
 
 def run(call: Callable[[YouCanAsyncHook], Any], conn_id: str = "youcan_default") -> Any:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan import api
-from airflow_provider_youcan.attempts import MAX_TOKENS, Attempts, StaleReadError, back_off
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.attempts import MAX_TOKENS, Attempts, StaleReadError, back_off
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -21,10 +21,10 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.hooks.credentials import Credentials
+from airflow_provider_youcan.hooks.connection import Credentials
 
-READ = api.get_order("abc")
-UPDATE = api.update_order_status("abc", "paid", "payment")
+READ = endpoints.get_order("abc")
+UPDATE = endpoints.update_order_status("abc", "paid", "payment")
 CREDENTIALS = Credentials("https://shop", "first", token_since=0.0)
 
 
@@ -168,8 +168,8 @@ def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None
 # --- another look ---
 
 
-def guarded(max_age: float, at: float | None = None) -> api.Request:
-    return api.update_order_status("abc", "paid", "payment", api.Look(max_age, at))
+def guarded(max_age: float, at: float | None = None) -> endpoints.Request:
+    return endpoints.update_order_status("abc", "paid", "payment", endpoints.Look(max_age, at))
 
 
 def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:

@@ -17,11 +17,11 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import requests
 
-from airflow_provider_youcan import answers, api
-from airflow_provider_youcan.answers import Answer
-from airflow_provider_youcan.authorization import Authorization
+from airflow_provider_youcan.cli.consent import Authorization
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
-from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, read_credentials
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
@@ -249,19 +249,19 @@ def test_an_answer_without_a_refresh_token_is_no_pair(sandbox: Sandbox) -> None:
 def test_an_answer_without_a_token_is_no_success(body: str) -> None:
     from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 
-    request = api.exchange_refresh_token("7", "s3cret", "refresh")
+    request = endpoints.exchange_refresh_token("7", "s3cret", "refresh")
 
     with pytest.raises(YouCanUnexpectedResponseError):
-        answers.read_response(request, Answer(200, {}, body.encode()))
+        responses.read_response(request, Answer(200, {}, body.encode()))
 
 
 @pytest.mark.parametrize("status_code", [400, 401, 403])
 def test_a_refusal_repeats_no_secret(status_code: int) -> None:
-    request = api.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
+    request = endpoints.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
     echo = "client_secret=s3%2Fcr%2Bet refresh_token=re%2Ffresh s3/cr+et"
 
     with pytest.raises(YouCanAuthenticationError) as raised:
-        answers.read_response(request, Answer(status_code, {}, json.dumps({"detail": echo}).encode()))
+        responses.read_response(request, Answer(status_code, {}, json.dumps({"detail": echo}).encode()))
 
     shown = f"{raised.value} {vars(raised.value)} {request}"
     assert "client_secret=***" in shown
@@ -273,4 +273,4 @@ def test_a_refusal_repeats_no_secret(status_code: int) -> None:
     [(60, 60.0), ("60", 60.0), ("soon", math.inf), (1e999, math.inf), (-1, math.inf), (True, math.inf)],
 )
 def test_a_lifetime_is_believed_where_it_is_one(expires_in: Any, lifetime: float) -> None:
-    assert api.read_lifetime({"expires_in": expires_in}) == lifetime
+    assert endpoints.read_lifetime({"expires_in": expires_in}) == lifetime

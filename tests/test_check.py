@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from airflow_provider_youcan.__main__ import main
-from airflow_provider_youcan.answers import Answer
-from airflow_provider_youcan.api import Request
-from airflow_provider_youcan.assumptions import MAX_REQUESTS, Assumption, judge, observe
-from airflow_provider_youcan.attempts import Attempts
+from airflow_provider_youcan.client.assumptions import MAX_REQUESTS, Assumption, judge, observe
+from airflow_provider_youcan.client.attempts import Attempts
+from airflow_provider_youcan.client.endpoints import Request
+from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from tests.conftest import Sandbox

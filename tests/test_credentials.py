@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import Connection
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.hooks import credentials
-from airflow_provider_youcan.hooks.credentials import Credentials, OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, read_credentials
 
 TOKEN = "a-long-lived-access-token"
 

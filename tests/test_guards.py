@@ -50,7 +50,7 @@ def payable(sandbox: Sandbox) -> list[str]:
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: 0.0)
+    monkeypatch.setattr("airflow_provider_youcan.client.attempts.back_off", lambda failures, rng: 0.0)
 
 
 @pytest.fixture(params=["requests", "aiohttp"])
@@ -539,7 +539,7 @@ def test_a_report_that_cannot_be_written_is_found_out_before_anything_is_sent(sa
 def test_no_error_of_the_report_replaces_the_runs_own(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_youcan.report_file import ReportFile
+    from airflow_provider_youcan.reconciliation.record.file import ReportFile
 
     class Refusing:
         def __init__(self, file: Any) -> None:
@@ -566,7 +566,7 @@ def test_no_error_of_the_report_replaces_the_runs_own(
 def test_a_storage_that_fails_in_its_own_way_hides_nothing(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from airflow_provider_youcan.report_file import ReportFile
+    from airflow_provider_youcan.reconciliation.record.file import ReportFile
 
     class BlobError(Exception):
         pass

@@ -23,7 +23,7 @@ import pytest
 import requests
 from airflow.providers.common.compat.sdk import redact
 
-from airflow_provider_youcan import api, procedures
+from airflow_provider_youcan.client import endpoints, procedures
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -718,7 +718,7 @@ def test_a_proxy_without_a_scheme_is_an_http_proxy_for_both_hooks(
 
 async def read_store_async() -> dict[str, Any]:
     async with YouCanAsyncHook("other") as hook:
-        return await hook.run(procedures.request(api.get_store()))
+        return await hook.run(procedures.request(endpoints.get_store()))
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "http://", "ftp://127.0.0.1:21", "http://[x"])
@@ -746,7 +746,7 @@ def test_a_ca_bundle_that_was_replaced_is_taken_up(connect: Connect, self_signed
         async with YouCanAsyncHook("other") as async_hook:
             for content in (Path(certifi.where()).read_bytes(), (tmp_path / "server.pem").read_bytes()):
                 bundle.write_bytes(content)
-                for call in (lambda: async_hook.run(procedures.request(api.get_store())), hook.get_store):
+                for call in (lambda: async_hook.run(procedures.request(endpoints.get_store())), hook.get_store):
                     try:
                         answer = call()
                         answers.append(answer if isinstance(answer, dict) else await answer)

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan import api, procedures
-from airflow_provider_youcan.attempts import StaleReadError
+from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client.attempts import StaleReadError
+from airflow_provider_youcan.client.pages import Pages
+from airflow_provider_youcan.client.procedures import CONFIRMED_BY_READING, Move, Procedure, Read
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -21,8 +23,6 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.pages import Pages
-from airflow_provider_youcan.procedures import CONFIRMED_BY_READING, Move, Procedure, Read
 
 DONE: dict[str, Any] = {"status": 200, "detail": "Status is successfully updated", "meta": []}
 PAYMENT = StatusContext.PAYMENT
@@ -58,7 +58,7 @@ def test_a_guarded_update_looks_and_then_sets() -> None:
     look = next(procedure)
     assert (look.method, look.look_max_age) == ("GET", 5.0)
     update = procedure.send(order("pending"))
-    assert (update.method, update.json, update.look) == ("PUT", {"status": "paid"}, api.Look(5.0))
+    assert (update.method, update.json, update.look) == ("PUT", {"status": "paid"}, endpoints.Look(5.0))
 
     assert end(procedure, DONE)[:3] == ("pending", True, None)
 
@@ -88,7 +88,7 @@ def test_what_was_read_before_saves_a_look() -> None:
 
     update = next(procedure)
 
-    assert (update.method, update.look) == ("PUT", api.Look(60.0, 12.5))
+    assert (update.method, update.look) == ("PUT", endpoints.Look(60.0, 12.5))
     # Its own look may be as old as guard_max_age, if that is more than five seconds.
     look = procedure.throw(stale())
     assert (look.method, look.look_max_age) == ("GET", 60.0)

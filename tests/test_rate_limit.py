@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_youcan import api
-from airflow_provider_youcan.answers import Answer
-from airflow_provider_youcan.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.rate_limit import Phase, RateLimit
+from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
-from airflow_provider_youcan.hooks.credentials import Credentials
-from airflow_provider_youcan.limiter import RateLimiter
-from airflow_provider_youcan.rate_limit import Phase, RateLimit
+from airflow_provider_youcan.hooks.connection import Credentials
+from airflow_provider_youcan.hooks.limiter import RateLimiter
 
 
 @dataclass
@@ -183,9 +183,9 @@ class Clock:
         return self.now
 
 
-READ = api.get_order("abc")
-LOOK = api.get_order("abc", look_max_age=5.0)
-UPDATE = api.update_order_status("abc", "paid", "payment", api.Look(5.0))
+READ = endpoints.get_order("abc")
+LOOK = endpoints.get_order("abc", look_max_age=5.0)
+UPDATE = endpoints.update_order_status("abc", "paid", "payment", endpoints.Look(5.0))
 TAKEN = Answer(200, {}, b"")
 
 
@@ -199,7 +199,9 @@ def begun(clock: Clock) -> Attempts:
     return attempts
 
 
-async def send(limiter: RateLimiter, clock: Clock, answer: Answer, request: api.Request = READ, **options: Any) -> Any:
+async def send(
+    limiter: RateLimiter, clock: Clock, answer: Answer, request: endpoints.Request = READ, **options: Any
+) -> Any:
     async def answered() -> Answer:
         return answer
 

@@ -50,7 +50,7 @@ def fresh(sandbox: Sandbox) -> list[str]:
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no request wait before it is sent again."""
-    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: 0.0)
+    monkeypatch.setattr("airflow_provider_youcan.client.attempts.back_off", lambda failures, rng: 0.0)
 
 
 def test_it_sends_the_difference_and_nothing_else(sandbox: Sandbox, tmp_path: Path) -> None:

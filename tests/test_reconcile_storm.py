@@ -87,7 +87,7 @@ def assert_report_is_true(
 @pytest.fixture
 def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random(0)
-    monkeypatch.setattr("airflow_provider_youcan.attempts.back_off", lambda failures, rng: draw.uniform(0, 0.1))
+    monkeypatch.setattr("airflow_provider_youcan.client.attempts.back_off", lambda failures, rng: draw.uniform(0, 0.1))
 
 
 def test_ten_thousand_rows_through_a_storm(

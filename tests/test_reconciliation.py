@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.reconciliation.planner import Guard, Outcome, plan
-from airflow_provider_youcan.reconciliation.rows import DesiredState
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
 GENERAL, SHIPPING, PAYMENT = StatusContext
 UUID = "72aa7882-3898-49a8-87a2-506af3dd7320"

@@ -28,9 +28,9 @@ from hypothesis import strategies as st
 from airflow_provider_youcan.decorators.reconcile import youcan_reconcile_task
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from airflow_provider_youcan.orders_file import read_orders_file
-from airflow_provider_youcan.reconciliation.cells import read_cell, read_ref, translate
-from airflow_provider_youcan.reconciliation.rows import DesiredState
+from airflow_provider_youcan.reconciliation.rows.cells import read_cell, read_ref, translate
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from airflow_provider_youcan.reconciliation.rows.file import read_orders_file
 from tests.conftest import HOME, RunDag, Sandbox
 
 UNKNOWN = ["order-1", "order-2", "order-3"]
@@ -204,8 +204,8 @@ def test_what_is_no_table_of_rows_is_refused(sandbox: Sandbox, table: Any, messa
 
 def test_no_library_of_tables_is_imported() -> None:
     code = (
-        "import sys, airflow_provider_youcan.decorators.reconcile, airflow_provider_youcan.orders_file;"
-        "import airflow_provider_youcan.reconciliation.tables;"
+        "import sys, airflow_provider_youcan.decorators.reconcile, airflow_provider_youcan.reconciliation.rows.file;"
+        "import airflow_provider_youcan.reconciliation.rows.dataframe;"
         "print({'pandas', 'polars', 'pyarrow', 'numpy'} & set(sys.modules))"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -30,7 +30,7 @@ from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
-from airflow_provider_youcan.waiting import OrderStatusWait
+from airflow_provider_youcan.triggers.waiting import OrderStatusWait
 from tests.conftest import AIRFLOW_3, AIRFLOW_VERSION, AirflowRescheduleException, RunDag, Sandbox
 
 # On Airflow 2, a rescheduled sensor asks the metadata database since when it waits.

@@ -34,8 +34,8 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanRevertReconciliationOperator,
 )
 from airflow_provider_youcan.orders import OrderStatuses
-from airflow_provider_youcan.outcome_table import OutcomeTable
-from airflow_provider_youcan.report_file import ReportFile
+from airflow_provider_youcan.reconciliation.record.file import ReportFile
+from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
 from tests.conftest import HOME, Sandbox, read_report
 
 TABLE = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}

@@ -16,7 +16,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanRateLimitError,
     YouCanServerError,
 )
-from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
+from airflow_provider_youcan.triggers.waiting import OrderStatusWait, poll_interval
 
 
 class Logged(list[str]):

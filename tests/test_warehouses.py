@@ -150,7 +150,7 @@ def test_a_query_that_only_reads_is_run(sandbox: Sandbox, database: tuple[str, A
 
 
 def test_a_query_that_locks_its_rows_only_reads(sandbox: Sandbox) -> None:
-    from airflow_provider_youcan.database import _find_change
+    from airflow_provider_youcan.reconciliation.rows.query import _find_change
 
     assert _find_change("select * from t for update skip locked") is None
     assert _find_change("select * from t for no key update") is None
@@ -281,7 +281,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
             return hook_class(**(hook_params or {}))
 
         connection = SimpleNamespace(conn_id="warehouse", conn_type=conn_type, get_hook=get_hook)
-        get_connection = "airflow_provider_youcan.database.BaseHook.get_connection"
+        get_connection = "airflow_provider_youcan.reconciliation.rows.query.BaseHook.get_connection"
         monkeypatch.setattr(get_connection, lambda _: connection)
         return params
 

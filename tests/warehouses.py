@@ -19,13 +19,13 @@ _READ = """
 import re, sys
 from pathlib import Path
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from airflow_provider_youcan.database import get_database_hook
+from airflow_provider_youcan.reconciliation.rows.query import get_database_hook
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 params = eval(sys.argv[2])
 operator = YouCanReconcileOrdersOperator(task_id="x", sql=sys.argv[1], conn_id="warehouse", hook_params=params)
 get_database_hook("warehouse", params).get_conn().close()
-import airflow_provider_youcan.reconciliation.source, sqlparse
+import airflow_provider_youcan.reconciliation.plan, sqlparse
 before = peak()
 source = operator._read_source()
 print(source.desired.rows, peak() - before, len(source.desired.invalid))

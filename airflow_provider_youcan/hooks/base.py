@@ -15,14 +15,14 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanTaskStoppedError,
 )
-from airflow_provider_youcan.hooks.credentials import Credentials, read_credentials
+from airflow_provider_youcan.hooks.connection import Credentials, read_credentials
 from airflow_provider_youcan.hooks.tokens import with_current_token
 from airflow_provider_youcan.orders import StatusContext
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-    from airflow_provider_youcan.api import Request
+    from airflow_provider_youcan.client.endpoints import Request
 
 __all__ = ["ConnectionUser"]
 

@@ -11,11 +11,12 @@ from typing import Any
 import requests
 import urllib3
 
-from airflow_provider_youcan import __version__, api
-from airflow_provider_youcan.answers import Answer, NoAnswer, connection_error, find_by_class
+from airflow_provider_youcan import __version__
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
 from airflow_provider_youcan.exceptions import YouCanError
-from airflow_provider_youcan.hooks.credentials import Credentials
-from airflow_provider_youcan.hooks.environment import bundle_error, find_proxy
+from airflow_provider_youcan.hooks.connection import Credentials
+from airflow_provider_youcan.hooks.proxies import bundle_error, find_proxy
 
 __all__ = ["Session"]
 
@@ -49,7 +50,7 @@ class Session(requests.Session):
         if self.trust_env:
             find_proxy(credentials, may_be_socks=True)
 
-    def send_request(self, request: api.Request, credentials: Credentials) -> Answer:
+    def send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
         """
         Send a request, and return the answer.
 
@@ -63,7 +64,7 @@ class Session(requests.Session):
         # address, and so what a search asked for.
         raise failure
 
-    def _send_request(self, request: api.Request, credentials: Credentials) -> Answer:
+    def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
         with self.request(
             request.method,
             credentials.base_url + request.path,
@@ -137,7 +138,7 @@ def _read_body(response: requests.Response, timeout: float) -> bytes:
     # read1 returns what has come; read waits until the chunk is full.
     while chunk := response.raw.read1(65_536, decode_content=True):
         body += chunk
-        if len(body) > api.MAX_BODY_BYTES:
+        if len(body) > endpoints.MAX_BODY_BYTES:
             return b""
         if time.monotonic() > deadline:
             raise requests.ReadTimeout
@@ -157,7 +158,7 @@ _REASONS: dict[type[BaseException], NoAnswer] = {
 }
 
 
-def _read_failure(request: api.Request, error: Exception, credentials: Credentials) -> YouCanError:
+def _read_failure(request: endpoints.Request, error: Exception, credentials: Credentials) -> YouCanError:
     if isinstance(error, YouCanError):
         return error
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):

@@ -11,12 +11,13 @@ from functools import lru_cache
 
 import aiohttp
 
-from airflow_provider_youcan import __version__, api
-from airflow_provider_youcan.answers import Answer, NoAnswer, connection_error, find_by_class
+from airflow_provider_youcan import __version__
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
 from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
-from airflow_provider_youcan.hooks.credentials import Credentials
-from airflow_provider_youcan.hooks.environment import Route
-from airflow_provider_youcan.limiter import RateLimiter
+from airflow_provider_youcan.hooks.connection import Credentials
+from airflow_provider_youcan.hooks.limiter import RateLimiter
+from airflow_provider_youcan.hooks.proxies import Route
 
 __all__ = ["MAX_CONNECTIONS", "SharedClient"]
 
@@ -97,7 +98,7 @@ class SharedClient:
         """
         return await self._look_up.get(look_up, refused)
 
-    async def send_request(self, request: api.Request, credentials: Credentials) -> Answer:
+    async def send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
         """
         Send a request, and return the answer.
 
@@ -114,7 +115,7 @@ class SharedClient:
         # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
         raise connection_error(request, why, credentials.base_url, credentials.timeout)
 
-    async def _send_request(self, request: api.Request, credentials: Credentials) -> Answer:
+    async def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
         route = await self._find_route(credentials)
         async with self._get_session().request(
             request.method,
@@ -206,7 +207,7 @@ async def _read_body(response: aiohttp.ClientResponse, timeout: float) -> bytes:
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > api.MAX_BODY_BYTES:
+        if len(body) > endpoints.MAX_BODY_BYTES:
             return b""
         if time.monotonic() > deadline:
             raise TimeoutError

@@ -7,10 +7,11 @@ import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from airflow_provider_youcan import api, procedures
-from airflow_provider_youcan.answers import read_response
-from airflow_provider_youcan.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.checks import check_slugs
+from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.pages import Pages
+from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
@@ -19,18 +20,17 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks import form
 from airflow_provider_youcan.hooks.base import ConnectionUser
-from airflow_provider_youcan.hooks.credentials import Credentials
+from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 from airflow_provider_youcan.metrics import count_request, count_retry, record_limit_wait
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext, order_page
-from airflow_provider_youcan.pages import Pages
 
 if TYPE_CHECKING:
     import requests
 
-    from airflow_provider_youcan.assumptions import Assumption
-    from airflow_provider_youcan.procedures import Procedure
+    from airflow_provider_youcan.client.assumptions import Assumption
+    from airflow_provider_youcan.client.procedures import Procedure
 
 __all__ = ["YouCanAsyncHook", "YouCanHook"]
 
@@ -94,7 +94,7 @@ class YouCanHook(ConnectionUser):
         :param context: ``general`` (default), ``shipping`` or ``payment``.
         :raises YouCanError: if the update did not happen, or it is unknown whether it did.
         """
-        self.run(procedures.request(api.update_order_status(order_id, status, context)))
+        self.run(procedures.request(endpoints.update_order_status(order_id, status, context)))
 
     def move_order_status(
         self,
@@ -132,7 +132,7 @@ class YouCanHook(ConnectionUser):
         :return: the order as YouCan sends it (its page ``entities/order``).
         :raises YouCanError: if it could not be read.
         """
-        return self.run(procedures.request(api.get_order(order_id, include)))
+        return self.run(procedures.request(endpoints.get_order(order_id, include)))
 
     def get_order_statuses(self, order_id: str) -> OrderStatuses:
         """
@@ -200,7 +200,7 @@ class YouCanHook(ConnectionUser):
         :return: ``slug``, ``name``, ``email``, ``currency`` and what else YouCan sends.
         :raises YouCanError: if it could not be read.
         """
-        return self.run(procedures.request(api.get_store()))
+        return self.run(procedures.request(endpoints.get_store()))
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -242,7 +242,7 @@ class YouCanHook(ConnectionUser):
         :return: each assumption with its source, whether it holds, and what was seen: nothing of a customer.
         :raises YouCanError: if the shop can't be asked.
         """
-        from airflow_provider_youcan.assumptions import judge, observe
+        from airflow_provider_youcan.client.assumptions import judge, observe
 
         credentials = self._get_credentials(Attempts())
         if credentials.oauth_client is not None:
@@ -256,7 +256,7 @@ class YouCanHook(ConnectionUser):
         """
         Run a procedure: send what it yields, and return what it returns.
 
-        :param procedure: one of :mod:`airflow_provider_youcan.procedures`.
+        :param procedure: one of :mod:`airflow_provider_youcan.client.procedures`.
         :raises YouCanError: what the procedure raises.
         """
         attempts = Attempts(self.max_retry_seconds)
@@ -311,7 +311,7 @@ class YouCanHook(ConnectionUser):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, request: api.Request, attempts: Attempts) -> dict[str, Any]:
+    def _send(self, request: endpoints.Request, attempts: Attempts) -> dict[str, Any]:
         while True:
             was_sent = False
             try:

@@ -12,21 +12,21 @@ from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 from asgiref.sync import sync_to_async
 
-from airflow_provider_youcan import api, procedures
-from airflow_provider_youcan.answers import Answer, read_response
-from airflow_provider_youcan.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.checks import check_slugs
+from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.base import ConnectionUser
-from airflow_provider_youcan.hooks.credentials import Credentials
+from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.logs import Throttle
 from airflow_provider_youcan.metrics import count_request, count_retry
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 if TYPE_CHECKING:
+    from airflow_provider_youcan.client.procedures import Procedure
+    from airflow_provider_youcan.hooks.limiter import RateLimiter
     from airflow_provider_youcan.hooks.shared_client import SharedClient
-    from airflow_provider_youcan.limiter import RateLimiter
-    from airflow_provider_youcan.procedures import Procedure
 
 __all__ = ["YouCanAsyncHook"]
 
@@ -80,7 +80,7 @@ class YouCanAsyncHook(ConnectionUser):
         self, order_id: str, status: str, context: StatusContext | str = StatusContext.GENERAL
     ) -> None:
         """Set one status of one order, as :meth:`YouCanHook.update_order_status` does."""
-        await self.run(procedures.request(api.update_order_status(order_id, status, context)))
+        await self.run(procedures.request(endpoints.update_order_status(order_id, status, context)))
 
     async def move_order_status(
         self,
@@ -110,7 +110,7 @@ class YouCanAsyncHook(ConnectionUser):
 
     async def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
         """Read one order, as :meth:`YouCanHook.get_order` does."""
-        return await self.run(procedures.request(api.get_order(order_id, include)))
+        return await self.run(procedures.request(endpoints.get_order(order_id, include)))
 
     async def get_order_statuses(self, order_id: str) -> OrderStatuses:
         """Read the three statuses of one order, as :meth:`YouCanHook.get_order_statuses` does."""
@@ -129,7 +129,7 @@ class YouCanAsyncHook(ConnectionUser):
         :return: the page as YouCan sends it: ``data``, the orders, and ``meta``, with ``pagination``.
         :raises YouCanError: if it could not be read.
         """
-        return await self.run(procedures.request(api.list_orders(page, page_size, include, query)))
+        return await self.run(procedures.request(endpoints.list_orders(page, page_size, include, query)))
 
     async def get_store_statuses(self) -> dict[StatusContext, list[str]]:
         """Read the store's own statuses, as :meth:`YouCanHook.get_store_statuses` does."""
@@ -155,7 +155,7 @@ class YouCanAsyncHook(ConnectionUser):
         """
         Run a procedure: send what it yields, and return what it returns.
 
-        :param procedure: one of :mod:`airflow_provider_youcan.procedures`.
+        :param procedure: one of :mod:`airflow_provider_youcan.client.procedures`.
         :raises YouCanError: what the procedure raises.
         """
         attempts = Attempts(self.max_retry_seconds, has_limiter=self.max_concurrency is not None)
@@ -209,7 +209,7 @@ class YouCanAsyncHook(ConnectionUser):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _send(self, client: SharedClient, request: api.Request, attempts: Attempts) -> dict[str, Any]:
+    async def _send(self, client: SharedClient, request: endpoints.Request, attempts: Attempts) -> dict[str, Any]:
         while True:
             was_sent = False
 
@@ -258,7 +258,7 @@ class YouCanAsyncHook(ConnectionUser):
         if self.max_concurrency is None:
             return client.limiter
         if self._limiter is None:
-            from airflow_provider_youcan.limiter import RateLimiter
+            from airflow_provider_youcan.hooks.limiter import RateLimiter
 
             ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
             self._limiter = RateLimiter(min(ceilings, default=None), max_windows=credentials.max_attempts)

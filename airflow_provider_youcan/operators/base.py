@@ -28,19 +28,19 @@ from airflow_provider_youcan.exceptions import (
     YouCanTooManyChangesError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.interruption import GRACE_SECONDS, InterruptibleRun
 from airflow_provider_youcan.metrics import count_outcomes
-from airflow_provider_youcan.outcome_table import OutcomeTable, check_table_name
-from airflow_provider_youcan.reconciliation.limits import Limit, read_limit
-from airflow_provider_youcan.report_file import ReportFile
+from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, InterruptibleRun
+from airflow_provider_youcan.reconciliation.record.file import ReportFile
+from airflow_provider_youcan.reconciliation.record.table import OutcomeTable, check_table_name
+from airflow_provider_youcan.reconciliation.thresholds import Limit, read_limit
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-    from airflow_provider_youcan.reconciliation.report import JsonLines, Report, Sink
+    from airflow_provider_youcan.reconciliation.plan import Source
     from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
-    from airflow_provider_youcan.reconciliation.source import Source
+    from airflow_provider_youcan.reconciliation.summary import JsonLines, Report, Sink
 
 __all__ = ["ReconcilingOperator", "count", "describe_task"]
 
@@ -135,7 +135,7 @@ class ReconcilingOperator(BaseOperator):
         :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
         """
         # Imported when a task runs: Airflow parses DAG files again and again.
-        from airflow_provider_youcan.reconciliation.report import JsonLines, Report
+        from airflow_provider_youcan.reconciliation.summary import JsonLines, Report
 
         begun_at = time.monotonic()
         arguments = self._read_arguments()
@@ -168,7 +168,7 @@ class ReconcilingOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
         """Return for OpenLineage which tables were read, and of which shop how many statuses were changed."""
-        from airflow_provider_youcan.lineage import describe_lineage
+        from airflow_provider_youcan.operators.lineage import describe_lineage
         from airflow_provider_youcan.reconciliation.planner import Outcome
 
         report = self._report
@@ -299,7 +299,7 @@ class ReconcilingOperator(BaseOperator):
         self, hook: YouCanAsyncHook, source: Source, report: Report, options: Options, arguments: _Arguments
     ) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
-        from airflow_provider_youcan.procedures import read_store_slug
+        from airflow_provider_youcan.client.procedures import read_store_slug
 
         if source.is_guarded:
             await hook.check_ceiling(options.guard_max_age)

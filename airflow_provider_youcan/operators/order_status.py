@@ -117,7 +117,7 @@ class _UpdateStatusOperator(BaseOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
         """Return for OpenLineage of which shop this task has changed an order."""
-        from airflow_provider_youcan.lineage import describe_lineage
+        from airflow_provider_youcan.operators.lineage import describe_lineage
 
         return describe_lineage(self, self._changed, None)
 

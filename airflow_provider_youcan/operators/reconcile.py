@@ -16,23 +16,23 @@ from airflow_provider_youcan.checks import (
     likely_typos,
     was_given,
 )
-from airflow_provider_youcan.database import get_database_hook, query
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.base import ReconcilingOperator, count, describe_task
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.orders_file import check_file_options, read_orders_file
-from airflow_provider_youcan.outcome_table import read_outcomes
-from airflow_provider_youcan.reconciliation.limits import read_whole_number
-from airflow_provider_youcan.report_file import read_lines
-from airflow_provider_youcan.storage import is_same_file
+from airflow_provider_youcan.reconciliation.record.file import read_lines
+from airflow_provider_youcan.reconciliation.record.table import read_outcomes
+from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
+from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
+from airflow_provider_youcan.reconciliation.storage import is_same_file
+from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_youcan.reconciliation.recorded import RecordedReport
-    from airflow_provider_youcan.reconciliation.report import Report
-    from airflow_provider_youcan.reconciliation.rows import DesiredState
-    from airflow_provider_youcan.reconciliation.source import Source
+    from airflow_provider_youcan.reconciliation.plan import Source
+    from airflow_provider_youcan.reconciliation.record.reader import RecordedReport
+    from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+    from airflow_provider_youcan.reconciliation.summary import Report
 
 __all__ = ["YouCanReconcileOrdersOperator", "YouCanRevertReconciliationOperator"]
 
@@ -234,8 +234,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return source
 
     def _read_plan(self) -> Source:
-        from airflow_provider_youcan.reconciliation.recorded import read_report
-        from airflow_provider_youcan.reconciliation.source import read_plan
+        from airflow_provider_youcan.reconciliation.plan import read_plan
+        from airflow_provider_youcan.reconciliation.record.reader import read_report
 
         path = check_rendered_text("plan", self.plan)
         if (report_path := self._read_given("report_path")) is not None and is_same_file(path, report_path):
@@ -245,8 +245,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return read_plan(read_report(read_lines(path), path))
 
     def _read_table(self) -> Source:
-        from airflow_provider_youcan.reconciliation.rows import DesiredState
-        from airflow_provider_youcan.reconciliation.source import read_table
+        from airflow_provider_youcan.reconciliation.plan import read_table
+        from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
         guards = self._read_guards()
         desired = DesiredState(self.columns, self.status_map, empty_is_null=self._is_file)
@@ -271,7 +271,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
     def _read_orders(self, desired: DesiredState) -> None:
-        from airflow_provider_youcan.reconciliation.tables import open_table
+        from airflow_provider_youcan.reconciliation.rows.dataframe import open_table
 
         table, name = self._take_table()
         columns, read = open_table(table, name)
@@ -420,7 +420,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         return super().execute(context)
 
     def _read_source(self) -> Source:
-        from airflow_provider_youcan.reconciliation.source import read_revert
+        from airflow_provider_youcan.reconciliation.plan import read_revert
 
         is_table = "reverts_run_id" in self._given
         reports = self._read_table() if is_table else self._read_reports()
@@ -441,7 +441,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         return source
 
     def _read_reports(self) -> list[RecordedReport]:
-        from airflow_provider_youcan.reconciliation.recorded import read_report
+        from airflow_provider_youcan.reconciliation.record.reader import read_report
 
         is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
         paths = [check_rendered_text("report", path) for path in (self.report if is_list else [self.report])]  # type: ignore[union-attr]
@@ -455,7 +455,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         return reports
 
     def _read_table(self) -> list[RecordedReport]:
-        from airflow_provider_youcan.reconciliation.recorded import read_rows
+        from airflow_provider_youcan.reconciliation.record.reader import read_rows
 
         table = str(self._read_given("report_table"))
         tries = read_outcomes(

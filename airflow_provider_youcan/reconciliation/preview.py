@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.report import MAX_SHOWN, Report
+from airflow_provider_youcan.reconciliation.summary import MAX_SHOWN, Report
 
 __all__ = ["write_preview"]
 

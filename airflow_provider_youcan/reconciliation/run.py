@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE, check_statuses
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanInvalidInputError,
@@ -18,13 +19,12 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.procedures import GUARD_MAX_AGE, check_statuses
-from airflow_provider_youcan.reconciliation.applier import Applier, Progress
-from airflow_provider_youcan.reconciliation.limits import Limit
+from airflow_provider_youcan.reconciliation.order import Applier, Progress
 from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
-from airflow_provider_youcan.reconciliation.report import Report
-from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState, InvalidRow
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState, InvalidRow
 from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.summary import Report
+from airflow_provider_youcan.reconciliation.thresholds import Limit
 from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
 
 __all__ = ["Options", "Reconciliation"]

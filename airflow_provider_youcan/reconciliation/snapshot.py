@@ -7,8 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from airflow_provider_youcan import api
 from airflow_provider_youcan.checks import is_order_id, is_uuid
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.pages import Pages
+from airflow_provider_youcan.client.procedures import Procedure, Read, request
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
@@ -21,9 +23,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import OrderStatuses
-from airflow_provider_youcan.pages import Pages
-from airflow_provider_youcan.procedures import Procedure, Read, request
-from airflow_provider_youcan.reconciliation.rows import DesiredOrder, DesiredState
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState
 
 __all__ = ["ENDS_THE_RUN", "Run", "Snapshot"]
 
@@ -128,7 +128,7 @@ class Snapshot:
         """Read one order."""
         assert order.order_id is not None  # noqa: S101  # for the type checker: refs are resolved
         read_at = self._clock()
-        payload = await self._run(request(api.get_order(order.order_id)))
+        payload = await self._run(request(endpoints.get_order(order.order_id)))
         self._refs[order.order_id] = str(payload.get("ref"))
         return Read(OrderStatuses.from_order(payload), read_at)
 
@@ -159,7 +159,7 @@ class Snapshot:
             pages.end()
             return []
 
-    async def _read_page(self, page: api.Request) -> dict[str, Any] | None:
+    async def _read_page(self, page: endpoints.Request) -> dict[str, Any] | None:
         try:
             return await self._run(request(page))
         except YouCanError as error:

@@ -21,7 +21,7 @@ from airflow_provider_youcan.checks import NOT_GIVEN, check_flag, check_slugs, w
 from airflow_provider_youcan.exceptions import YouCanTransientError, from_dict
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.waiting import OrderStatusWait
+from airflow_provider_youcan.triggers.waiting import OrderStatusWait
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -13,7 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, to_dict
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.waiting import OrderStatusWait, poll_interval
+from airflow_provider_youcan.triggers.waiting import OrderStatusWait, poll_interval
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from airflow_provider_youcan.assets import sanitize_uri
-from airflow_provider_youcan.command_line import open_hook
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.hooks.standalone import open_hook
 
 __all__ = ["Settings", "read_settings"]
 
@@ -74,7 +74,7 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, ...], str | None]:
-    from airflow_provider_youcan.procedures import read_store_slug
+    from airflow_provider_youcan.client.procedures import read_store_slug
 
     with open_hook(conn_id) as hook:
         client = hook.get_credentials().oauth_client

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_youcan.assets import SCHEME, find_store
-from airflow_provider_youcan.database import get_database_hook
+from airflow_provider_youcan.reconciliation.rows.query import get_database_hook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
@@ -83,8 +83,8 @@ def _parse(sql: str, hook: Any, conn_id: str) -> Iterable[Any]:
 
 
 def _ask_store(operator: Any) -> str | None:
+    from airflow_provider_youcan.client.procedures import read_store_slug
     from airflow_provider_youcan.hooks.youcan import YouCanHook
-    from airflow_provider_youcan.procedures import read_store_slug
 
     try:
         with YouCanHook(operator.youcan_conn_id, max_retry_seconds=5) as hook:

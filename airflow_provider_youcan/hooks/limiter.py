@@ -9,13 +9,13 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
-from airflow_provider_youcan.answers import Answer, read_rate_limit, read_retry_after
-from airflow_provider_youcan.api import Request
-from airflow_provider_youcan.attempts import MAX_RETRY_AFTER, Attempts
+from airflow_provider_youcan.client.attempts import MAX_RETRY_AFTER, Attempts
+from airflow_provider_youcan.client.endpoints import Request
+from airflow_provider_youcan.client.rate_limit import MAX_SILENCE, RateLimit
+from airflow_provider_youcan.client.responses import Answer, read_rate_limit, read_retry_after
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTaskStoppedError
 from airflow_provider_youcan.logs import Throttle
 from airflow_provider_youcan.metrics import record_limit_wait
-from airflow_provider_youcan.rate_limit import MAX_SILENCE, RateLimit
 
 __all__ = ["RateLimiter"]
 

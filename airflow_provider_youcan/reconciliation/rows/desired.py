@@ -10,7 +10,7 @@ from typing import Any
 from airflow_provider_youcan.checks import check_contexts, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.reconciliation.cells import read_cell, read_order_id, read_ref, translate
+from airflow_provider_youcan.reconciliation.rows.cells import read_cell, read_order_id, read_ref, translate
 
 __all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow"]
 

@@ -21,8 +21,9 @@ try:
 except ImportError:  # Airflow 2; common-compat knows this one only in its newest versions
     from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
 
-from airflow_provider_youcan import api, get_provider_info
+from airflow_provider_youcan import get_provider_info
 from airflow_provider_youcan.checks import check_limits
+from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
 if TYPE_CHECKING:
@@ -133,10 +134,10 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
         # The port of https says nothing that isn't so.
         if schema or port not in (None, 443):
             raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
-        return api.BASE_URL
+        return endpoints.BASE_URL
     if "@" in host:  # first, because no message may repeat a login
         raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
-    no_url = f"host is not a base URL: give one such as {api.BASE_URL}."
+    no_url = f"host is not a base URL: give one such as {endpoints.BASE_URL}."
     if _is_address(host) and ":" in host:
         host = f"[{host}]"
     try:
@@ -176,7 +177,7 @@ def _read_token(password: str | None, *, required: bool) -> str:
             )
         return ""
     mask_secret(token)
-    if not api.is_token(token):
+    if not endpoints.is_token(token):
         raise ValueError("password is not an access token: paste the token alone, without 'Bearer' or line breaks.")
     return token
 
@@ -188,7 +189,7 @@ def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
     for name, text in texts.items():
         if name != "client_id":
             mask_secret(text)
-        if not api.is_token(text):
+        if not endpoints.is_token(text):
             raise ValueError(f"extra {name!r} can't be used: paste it alone, without spaces or line breaks.")
     if not texts:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from airflow_provider_youcan import api
+from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 
 __all__ = ["Pages"]
@@ -22,12 +22,12 @@ class Pages:
 
     :param page_size: how many orders are asked for a page; YouCan sends 50 at most (default 50).
     :param include: the sub-resources to send along.
-    :param query: as :func:`api.list_orders` takes it.
+    :param query: as :func:`endpoints.list_orders` takes it.
     """
 
     def __init__(
         self,
-        page_size: int = api.MAX_PAGE_SIZE,
+        page_size: int = endpoints.MAX_PAGE_SIZE,
         include: Iterable[str] = ("payment", "shipping"),
         query: Mapping[str, Any] | None = None,
     ) -> None:
@@ -53,11 +53,11 @@ class Pages:
         """Read no further page."""
         self.total_pages = self.next_page - 1
 
-    def take_requests(self, number: int = 1) -> list[api.Request]:
+    def take_requests(self, number: int = 1) -> list[endpoints.Request]:
         """Return the requests for the next pages, to be sent together."""
         numbers = range(self.next_page, min(self.next_page + number, self.total_pages + 1))
         self.next_page = numbers.stop
-        return [api.list_orders(page, self._page_size, self._include, self._query) for page in numbers]
+        return [endpoints.list_orders(page, self._page_size, self._include, self._query) for page in numbers]
 
     def add(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
         """

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.storage import open_file
+from airflow_provider_youcan.reconciliation.storage import open_file
 
 if TYPE_CHECKING:
-    from airflow_provider_youcan.reconciliation.rows import DesiredState
+    from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
 __all__ = ["check_file_options", "read_orders_file"]
 

@@ -12,8 +12,6 @@ import math
 from collections.abc import Callable, Collection, Generator, Iterable
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from airflow_provider_youcan import api
-from airflow_provider_youcan.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.checks import (
     check_known_status,
     check_order_id,
@@ -22,6 +20,9 @@ from airflow_provider_youcan.checks import (
     join_slugs,
     known_statuses,
 )
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -31,7 +32,6 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.pages import Pages
 
 __all__ = [
     "CONFIRMED_BY_READING",
@@ -54,7 +54,7 @@ __all__ = [
 
 T = TypeVar("T")
 
-Procedure: TypeAlias = Generator[api.Request, dict[str, Any], T]
+Procedure: TypeAlias = Generator[endpoints.Request, dict[str, Any], T]
 """Yields requests, is sent their payloads or thrown their errors, and returns a ``T``."""
 
 GUARD_MAX_AGE = 5.0
@@ -63,14 +63,14 @@ GUARD_MAX_AGE = 5.0
 CONFIRMED_BY_READING = "confirmed by reading; another run may have set it"
 
 
-def request(request: api.Request) -> Procedure[dict[str, Any]]:
+def request(request: endpoints.Request) -> Procedure[dict[str, Any]]:
     """Send one request, and return its payload."""
     return (yield request)
 
 
 def get_order_statuses(order_id: str) -> Procedure[OrderStatuses]:
     """Read the three statuses of one order."""
-    return OrderStatuses.from_order((yield api.get_order(order_id)))
+    return OrderStatuses.from_order((yield endpoints.get_order(order_id)))
 
 
 def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure[dict[StatusContext, list[str]]]:
@@ -81,11 +81,11 @@ def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure
     :return: a copy: for each context the slugs in the store's order.
     """
     if not store_slugs:
-        store_slugs.update(api.read_store_slugs((yield api.get_store_statuses())))
+        store_slugs.update(endpoints.read_store_slugs((yield endpoints.get_store_statuses())))
     return {context: list(slugs) for context, slugs in store_slugs.items()}
 
 
-def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> api.Request:
+def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> endpoints.Request:
     """
     Go on with what came back, and return the next request; both drivers call this.
 
@@ -159,10 +159,10 @@ def move_order_status(
     statuses: OrderStatuses | None = None
     while True:
         if read is not None and not is_unconfirmed:
-            look = api.Look(math.inf if only_from is None else guard_max_age, read.at)
+            look = endpoints.Look(math.inf if only_from is None else guard_max_age, read.at)
             found = read.statuses[context]
         else:
-            look = api.Look(max_age)
+            look = endpoints.Look(max_age)
             statuses = yield from _look(order_id, look, before, is_unconfirmed=is_unconfirmed)
             found = statuses[context]
         read = None
@@ -181,7 +181,7 @@ def move_order_status(
             return Move(found, False, None, statuses)
         before = before if is_unconfirmed else found
         try:
-            yield api.update_order_status(order_id, status, context, look)
+            yield endpoints.update_order_status(order_id, status, context, look)
         except StaleReadError as stale:
             is_unconfirmed = is_unconfirmed or stale.unconfirmed
         except YouCanError as error:
@@ -191,10 +191,10 @@ def move_order_status(
             return Move(before, True, None, statuses)
 
 
-def _look(order_id: str, look: api.Look, before: str | None, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:
+def _look(order_id: str, look: endpoints.Look, before: str | None, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:
     """Read the statuses that an update will rest on."""
     try:
-        order = yield api.get_order(order_id, look_max_age=look.max_age if look.is_guard else None)
+        order = yield endpoints.get_order(order_id, look_max_age=look.max_age if look.is_guard else None)
     except YouCanOrderNotFoundError:
         if not is_unconfirmed:
             raise
@@ -239,7 +239,7 @@ def check_status(
     refusal: YouCanPermissionError | None = None
     if not store_slugs:
         try:
-            store_slugs.update(api.read_store_slugs((yield api.get_store_statuses())))
+            store_slugs.update(endpoints.read_store_slugs((yield endpoints.get_store_statuses())))
         except YouCanPermissionError as error:
             refusal = error
         if refusal is not None:
@@ -279,7 +279,7 @@ def check_statuses(
     refusal = None
     store_slugs: dict[StatusContext, list[str]] = {}
     try:
-        store_slugs = api.read_store_slugs((yield api.get_store_statuses()))
+        store_slugs = endpoints.read_store_slugs((yield endpoints.get_store_statuses()))
     except YouCanPermissionError as error:
         refusal = error
     unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError] = {}
@@ -310,7 +310,7 @@ def next_page(pages: Pages) -> Procedure[list[dict[str, Any]]]:
 
 def list_webhooks() -> Procedure[list[dict[str, Any]]]:
     """Read the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
-    webhooks: list[dict[str, Any]] = (yield api.list_webhooks())["data"]
+    webhooks: list[dict[str, Any]] = (yield endpoints.list_webhooks())["data"]
     return webhooks
 
 
@@ -318,14 +318,14 @@ def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict
     """Subscribe an address to events, and return for each the id of its subscription."""
     ids: dict[str, str] = {}
     for event in events:
-        ids[event] = str((yield api.subscribe_webhook(event, target_url))["id"])
+        ids[event] = str((yield endpoints.subscribe_webhook(event, target_url))["id"])
     return ids
 
 
 def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
     """End a subscription, and return whether there was one."""
     try:
-        yield api.unsubscribe_webhook(subscription_id)
+        yield endpoints.unsubscribe_webhook(subscription_id)
     except YouCanPermanentError as error:
         if error.status_code == 404:
             return False
@@ -339,7 +339,7 @@ def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
 def read_store_name() -> Procedure[str | None]:
     """Read the store's name, or ``None`` where the token may not read it."""
     try:
-        store = yield api.get_store()
+        store = yield endpoints.get_store()
     except YouCanPermissionError:
         return None
     return str(store.get("name") or store.get("slug"))
@@ -348,7 +348,7 @@ def read_store_name() -> Procedure[str | None]:
 def read_store_slug() -> Procedure[str | None]:
     """Read the store's slug, or ``None`` where the token may not read it."""
     try:
-        store = yield api.get_store()
+        store = yield endpoints.get_store()
     except YouCanPermissionError:
         return None
     return None if store.get("slug") is None else str(store["slug"])
@@ -357,7 +357,7 @@ def read_store_slug() -> Procedure[str | None]:
 def read_scopes() -> Procedure[dict[str, bool]]:
     """Find out which scopes a token has, as far as reading shows, and change nothing."""
     scopes: dict[str, bool] = {}
-    for probe in (api.list_orders(page_size=1, include=()), api.get_store_statuses()):
+    for probe in (endpoints.list_orders(page_size=1, include=()), endpoints.get_store_statuses()):
         try:
             yield probe
         except YouCanPermissionError:
@@ -376,7 +376,7 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
     """
     name = yield from read_store_name()
     scopes = yield from read_scopes()
-    claims = api.read_scopes(get_token())
+    claims = endpoints.read_scopes(get_token())
     if claims is not None:
         scopes["edit-orders"] = bool(claims & {"edit-orders", "*"})
     scopes["view-store-info"] = name is not None

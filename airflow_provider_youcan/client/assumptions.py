@@ -13,9 +13,9 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from airflow_provider_youcan import api
-from airflow_provider_youcan.answers import Answer, read_response
 from airflow_provider_youcan.checks import is_order_id, is_uuid
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -27,7 +27,7 @@ from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 __all__ = ["MAX_REQUESTS", "Assumption", "Observations", "judge", "observe"]
 
 MAX_REQUESTS = 20
-_UNKNOWN_ROUTE = api.Request("GET", "/no-such-route", "ask for a route that is not there", lambda _: False)
+_UNKNOWN_ROUTE = endpoints.Request("GET", "/no-such-route", "ask for a route that is not there", lambda _: False)
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Assumption:
 class Observations:
     """What a shop answered to a few requests, by name."""
 
-    requests: dict[str, api.Request] = field(default_factory=dict)
+    requests: dict[str, endpoints.Request] = field(default_factory=dict)
     answers: dict[str, Answer] = field(default_factory=dict)
     token: str = ""
 
@@ -68,7 +68,7 @@ class Observations:
         return orders
 
 
-def observe(send: Callable[[api.Request], Answer], token: str) -> Observations:
+def observe(send: Callable[[endpoints.Request], Answer], token: str) -> Observations:
     """
     Ask a shop for what shows whether the assumptions hold: ten requests, each of which reads.
 
@@ -78,28 +78,28 @@ def observe(send: Callable[[api.Request], Answer], token: str) -> Observations:
     """
     seen = Observations(token=token)
 
-    def ask(name: str, request: api.Request) -> None:
+    def ask(name: str, request: endpoints.Request) -> None:
         seen.requests[name], seen.answers[name] = request, send(request)
         if seen.answers[name].status_code in (401, 402, 429):
             # It is not about the shop's ways: the others would say the same.
             read_response(request, seen.answers[name], secret=token)
 
     oldest_first = {"sort_field": "created_at", "sort_order": "asc"}
-    ask("store", api.get_store())
-    ask("settings", api.get_store_statuses())
-    ask("page", api.list_orders(page_size=100))
-    ask("first", api.list_orders(page_size=3, query=oldest_first))
-    ask("second", api.list_orders(2, page_size=3, query=oldest_first))
-    ask("unknown order", api.get_order(str(uuid4())))
+    ask("store", endpoints.get_store())
+    ask("settings", endpoints.get_store_statuses())
+    ask("page", endpoints.list_orders(page_size=100))
+    ask("first", endpoints.list_orders(page_size=3, query=oldest_first))
+    ask("second", endpoints.list_orders(2, page_size=3, query=oldest_first))
+    ask("unknown order", endpoints.get_order(str(uuid4())))
     ask("unknown route", _UNKNOWN_ROUTE)
     try:
         page = seen.payload("page")
     except YouCanError:
         return seen
-    ask("beyond", api.list_orders(page["meta"]["pagination"]["total_pages"] + 1, page_size=100))
+    ask("beyond", endpoints.list_orders(page["meta"]["pagination"]["total_pages"] + 1, page_size=100))
     if (orders := page["data"]) and is_order_id(orders[0]["id"]):
-        ask("order", api.get_order(orders[0]["id"]))
-        ask("search", api.list_orders(query={"q": str(orders[0].get("ref"))}))
+        ask("order", endpoints.get_order(orders[0]["id"]))
+        ask("search", endpoints.list_orders(query={"q": str(orders[0].get("ref"))}))
     return seen
 
 
@@ -118,7 +118,7 @@ def _rows(seen: Observations) -> Iterator[_Row]:
         ("view-store-info", "store"),
     ):
         yield f"The token has the scope {scope}", "introduction/oauth-scopes", _has_scope(name)
-    if (claims := api.read_scopes(seen.token)) is not None:
+    if (claims := endpoints.read_scopes(seen.token)) is not None:
         has = bool(claims & {"edit-orders", "*"})
         yield "The token has the scope edit-orders", "assumed", lambda _: (has, "the token says so itself")
     yield "The store has a slug, by which a plan knows it", "store/details", _has_slug
@@ -179,7 +179,7 @@ def _has_slug(seen: Observations) -> tuple[bool | None, str]:
 def _page_size(seen: Observations) -> tuple[bool | None, str]:
     per_page, number = _pagination_of(seen).get("per_page"), len(seen.orders())
     what = f"asked for 100: {number}, of {_number(per_page)} a page"
-    return per_page == api.MAX_PAGE_SIZE and number <= api.MAX_PAGE_SIZE, what
+    return per_page == endpoints.MAX_PAGE_SIZE and number <= endpoints.MAX_PAGE_SIZE, what
 
 
 def _pagination(seen: Observations) -> tuple[bool | None, str]:
@@ -259,7 +259,7 @@ def _search(seen: Observations) -> tuple[bool | None, str]:
 
 
 def _store_lists(seen: Observations) -> tuple[bool | None, str]:
-    slugs = api.read_store_slugs(seen.payload("settings"))
+    slugs = endpoints.read_store_slugs(seen.payload("settings"))
     lacks = {context: [slug for slug in context.documented_slugs if slug not in slugs[context]] for context in slugs}
     described = [f"{context} lacks {', '.join(lacking)}" for context, lacking in lacks.items() if lacking]
     own = sum(slug not in context.documented_slugs for context in slugs for slug in slugs[context])

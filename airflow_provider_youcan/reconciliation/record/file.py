@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, TextIO
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
-from airflow_provider_youcan.storage import as_path, is_local, open_file
+from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath

@@ -13,13 +13,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from airflow_provider_youcan.checks import shorten
-from airflow_provider_youcan.database import describe_error, get_database_hook
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanTransientError,
 )
+from airflow_provider_youcan.reconciliation.rows.query import describe_error, get_database_hook
 
 __all__ = ["OutcomeTable", "TryOutcomes", "check_table_name", "read_outcomes"]
 

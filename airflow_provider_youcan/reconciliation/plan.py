@@ -9,8 +9,8 @@ from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
-from airflow_provider_youcan.reconciliation.recorded import RecordedLine, RecordedReport
-from airflow_provider_youcan.reconciliation.rows import STATUS_COLUMNS, DesiredOrder, DesiredState, InvalidRow
+from airflow_provider_youcan.reconciliation.record.reader import RecordedLine, RecordedReport
+from airflow_provider_youcan.reconciliation.rows.desired import STATUS_COLUMNS, DesiredOrder, DesiredState, InvalidRow
 
 __all__ = ["Source", "read_plan", "read_revert", "read_table"]
 

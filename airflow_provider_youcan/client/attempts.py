@@ -22,8 +22,8 @@ from airflow_provider_youcan.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from airflow_provider_youcan.api import Request
-    from airflow_provider_youcan.hooks.credentials import Credentials
+    from airflow_provider_youcan.client.endpoints import Request
+    from airflow_provider_youcan.hooks.connection import Credentials
 
 __all__ = ["MAX_RETRY_AFTER", "MAX_TOKENS", "Attempts", "StaleReadError", "back_off"]
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
-from airflow_provider_youcan.reconciliation.rows import DesiredOrder, InvalidRow
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
 
 __all__ = ["COMPLETE", "LINE_KEYS", "MAX_SHOWN", "JsonLines", "Report", "Sink"]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from airflow_provider_youcan.client.procedures import Move, Read, move_order_status
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -14,7 +15,6 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.procedures import Move, Read, move_order_status
 from airflow_provider_youcan.reconciliation.planner import (
     Guard,
     Outcome,
@@ -24,9 +24,9 @@ from airflow_provider_youcan.reconciliation.planner import (
     plan,
     plan_status,
 )
-from airflow_provider_youcan.reconciliation.report import Report
-from airflow_provider_youcan.reconciliation.rows import DesiredOrder
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder
 from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage
 
 __all__ = ["IS_UNKNOWN", "Applier", "Progress"]

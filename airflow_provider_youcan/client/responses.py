@@ -16,8 +16,8 @@ from urllib.parse import quote, quote_plus
 
 import pendulum
 
-from airflow_provider_youcan.api import A_YEAR, Request
 from airflow_provider_youcan.checks import is_uuid
+from airflow_provider_youcan.client.endpoints import A_YEAR, Request
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,

@@ -11,7 +11,7 @@ import math
 import random
 from enum import Enum
 
-from airflow_provider_youcan.attempts import MAX_RETRY_AFTER
+from airflow_provider_youcan.client.attempts import MAX_RETRY_AFTER
 
 __all__ = ["MAX_SILENCE", "Phase", "RateLimit"]
 
