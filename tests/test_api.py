@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client import endpoints, responses
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,

@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from airflow_provider_youcan.cli.consent import Authorization
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client import endpoints, responses
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
 from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, read_credentials
