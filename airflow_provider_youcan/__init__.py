@@ -17,6 +17,8 @@ def get_provider_info() -> dict[str, Any]:
 
     :return: a mapping that fits Airflow's ``provider_info.schema.json``.
     """
+    from airflow_provider_youcan.hooks import form
+
     uris = {
         "schemes": ["youcan"],
         "handler": "airflow_provider_youcan.assets.sanitize_uri",
@@ -57,57 +59,8 @@ def get_provider_info() -> dict[str, Any]:
                 "connection-type": "youcan",
                 "hook-class-name": "airflow_provider_youcan.hooks.youcan.YouCanHook",
                 "hook-name": "YouCan",
-                "ui-field-behaviour": {
-                    # The port is shown because the Test button of Airflow 3.3.2 refuses a connection without one
-                    # (https://github.com/apache/airflow/pull/73298).
-                    "hidden-fields": ["login", "schema", "extra"],
-                    "relabeling": {"password": "Access token", "host": "API base URL"},
-                    "placeholders": {
-                        "password": "from YouCan's seller area, Settings > Developer Settings",
-                        "host": "https://api.youcan.shop",
-                        "port": "443, or the sandbox's port (the Test button of Airflow 3.3.2 needs it)",
-                    },
-                },
-                "conn-fields": {
-                    "timeout": {
-                        "label": "Timeout",
-                        "description": "Seconds to wait for a connection, for an answer to begin, and for it to end; "
-                        "30 if left empty.",
-                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 3600},
-                    },
-                    "max_attempts": {
-                        "label": "Attempts",
-                        "description": "How often a request that met a transient error is sent at most; 4 if left "
-                        "empty.",
-                        "schema": {"type": ["integer", "null"], "minimum": 1, "maximum": 100},
-                    },
-                    "requests_per_second": {
-                        "label": "Requests per second",
-                        "description": "A ceiling for each task that reconciles a table; none if left empty.",
-                        "schema": {"type": ["number", "null"], "exclusiveMinimum": 0, "maximum": 10000},
-                    },
-                    "verify": {
-                        "label": "CA bundle",
-                        "description": "The path of a CA bundle to trust in place of the usual one.",
-                        "schema": {"type": ["string", "null"]},
-                    },
-                    "client_id": {
-                        "label": "Client id",
-                        "description": "The id of your app on YouCan: with it, its secret and a refresh token, the "
-                        "access token is renewed by itself.",
-                        "schema": {"type": ["string", "null"]},
-                    },
-                    "client_secret": {
-                        "label": "Client secret",
-                        "description": "The secret of your app on YouCan.",
-                        "schema": {"type": ["string", "null"], "format": "password"},
-                    },
-                    "refresh_token": {
-                        "label": "Refresh token",
-                        "description": "From: python -m airflow_provider_youcan authorize",
-                        "schema": {"type": ["string", "null"], "format": "password"},
-                    },
-                },
+                "ui-field-behaviour": form.OWN_FIELDS,
+                "conn-fields": form.FIELDS,
             }
         ],
         "asset-uris": [uris],

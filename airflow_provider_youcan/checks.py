@@ -9,23 +9,20 @@ from __future__ import annotations
 
 import ast
 import json
-import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any, TypeGuard
 
-from airflow_provider_youcan import get_provider_info
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import StatusContext, is_text
+from airflow_provider_youcan.version_compat import is_mapped
 
 __all__ = [
     "NOT_GIVEN",
     "check_contexts",
     "check_flag",
     "check_known_status",
-    "check_limits",
     "check_number",
     "check_order_id",
     "check_rendered_flag",
@@ -33,6 +30,7 @@ __all__ = [
     "check_slugs",
     "check_status_text",
     "closest_statuses",
+    "describe_bounds",
     "is_order_id",
     "is_rendered_later",
     "is_uuid",
@@ -186,7 +184,7 @@ def was_given(operator: object, value: object) -> bool:
     """
     if value is NOT_GIVEN:
         return False
-    return value is not None or bool(getattr(operator, "_BaseOperator__from_mapped", False))
+    return value is not None or is_mapped(operator)
 
 
 def check_contexts(name: str, value: object) -> dict[StatusContext, Any]:
@@ -298,48 +296,13 @@ def check_number(name: str, value: object, least: float, most: float, *, whole: 
     is_number = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
     if is_number and least <= value <= most:  # type: ignore[operator]
         return value  # type: ignore[return-value]
-    raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give {_bounds(least, most, whole, exclusive=False)}.")
+    raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give {describe_bounds(least, most, whole=whole)}.")
 
 
-def check_limits(field: str, value: object, label: str | None = None) -> float:
-    """
-    Return a number within the limits that the connection form states for a field.
-
-    :param field: a field of the connection: ``timeout``, ``max_attempts`` or ``requests_per_second``.
-    :param value: a number, or its text, as a connection's URI gives it.
-    :param label: what to call it in the error message (default its name).
-    :raises YouCanInvalidInputError: for anything else.
-    """
-    schema = _connection_fields()[field]["schema"]
-    exclusive = "exclusiveMinimum" in schema
-    least, most = schema["exclusiveMinimum" if exclusive else "minimum"], schema["maximum"]
-    whole = "integer" in schema["type"]
-    number = _read_number(value)
-    if least <= number <= most and not (exclusive and number == least) and not (whole and not number.is_integer()):
-        return int(number) if whole else number
-    bounds = _bounds(least, most, whole, exclusive)
-    raise YouCanInvalidInputError(f"{label or field} is {shorten(value)}: give {bounds}.")
-
-
-@lru_cache(maxsize=1)
-def _connection_fields() -> dict[str, Any]:
-    fields: dict[str, Any] = get_provider_info()["connection-types"][0]["conn-fields"]
-    return fields
-
-
-def _bounds(least: float, most: float, whole: bool, exclusive: bool) -> str:
+def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool = False) -> str:
+    """Return the bounds of a number as they stand in a sentence."""
     kind = "a whole number" if whole else "a number"
     return f"{kind} above {least:g} and up to {most:g}" if exclusive else f"{kind} from {least:g} to {most:.15g}"
-
-
-def _read_number(value: object) -> float:
-    """Read a number, from text too; what is none becomes NaN, which is within no bounds."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return math.nan
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        return math.nan
 
 
 # --- texts ------------------------------------------------------------------------------------------------

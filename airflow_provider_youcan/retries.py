@@ -6,15 +6,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanRateLimitError
+from airflow_provider_youcan.version_compat import load_retry_policy
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
     from airflow.sdk import RetryDecision, RetryPolicy
 else:
-    try:
-        from airflow.sdk import RetryDecision, RetryPolicy  # common-compat has them in its newest versions only
-    except ImportError:  # older than Airflow 3.3, which has no retry policies
-        RetryPolicy = None
+    RetryPolicy, RetryDecision = load_retry_policy()
 
 __all__ = ["YouCanRetryPolicy"]
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.attempts import MAX_TOKENS, Attempts, StaleReadError, back_off
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -21,7 +22,6 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.hooks.connection import Credentials
 
 READ = endpoints.get_order("abc")
 UPDATE = endpoints.update_order_status("abc", "paid", "payment")

@@ -18,10 +18,11 @@ import pytest
 import requests
 
 from airflow_provider_youcan.cli.consent import Authorization
-from airflow_provider_youcan.client import endpoints, responses
+from airflow_provider_youcan.client import oauth, responses
+from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
-from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.connection import read_credentials
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
@@ -249,7 +250,7 @@ def test_an_answer_without_a_refresh_token_is_no_pair(sandbox: Sandbox) -> None:
 def test_an_answer_without_a_token_is_no_success(body: str) -> None:
     from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 
-    request = endpoints.exchange_refresh_token("7", "s3cret", "refresh")
+    request = oauth.exchange_refresh_token("7", "s3cret", "refresh")
 
     with pytest.raises(YouCanUnexpectedResponseError):
         responses.read_response(request, Answer(200, {}, body.encode()))
@@ -257,7 +258,7 @@ def test_an_answer_without_a_token_is_no_success(body: str) -> None:
 
 @pytest.mark.parametrize("status_code", [400, 401, 403])
 def test_a_refusal_repeats_no_secret(status_code: int) -> None:
-    request = endpoints.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
+    request = oauth.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
     echo = "client_secret=s3%2Fcr%2Bet refresh_token=re%2Ffresh s3/cr+et"
 
     with pytest.raises(YouCanAuthenticationError) as raised:
@@ -273,4 +274,4 @@ def test_a_refusal_repeats_no_secret(status_code: int) -> None:
     [(60, 60.0), ("60", 60.0), ("soon", math.inf), (1e999, math.inf), (-1, math.inf), (True, math.inf)],
 )
 def test_a_lifetime_is_believed_where_it_is_one(expires_in: Any, lifetime: float) -> None:
-    assert endpoints.read_lifetime({"expires_in": expires_in}) == lifetime
+    assert oauth.read_lifetime({"expires_in": expires_in}) == lifetime

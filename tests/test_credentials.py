@@ -10,9 +10,10 @@ import certifi
 import pytest
 from airflow.providers.common.compat.sdk import Connection
 
+from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.hooks import credentials
-from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, read_credentials
+from airflow_provider_youcan.hooks.connection import read_credentials
 
 TOKEN = "a-long-lived-access-token"
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import StaleReadError
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import CONFIRMED_BY_READING, Move, Procedure, Read
@@ -202,7 +202,7 @@ def settings(**lists: list[str]) -> dict[str, Any]:
 
 
 def test_a_documented_status_passes_without_a_request() -> None:
-    procedure = procedures.check_status("paid", PAYMENT, {}, "youcan_default")
+    procedure = store.check_status("paid", PAYMENT, {}, "youcan_default")
 
     with pytest.raises(StopIteration):
         next(procedure)
@@ -210,19 +210,19 @@ def test_a_documented_status_passes_without_a_request() -> None:
 
 def test_the_stores_list_is_read_once_and_kept() -> None:
     known: dict[StatusContext, list[str]] = {}
-    procedure = procedures.check_status("collected", PAYMENT, known, "youcan_default")
+    procedure = store.check_status("collected", PAYMENT, known, "youcan_default")
     next(procedure)
     end(procedure, settings(payment=["collected"]))
 
     with pytest.raises(StopIteration):
-        next(procedures.check_status("collected", PAYMENT, known, "youcan_default"))
+        next(store.check_status("collected", PAYMENT, known, "youcan_default"))
     with pytest.raises(YouCanUnknownStatusError):
-        next(procedures.check_status("colected", PAYMENT, known, "youcan_default"))
+        next(store.check_status("colected", PAYMENT, known, "youcan_default"))
 
 
 def test_a_table_goes_by_the_stores_own_list() -> None:
     asked = [(PAYMENT, "paid"), (PAYMENT, "captured"), (StatusContext.SHIPPING, "shipped")]
-    procedure = procedures.check_statuses(asked, "youcan_default")
+    procedure = store.check_statuses(asked, "youcan_default")
     next(procedure)
 
     # The store has deleted 'captured', and its list of shipping statuses is as incomplete as YouCan's own example.
@@ -234,7 +234,7 @@ def test_a_table_goes_by_the_stores_own_list() -> None:
 
 @pytest.mark.parametrize(("status", "is_refused"), [("captured", False), ("collected", True)])
 def test_where_the_list_may_not_be_read_the_documented_slugs_decide(status: str, is_refused: bool) -> None:
-    procedure = procedures.check_statuses([(PAYMENT, status)], "my_shop")
+    procedure = store.check_statuses([(PAYMENT, status)], "my_shop")
     next(procedure)
 
     if is_refused:
@@ -255,7 +255,7 @@ def test_pages_are_read_until_the_last_and_an_order_comes_once() -> None:
     pages = Pages(2)
     found: list[str] = []
     for answer in (page("a", "b"), page("b", "c"), page("d")):
-        procedure = procedures.next_page(pages)
+        procedure = pages.read_next()
         next(procedure)
         found += [order["id"] for order in end(procedure, answer)]
 

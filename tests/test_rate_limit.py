@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.rate_limit import Phase, RateLimit
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 
 

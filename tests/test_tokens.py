@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -26,7 +27,6 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
 )
 from airflow_provider_youcan.hooks import tokens
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET, TOKEN_SECONDS

@@ -13,10 +13,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client import endpoints, oauth
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.session import Session
 
 __all__ = ["SCOPES", "SELLER_AREA", "Authorization"]
@@ -141,11 +141,11 @@ class Authorization:
         :return: ``access_token``, ``refresh_token``, ``expires_in`` and what else YouCan sends.
         :raises YouCanError: if YouCan gave none.
         """
-        request = endpoints.exchange_code(self.client_id, client_secret, self.redirect_uri, code)
+        request = oauth.exchange_code(self.client_id, client_secret, self.redirect_uri, code)
         credentials = Credentials(base_url, token="")
         with Session(credentials) as session:
             answer = read_response(request, session.send_request(request, credentials))
-        if not endpoints.is_token(answer.get("refresh_token")):
+        if not oauth.is_token(answer.get("refresh_token")):
             raise YouCanAuthenticationError(
                 "YouCan gave an access token, but no refresh token to renew it with; look at the app on YouCan."
             )

@@ -95,7 +95,7 @@ def _serve(options: argparse.Namespace) -> bool:
 
 
 def _subscribe(options: argparse.Namespace) -> bool:
-    from airflow_provider_youcan.client.procedures import subscribe_webhooks
+    from airflow_provider_youcan.client.store import subscribe_webhooks
 
     if not _is_target(options.url):
         raise YouCanInvalidInputError(
@@ -114,7 +114,7 @@ def _subscribe(options: argparse.Namespace) -> bool:
 
 
 def _list(options: argparse.Namespace) -> bool:
-    from airflow_provider_youcan.client.procedures import list_webhooks
+    from airflow_provider_youcan.client.store import list_webhooks
 
     with open_hook(options.conn_id) as hook:
         for webhook in hook.run(list_webhooks()):
@@ -123,7 +123,7 @@ def _list(options: argparse.Namespace) -> bool:
 
 
 def _unsubscribe(options: argparse.Namespace) -> bool:
-    from airflow_provider_youcan.client.procedures import list_webhooks, unsubscribe_webhook
+    from airflow_provider_youcan.client.store import list_webhooks, unsubscribe_webhook
 
     with open_hook(options.conn_id) as hook:
         ended = [options.subscription_id]

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client import endpoints, oauth
 from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.exceptions import (
     YouCanError,
@@ -118,7 +118,7 @@ def _rows(seen: Observations) -> Iterator[_Row]:
         ("view-store-info", "store"),
     ):
         yield f"The token has the scope {scope}", "introduction/oauth-scopes", _has_scope(name)
-    if (claims := endpoints.read_scopes(seen.token)) is not None:
+    if (claims := oauth.read_scopes(seen.token)) is not None:
         has = bool(claims & {"edit-orders", "*"})
         yield "The token has the scope edit-orders", "assumed", lambda _: (has, "the token says so itself")
     yield "The store has a slug, by which a plan knows it", "store/details", _has_slug

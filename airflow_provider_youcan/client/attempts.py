@@ -22,8 +22,8 @@ from airflow_provider_youcan.exceptions import (
 )
 
 if TYPE_CHECKING:
+    from airflow_provider_youcan.client.credentials import Credentials
     from airflow_provider_youcan.client.endpoints import Request
-    from airflow_provider_youcan.hooks.connection import Credentials
 
 __all__ = ["MAX_RETRY_AFTER", "MAX_TOKENS", "Attempts", "StaleReadError", "back_off"]
 
@@ -91,7 +91,7 @@ class Attempts:
         :raises YouCanAuthenticationError: if YouCan has refused them, or too many others.
         """
         if self._denial is not None:
-            was_refused = any(credentials.is_same_token(old) for old in self.refused)
+            was_refused = any(credentials.has_same_token(old) for old in self.refused)
             if was_refused or len(self.refused) >= MAX_TOKENS:
                 raise self._denial
             self._has_renewed = self._has_renewed or credentials.is_renewed

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.procedures import Procedure
 from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 
 __all__ = ["Pages"]
@@ -52,6 +53,11 @@ class Pages:
     def end(self) -> None:
         """Read no further page."""
         self.total_pages = self.next_page - 1
+
+    def read_next(self) -> Procedure[list[dict[str, Any]]]:
+        """Read the next page, and return its orders that are new."""
+        (request,) = self.take_requests()
+        return self.add((yield request))
 
     def take_requests(self, number: int = 1) -> list[endpoints.Request]:
         """Return the requests for the next pages, to be sent together."""

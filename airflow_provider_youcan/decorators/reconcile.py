@@ -11,11 +11,7 @@ from airflow.providers.common.compat.sdk import DecoratedOperator, context_merge
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-
-try:
-    from airflow.providers.common.compat.sdk import determine_kwargs
-except (ImportError, AttributeError):  # before Airflow 3.2 it was elsewhere, and is not in what came with it
-    from airflow.utils.operator_helpers import determine_kwargs  # type: ignore[attr-defined]
+from airflow_provider_youcan.version_compat import load_determine_kwargs
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, TaskDecorator
@@ -98,7 +94,7 @@ class _ReconcileDecoratedOperator(DecoratedOperator, YouCanReconcileOrdersOperat
 
     def _take_table(self) -> tuple[object, str]:
         context_merge(self._context, self.op_kwargs)
-        arguments = determine_kwargs(self.python_callable, self.op_args, self._context)
+        arguments = load_determine_kwargs()(self.python_callable, self.op_args, self._context)
         table = self.python_callable(*self.op_args, **arguments)
         if isinstance(table, AsyncIterable):
             table = asyncio.run(_collect(table))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import airflow
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanConnectionNotFoundError,
@@ -15,9 +15,10 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanTaskStoppedError,
 )
-from airflow_provider_youcan.hooks.connection import Credentials, read_credentials
+from airflow_provider_youcan.hooks.connection import read_credentials
 from airflow_provider_youcan.hooks.tokens import with_current_token
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.version_compat import IS_AIRFLOW_2
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
@@ -80,7 +81,7 @@ class ConnectionUser(BaseHook):
                 f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__}), so "
                 "nothing was sent; it may work later."
             )
-        if airflow.__version__.startswith("2."):
+        if IS_AIRFLOW_2:
             return YouCanInvalidInputError(f"There is no Airflow connection {self.youcan_conn_id!r}: {add}.")
         # Airflow 3's Task SDK swallows the errors of a secrets backend, and says that there is no such connection.
         return YouCanConnectionNotFoundError(

@@ -5,90 +5,25 @@ from __future__ import annotations
 import ipaddress
 import json
 import logging
-import math
 import re
 import ssl
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 from urllib.parse import urlsplit
 
-try:
-    from airflow.sdk.log import mask_secret
-except ImportError:  # Airflow 2; common-compat knows this one only in its newest versions
-    from airflow.utils.log.secrets_masker import mask_secret  # type: ignore[import-not-found, no-redef]
-
-from airflow_provider_youcan import get_provider_info
-from airflow_provider_youcan.checks import check_limits
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
+from airflow_provider_youcan.client.endpoints import BASE_URL
+from airflow_provider_youcan.client.oauth import is_token
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.hooks.form import FIELDS, check_form_field
+from airflow_provider_youcan.version_compat import mask_secret
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection
 
-__all__ = ["Credentials", "OAuthClient", "mask_secret", "read_base_url", "read_credentials"]
-
-
-@dataclass(frozen=True)
-class OAuthClient:
-    """
-    What an access token is renewed with.
-
-    :param client_id: the id of the app on YouCan.
-    :param client_secret: its secret.
-    :param refresh_token: the refresh token that the Airflow connection holds.
-    """
-
-    client_id: str
-    client_secret: str = field(repr=False)
-    refresh_token: str = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Credentials:
-    """
-    How to reach a shop.
-
-    :param base_url: where the API is, without a slash at its end.
-    :param token: the access token; empty where the connection holds none, and one has to be obtained.
-    :param timeout: seconds to wait for a connection, for an answer to begin, and for it to end.
-    :param max_attempts: how often a request is sent at most.
-    :param verify: the path of a CA bundle, or ``True`` for the usual one.
-    :param requests_per_second: how many requests a second a task that sends many may send at most, or ``None``.
-    :param oauth_client: what the token is renewed with, or ``None`` for one that isn't.
-    :param renew_at: when the token is to be renewed, in seconds since 1970.
-    :param is_renewed: whether the token was obtained just now, by this process.
-    :param token_since: since when this token is used, in seconds of the monotonic clock.
-    """
-
-    base_url: str
-    token: str = field(repr=False)
-    timeout: float = 30.0
-    max_attempts: int = 4
-    verify: bool | str = True
-    requests_per_second: float | None = None
-    oauth_client: OAuthClient | None = None
-    renew_at: float = math.inf
-    is_renewed: bool = False
-    token_since: float = field(default_factory=time.monotonic, compare=False, repr=False)
-
-    @property
-    def is_running_out(self) -> bool:
-        """Whether it is time to renew the token."""
-        return time.time() >= self.renew_at
-
-    def is_same_token(self, other: Credentials) -> bool:
-        """Whether they lead to the same place with the same token."""
-        return (self.token, self.base_url) == (other.token, other.base_url)
-
-    def following(self, earlier: Credentials | None) -> Credentials:
-        """Return these credentials, which take the place of others; the same token has been used since then."""
-        if earlier is None or not self.is_same_token(earlier):
-            return self
-        return replace(self, token_since=earlier.token_since)
+__all__ = ["read_base_url", "read_credentials"]
 
 
 def read_credentials(connection: Connection, conn_id: str) -> Credentials:
@@ -134,10 +69,10 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
         # The port of https says nothing that isn't so.
         if schema or port not in (None, 443):
             raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
-        return endpoints.BASE_URL
+        return BASE_URL
     if "@" in host:  # first, because no message may repeat a login
         raise ValueError("host holds a login: put the access token into the password, and nothing before the host.")
-    no_url = f"host is not a base URL: give one such as {endpoints.BASE_URL}."
+    no_url = f"host is not a base URL: give one such as {BASE_URL}."
     if _is_address(host) and ":" in host:
         host = f"[{host}]"
     try:
@@ -177,7 +112,7 @@ def _read_token(password: str | None, *, required: bool) -> str:
             )
         return ""
     mask_secret(token)
-    if not endpoints.is_token(token):
+    if not is_token(token):
         raise ValueError("password is not an access token: paste the token alone, without 'Bearer' or line breaks.")
     return token
 
@@ -189,7 +124,7 @@ def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
     for name, text in texts.items():
         if name != "client_id":
             mask_secret(text)
-        if not endpoints.is_token(text):
+        if not is_token(text):
             raise ValueError(f"extra {name!r} can't be used: paste it alone, without spaces or line breaks.")
     if not texts:
         return None
@@ -216,9 +151,8 @@ def _read_extra(connection: Connection) -> Mapping[str, Any]:
 
 def _check_names(extra: Mapping[str, Any]) -> None:
     """Refuse a name that resembles a known one, and warn of any other: what isn't known has no effect."""
-    known = get_provider_info()["connection-types"][0]["conn-fields"]
-    for name in extra.keys() - known.keys() - _warned_names:
-        if closest := get_close_matches(str(name).casefold(), known, n=1, cutoff=0.8):
+    for name in extra.keys() - FIELDS.keys() - _warned_names:
+        if closest := get_close_matches(str(name).casefold(), FIELDS, n=1, cutoff=0.8):
             raise ValueError(f"extra {name!r} is not known: did you mean {closest[0]!r}?")
         _warned_names.add(name)
         _log.warning("The extra %r of a YouCan connection is not known, and has no effect.", name)
@@ -229,7 +163,7 @@ def _read_number(extra: Mapping[str, Any], name: str, default: float) -> float: 
 @overload
 def _read_number(extra: Mapping[str, Any], name: str, default: None) -> float | None: ...
 def _read_number(extra: Mapping[str, Any], name: str, default: float | None) -> float | None:
-    return check_limits(name, extra[name], f"extra {name!r}") if name in extra else default
+    return check_form_field(name, extra[name], f"extra {name!r}") if name in extra else default
 
 
 def _read_verify(extra: Mapping[str, Any]) -> bool | str:

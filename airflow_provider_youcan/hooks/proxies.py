@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import requests.certs
 import requests.utils
 
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.hooks.connection import Credentials
 
 __all__ = ["Route", "bundle_error", "find_proxy"]
 

@@ -13,9 +13,9 @@ import urllib3
 
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
 from airflow_provider_youcan.exceptions import YouCanError
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.proxies import bundle_error, find_proxy
 
 __all__ = ["Session"]

@@ -13,9 +13,9 @@ import aiohttp
 
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
 from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 from airflow_provider_youcan.hooks.proxies import Route
 
@@ -178,7 +178,7 @@ class _LookUp:
 
     async def _get(self, look_up: Callable[[], Awaitable[Credentials]], known: Credentials | None) -> Credentials:
         try:
-            self._credentials = (await look_up()).following(self._credentials)
+            self._credentials = (await look_up()).with_age_of(self._credentials)
         except YouCanError as error:
             self._failure, self._failed_at = copy(error), time.monotonic()
             if known is None or not isinstance(error, YouCanTransientError):
@@ -194,7 +194,7 @@ class _LookUp:
 
     def _known(self, refused: Sequence[Credentials]) -> Credentials | None:
         known = self._credentials
-        return None if known is None or any(known.is_same_token(old) for old in refused) else known
+        return None if known is None or any(known.has_same_token(old) for old in refused) else known
 
     def _is_due(self, credentials: Credentials) -> bool:
         is_wanted = self._has_expired or credentials.is_running_out

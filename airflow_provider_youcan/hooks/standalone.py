@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from airflow_provider_youcan.version_compat import read_from_database
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.youcan import YouCanHook
@@ -21,8 +22,7 @@ def open_hook(conn_id: str) -> Iterator[YouCanHook]:
 
     :param conn_id: the Airflow connection of the shop.
     """
-    # So that Airflow 3 looks into its database.
-    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+    read_from_database()
     from airflow_provider_youcan.hooks.youcan import YouCanHook
 
     # Airflow 2 logs to the standard output, where the answer of the command is.

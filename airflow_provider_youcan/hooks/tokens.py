@@ -24,8 +24,9 @@ from typing import Any
 
 import tenacity
 
-from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client import oauth
 from airflow_provider_youcan.client.attempts import Attempts
+from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
 from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
@@ -33,9 +34,9 @@ from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.hooks.connection import Credentials, OAuthClient, mask_secret
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.metrics import count_renewal
+from airflow_provider_youcan.version_compat import mask_secret
 
 __all__ = ["with_current_token"]
 
@@ -116,7 +117,7 @@ class _Pair:
     def is_valid(self) -> bool:
         """Whether it holds what it should: a person may have edited the Variable."""
         numbers = (self.expires_at, self.lifetime)
-        return all(map(endpoints.is_token, (self.access_token, self.refresh_token))) and all(
+        return all(map(oauth.is_token, (self.access_token, self.refresh_token))) and all(
             isinstance(number, (int, float)) for number in numbers
         )
 
@@ -177,7 +178,7 @@ def _exchange(
 ) -> _Pair:
     """Give the refresh token for a new pair, and store that."""
     refresh_token = kept.refresh_token if kept else client.refresh_token
-    request = endpoints.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
+    request = oauth.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
     # The request for a token has none itself.
     anonymous = replace(credentials, token="")
     attempts = Attempts(max_retry_seconds)
@@ -187,10 +188,8 @@ def _exchange(
         with Session(anonymous) as session:
             answer = read_response(request, session.send_request(request, anonymous), youcan_conn_id=youcan_conn_id)
         # Some servers leave the refresh token out, and then the old one stays.
-        next_refresh_token = (
-            answer["refresh_token"] if endpoints.is_token(answer.get("refresh_token")) else refresh_token
-        )
-        lifetime = endpoints.read_lifetime(answer)
+        next_refresh_token = answer["refresh_token"] if oauth.is_token(answer.get("refresh_token")) else refresh_token
+        lifetime = oauth.read_lifetime(answer)
         mask_secret(answer["access_token"])
         mask_secret(next_refresh_token)
         new = _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_youcan.checks import check_slugs
-from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import (
@@ -20,7 +21,6 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks import form
 from airflow_provider_youcan.hooks.base import ConnectionUser
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 from airflow_provider_youcan.metrics import count_request, count_retry, record_limit_wait
@@ -165,7 +165,7 @@ class YouCanHook(ConnectionUser):
         """
         pages = Pages(page_size, include, query)
         while not pages.is_over:
-            yield from self.run(procedures.next_page(pages))
+            yield from self.run(pages.read_next())
 
     def get_store_statuses(self) -> dict[StatusContext, list[str]]:
         """
@@ -174,7 +174,7 @@ class YouCanHook(ConnectionUser):
         :return: for each context the slugs in the store's order.
         :raises YouCanError: if they could not be read; it takes the scope ``read-orders-statuses``.
         """
-        return self.run(procedures.get_store_statuses(self._store_slugs))
+        return self.run(store.get_store_statuses(self._store_slugs))
 
     def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> None:
         """
@@ -191,7 +191,7 @@ class YouCanHook(ConnectionUser):
         """
         context = StatusContext(context)
         if not allow_custom_label:
-            self.run(procedures.check_status(status, context, self._store_slugs, self.youcan_conn_id))
+            self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
 
     def get_store(self) -> dict[str, Any]:
         """
@@ -211,7 +211,7 @@ class YouCanHook(ConnectionUser):
         :return: whether the shop was reached, and its name and what the token may do, or what is wrong.
         """
         try:
-            message = self.run(procedures.test_connection(self._get_token))
+            message = self.run(store.test_connection(self._get_token))
         except YouCanConnectionNotFoundError:
             # The Test button hands it out itself, and on the command line a person looks on.
             return False, (
@@ -247,7 +247,7 @@ class YouCanHook(ConnectionUser):
         credentials = self._get_credentials(Attempts())
         if credentials.oauth_client is not None:
             # What follows is sent as it is; this renews a token that ran out.
-            self.run(procedures.read_store_name())
+            self.run(store.read_store_name())
             credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
         return judge(observe(lambda request: session.send_request(request, credentials), credentials.token))
@@ -354,7 +354,7 @@ class YouCanHook(ConnectionUser):
 
     def _get_credentials(self, attempts: Attempts) -> Credentials:
         known = self._credentials
-        is_refused = known is not None and any(known.is_same_token(old) for old in attempts.refused)
+        is_refused = known is not None and any(known.has_same_token(old) for old in attempts.refused)
         if known is not None and not is_refused and not known.is_running_out:
             return known
         try:
@@ -363,7 +363,7 @@ class YouCanHook(ConnectionUser):
         except Exception as error:  # whatever a secrets backend raises
             failure = self._look_up_error(error)
         else:
-            self._credentials = found.following(known)
+            self._credentials = found.with_age_of(known)
             if self._session is not None:
                 self._session.use(self._credentials)
             return self._credentials

@@ -13,12 +13,12 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from asgiref.sync import sync_to_async
 
 from airflow_provider_youcan.checks import check_slugs
-from airflow_provider_youcan.client import endpoints, procedures
+from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.base import ConnectionUser
-from airflow_provider_youcan.hooks.connection import Credentials
 from airflow_provider_youcan.logs import Throttle
 from airflow_provider_youcan.metrics import count_request, count_retry
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
@@ -133,7 +133,7 @@ class YouCanAsyncHook(ConnectionUser):
 
     async def get_store_statuses(self) -> dict[StatusContext, list[str]]:
         """Read the store's own statuses, as :meth:`YouCanHook.get_store_statuses` does."""
-        return await self.run(procedures.get_store_statuses(self._store_slugs))
+        return await self.run(store.get_store_statuses(self._store_slugs))
 
     async def check_status(
         self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False
@@ -141,7 +141,7 @@ class YouCanAsyncHook(ConnectionUser):
         """Refuse a status that would become a junk label, as :meth:`YouCanHook.check_status` does."""
         context = StatusContext(context)
         if not allow_custom_label:
-            await self.run(procedures.check_status(status, context, self._store_slugs, self.youcan_conn_id))
+            await self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
 
     async def get_credentials(self) -> Credentials:
         """

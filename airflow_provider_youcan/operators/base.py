@@ -14,7 +14,6 @@ from airflow_provider_youcan.assets import fill_events
 from airflow_provider_youcan.checks import (
     NOT_GIVEN,
     check_flag,
-    check_limits,
     check_number,
     check_rendered_flag,
     check_rendered_text,
@@ -28,6 +27,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTooManyChangesError,
     YouCanTransientError,
 )
+from airflow_provider_youcan.hooks.form import check_form_field
 from airflow_provider_youcan.metrics import count_outcomes
 from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, InterruptibleRun
 from airflow_provider_youcan.reconciliation.record.file import ReportFile
@@ -299,7 +299,7 @@ class ReconcilingOperator(BaseOperator):
         self, hook: YouCanAsyncHook, source: Source, report: Report, options: Options, arguments: _Arguments
     ) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
-        from airflow_provider_youcan.client.procedures import read_store_slug
+        from airflow_provider_youcan.client.store import read_store_slug
 
         if source.is_guarded:
             await hook.check_ceiling(options.guard_max_age)
@@ -394,4 +394,4 @@ def describe_task(context: Context) -> dict[str, Any]:
 def _check_rate(value: object) -> float:
     if isinstance(value, str):
         raise YouCanInvalidInputError(f"requests_per_second is {value!r}: give a number, or None; it is not templated.")
-    return check_limits("requests_per_second", value)
+    return check_form_field("requests_per_second", value)

@@ -83,7 +83,7 @@ def _parse(sql: str, hook: Any, conn_id: str) -> Iterable[Any]:
 
 
 def _ask_store(operator: Any) -> str | None:
-    from airflow_provider_youcan.client.procedures import read_store_slug
+    from airflow_provider_youcan.client.store import read_store_slug
     from airflow_provider_youcan.hooks.youcan import YouCanHook
 
     try:

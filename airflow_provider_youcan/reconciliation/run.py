@@ -8,7 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE, check_statuses
+from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE
+from airflow_provider_youcan.client.store import check_statuses
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanInvalidInputError,

@@ -74,7 +74,7 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
 
 
 def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, ...], str | None]:
-    from airflow_provider_youcan.client.procedures import read_store_slug
+    from airflow_provider_youcan.client.store import read_store_slug
 
     with open_hook(conn_id) as hook:
         client = hook.get_credentials().oauth_client

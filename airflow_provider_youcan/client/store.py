@@ -1,0 +1,215 @@
+"""
+What a store says of itself, as procedures: its statuses and whether one is known, its name, a token's scopes, webhooks.
+
+The facts come from the pages under https://developer.youcan.shop/store-admin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from airflow_provider_youcan.checks import (
+    check_known_status,
+    check_status_text,
+    closest_statuses,
+    join_slugs,
+    known_statuses,
+)
+from airflow_provider_youcan.client import endpoints, oauth
+from airflow_provider_youcan.client.procedures import Procedure
+from airflow_provider_youcan.exceptions import (
+    YouCanPermanentError,
+    YouCanPermissionError,
+    YouCanUnknownStatusError,
+)
+from airflow_provider_youcan.orders import StatusContext
+
+__all__ = [
+    "check_status",
+    "check_statuses",
+    "get_store_statuses",
+    "list_webhooks",
+    "read_scopes",
+    "read_store_name",
+    "read_store_slug",
+    "subscribe_webhooks",
+    "test_connection",
+    "unsubscribe_webhook",
+]
+
+
+def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure[dict[StatusContext, list[str]]]:
+    """
+    Read the store's own lists of statuses, unless they are known.
+
+    :param store_slugs: what is known of them; an empty mapping is filled with what is read.
+    :return: a copy: for each context the slugs in the store's order.
+    """
+    if not store_slugs:
+        store_slugs.update(endpoints.read_store_slugs((yield endpoints.get_store_statuses())))
+    return {context: list(slugs) for context, slugs in store_slugs.items()}
+
+
+# --- checking a status against the store's list -----------------------------------------------------------
+
+
+def check_status(
+    status: str, context: StatusContext, store_slugs: dict[StatusContext, list[str]], youcan_conn_id: str
+) -> Procedure[None]:
+    """
+    Refuse a status that neither YouCan nor the store knows. A documented slug passes without a request.
+
+    :param status: what is to be set.
+    :param context: which of the three statuses.
+    :param store_slugs: the store's own lists; an empty mapping is filled with what is read.
+    :param youcan_conn_id: the Airflow connection to name in the error.
+    :raises YouCanUnknownStatusError: if it is unknown.
+    :raises YouCanPermissionError: if the token may not read the lists.
+    """
+    if check_status_text(status) in context.documented_slugs:
+        return
+    refusal: YouCanPermissionError | None = None
+    if not store_slugs:
+        try:
+            store_slugs.update(endpoints.read_store_slugs((yield endpoints.get_store_statuses())))
+        except YouCanPermissionError as error:
+            refusal = error
+        if refusal is not None:
+            raise _unreadable_list_error(status, context, refusal, youcan_conn_id)
+    check_known_status(status, context, known_statuses(context, store_slugs[context]))
+
+
+def _unreadable_list_error(
+    status: str, context: StatusContext, error: YouCanPermissionError, youcan_conn_id: str
+) -> YouCanPermissionError:
+    closest = closest_statuses(status, context.documented_slugs)
+    hint = f" (did you mean {join_slugs(closest)}?)" if closest else ""
+    return YouCanPermissionError(
+        f"{status!r} is not a documented {context} status{hint}, and whether it is one of the store's own can't be "
+        f"read, so nothing was sent: grant the scope 'read-orders-statuses' to the token in the Airflow connection "
+        f"{youcan_conn_id!r}, or set allow_custom_label=True.",
+        method=error.method,
+        url=error.url,
+        status_code=error.status_code,
+        detail=error.detail,
+    )
+
+
+def check_statuses(
+    statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str
+) -> Procedure[tuple[dict[tuple[StatusContext, str], YouCanUnknownStatusError], list[StatusContext]]]:
+    """
+    Check many statuses against the store's own lists, which are read once and decide, where they may be read.
+
+    :param statuses: what is to be set.
+    :param youcan_conn_id: the Airflow connection to name in the error.
+    :return: the unknown ones, each with the error that says so; and the contexts whose list has none of the documented
+        slugs in it, as the example on YouCan's own page has: those are taken for incomplete, and the documented slugs
+        count too.
+    :raises YouCanPermissionError: if the token may not read the lists, and a status is not documented.
+    """
+    refusal = None
+    store_slugs: dict[StatusContext, list[str]] = {}
+    try:
+        store_slugs = endpoints.read_store_slugs((yield endpoints.get_store_statuses()))
+    except YouCanPermissionError as error:
+        refusal = error
+    unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError] = {}
+    incomplete = [context for context, slugs in store_slugs.items() if not set(slugs) & set(context.documented_slugs)]
+    for context, status in statuses:
+        if refusal is not None and status not in context.documented_slugs:
+            raise _unreadable_list_error(status, context, refusal, youcan_conn_id)
+        slugs = store_slugs.get(context, [])
+        known = known_statuses(context, slugs) if context in incomplete or refusal is not None else slugs
+        try:
+            check_known_status(status, context, known)
+        except YouCanUnknownStatusError as error:
+            unknown[context, status] = error
+    return unknown, [context for context in incomplete if any(context is named for named, _ in statuses)]
+
+
+# --- webhooks ---------------------------------------------------------------------------------------------
+
+
+def list_webhooks() -> Procedure[list[dict[str, Any]]]:
+    """Read the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
+    webhooks: list[dict[str, Any]] = (yield endpoints.list_webhooks())["data"]
+    return webhooks
+
+
+def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict[str, str]]:
+    """Subscribe an address to events, and return for each the id of its subscription."""
+    ids: dict[str, str] = {}
+    for event in events:
+        ids[event] = str((yield endpoints.subscribe_webhook(event, target_url))["id"])
+    return ids
+
+
+def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
+    """End a subscription, and return whether there was one."""
+    try:
+        yield endpoints.unsubscribe_webhook(subscription_id)
+    except YouCanPermanentError as error:
+        if error.status_code == 404:
+            return False
+        raise
+    return True
+
+
+# --- testing a connection ---------------------------------------------------------------------------------
+
+
+def read_store_name() -> Procedure[str | None]:
+    """Read the store's name, or ``None`` where the token may not read it."""
+    try:
+        store = yield endpoints.get_store()
+    except YouCanPermissionError:
+        return None
+    return str(store.get("name") or store.get("slug"))
+
+
+def read_store_slug() -> Procedure[str | None]:
+    """Read the store's slug, or ``None`` where the token may not read it."""
+    try:
+        store = yield endpoints.get_store()
+    except YouCanPermissionError:
+        return None
+    return None if store.get("slug") is None else str(store["slug"])
+
+
+def read_scopes() -> Procedure[dict[str, bool]]:
+    """Find out which scopes a token has, as far as reading shows, and change nothing."""
+    scopes: dict[str, bool] = {}
+    for probe in (endpoints.list_orders(page_size=1, include=()), endpoints.get_store_statuses()):
+        try:
+            yield probe
+        except YouCanPermissionError:
+            scopes[str(probe.scope)] = False
+        else:
+            scopes[str(probe.scope)] = True
+    return scopes
+
+
+def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
+    """
+    Find out what a token may do, and change nothing.
+
+    :param get_token: returns the token that is in use once the procedure has ended; it may say itself what it may do.
+    :return: in one sentence or a few the store, and the scopes that the token has and lacks.
+    """
+    name = yield from read_store_name()
+    scopes = yield from read_scopes()
+    claims = oauth.read_scopes(get_token())
+    if claims is not None:
+        scopes["edit-orders"] = bool(claims & {"edit-orders", "*"})
+    scopes["view-store-info"] = name is not None
+    granted = ", ".join(repr(scope) for scope, has in scopes.items() if has)
+    missing = ", ".join(repr(scope) for scope, has in scopes.items() if not has)
+    sentences = [
+        f"Connected to the YouCan store {name!r}." if name is not None else "Connected to a YouCan store.",
+        f"Scopes of its token: {granted}." if granted else "",
+        f"Missing, to be granted in YouCan's seller area: {missing}." if missing else "",
+        "" if claims is not None else "Whether it has 'edit-orders' can't be known without changing an order.",
+    ]
+    return " ".join(filter(None, sentences))
