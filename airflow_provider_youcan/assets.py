@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.openlineage.facet import Dataset
     from airflow.providers.common.compat.sdk import BaseOperator, Context
 
-__all__ = ["convert_to_openlineage", "fill_events", "find_store", "sanitize_uri"]
+__all__ = ["add_event_extra", "convert_to_openlineage", "find_store", "sanitize_uri"]
 
 SCHEME = "youcan"
 _STORE = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -39,7 +39,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     return uri._replace(netloc=store)
 
 
-def fill_events(operator: BaseOperator, context: Context, extra: Mapping[str, Any]) -> None:
+def add_event_extra(operator: BaseOperator, context: Context, extra: Mapping[str, Any]) -> None:
     """
     Say in the events of the shop's assets that a task has as outlets what it did.
 

@@ -19,7 +19,7 @@ from airflow_provider_youcan.orders import StatusContext, is_text
 from airflow_provider_youcan.version_compat import is_mapped
 
 __all__ = [
-    "NOT_GIVEN",
+    "NOT_PASSED",
     "check_contexts",
     "check_flag",
     "check_known_status",
@@ -38,10 +38,10 @@ __all__ = [
     "known_statuses",
     "likely_typos",
     "shorten",
-    "was_given",
+    "was_passed",
 ]
 
-NOT_GIVEN: Any = type("NotGiven", (), {"__repr__": lambda _: "None", "__bool__": lambda _: False})()
+NOT_PASSED: Any = type("NotPassed", (), {"__repr__": lambda _: "None", "__bool__": lambda _: False})()
 """The default of an argument whose ``None`` means something else than leaving it out."""
 
 
@@ -172,7 +172,7 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
     return tuple(found)
 
 
-def was_given(operator: object, value: object) -> bool:
+def was_passed(operator: object, value: object) -> bool:
     """
     Return whether an argument of an operator was given, so that what it renders to has to say something.
 
@@ -180,9 +180,9 @@ def was_given(operator: object, value: object) -> bool:
     there a ``None`` is an answer that is missing.
 
     :param operator: the operator, from its constructor on.
-    :param value: what it was constructed with, :data:`NOT_GIVEN` where it was left out.
+    :param value: what it was constructed with, :data:`NOT_PASSED` where it was left out.
     """
-    if value is NOT_GIVEN:
+    if value is NOT_PASSED:
         return False
     return value is not None or is_mapped(operator)
 

@@ -12,7 +12,7 @@ from airflow.providers.common.compat.sdk import Connection
 
 from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.hooks import credentials
+from airflow_provider_youcan.hooks import connection
 from airflow_provider_youcan.hooks.connection import read_credentials
 
 TOKEN = "a-long-lived-access-token"
@@ -176,7 +176,7 @@ def test_white_space_around_a_pasted_token_is_no_part_of_it() -> None:
 
 def test_the_token_is_masked_and_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     masked: list[str] = []
-    monkeypatch.setattr(credentials, "mask_secret", masked.append)
+    monkeypatch.setattr(connection, "mask_secret", masked.append)
 
     assert TOKEN not in repr(read())
     assert masked == [TOKEN]

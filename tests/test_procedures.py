@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import StaleReadError
 from airflow_provider_youcan.client.pages import Pages
-from airflow_provider_youcan.client.procedures import CONFIRMED_BY_READING, Move, Procedure, Read
+from airflow_provider_youcan.client.procedures import CONFIRMED_BY_READING, Procedure, Read, UpdateResult
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -45,7 +45,7 @@ def stale(*, unconfirmed: bool = False) -> StaleReadError:
     return error
 
 
-def move(only_from: Any = ("pending",), **options: Any) -> Procedure[Move]:
+def move(only_from: Any = ("pending",), **options: Any) -> Procedure[UpdateResult]:
     return procedures.move_order_status("abc", "paid", "payment", only_from, **options)
 
 
@@ -136,7 +136,9 @@ def test_where_the_guard_still_allows_it_an_unconfirmed_update_is_sent_again() -
 
 
 def test_what_an_earlier_run_left_unconfirmed_stays_so() -> None:
-    procedure = move(unconfirmed=Move("pending", changed=True), read=Read(OrderStatuses(payment="pending"), at=0.0))
+    procedure = move(
+        unconfirmed=UpdateResult("pending", changed=True), read=Read(OrderStatuses(payment="pending"), at=0.0)
+    )
 
     assert next(procedure).method == "GET", "what was read before it says nothing"
     assert end(procedure, order("paid"))[:3] == ("pending", True, CONFIRMED_BY_READING)

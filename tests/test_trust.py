@@ -338,7 +338,7 @@ def test_a_limit_that_makes_no_sense_is_refused_when_the_dag_is_parsed(name: str
     "name", ["max_changes", "max_failures", "min_rows", "report_path", "report_table", "report_conn_id", "plan"]
 )
 @pytest.mark.parametrize("rendered", [None, "", "None"])
-def test_what_was_given_and_renders_to_nothing_is_refused(sandbox: Sandbox, name: str, rendered: Any) -> None:
+def test_what_was_passed_and_renders_to_nothing_is_refused(sandbox: Sandbox, name: str, rendered: Any) -> None:
     source: dict[str, Any] = {} if name == "plan" else {"orders": paid_rows(sandbox)}
     table = {"report_conn_id": "warehouse"} if name == "report_table" else {}
     operator = YouCanReconcileOrdersOperator(task_id="reconcile", **source, **table, **{name: "{{ params.it }}"})

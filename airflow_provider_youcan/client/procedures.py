@@ -29,9 +29,9 @@ from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 __all__ = [
     "CONFIRMED_BY_READING",
     "GUARD_MAX_AGE",
-    "Move",
     "Procedure",
     "Read",
+    "UpdateResult",
     "get_order_statuses",
     "move_order_status",
     "request",
@@ -86,7 +86,7 @@ class Read(NamedTuple):
     """When, in seconds of the monotonic clock."""
 
 
-class Move(NamedTuple):
+class UpdateResult(NamedTuple):
     """What became of a status that was to be set."""
 
     before: str | None
@@ -106,8 +106,8 @@ def move_order_status(
     *,
     read: Read | None = None,
     guard_max_age: float = GUARD_MAX_AGE,
-    unconfirmed: Move | None = None,
-) -> Procedure[Move]:
+    unconfirmed: UpdateResult | None = None,
+) -> Procedure[UpdateResult]:
     """
     Set one status of one order, if it is one that it may be moved from, and not the target already.
 
@@ -142,7 +142,7 @@ def move_order_status(
         read = None
         if found == status:
             is_changed, reason = (True, CONFIRMED_BY_READING) if is_unconfirmed else (False, None)
-            return Move(before if is_unconfirmed else found, is_changed, reason, statuses)
+            return UpdateResult(before if is_unconfirmed else found, is_changed, reason, statuses)
         is_allowed = only_from is None or found in only_from
         if is_unconfirmed and not is_allowed:
             raise _unconfirmed_error(order_id, status, context, found, before)
@@ -152,7 +152,7 @@ def move_order_status(
                 "was sent: look at the order, or leave only_from out."
             )
         if not is_allowed:
-            return Move(found, False, None, statuses)
+            return UpdateResult(found, False, None, statuses)
         before = before if is_unconfirmed else found
         try:
             yield endpoints.update_order_status(order_id, status, context, look)
@@ -162,7 +162,7 @@ def move_order_status(
             error.status_before = before
             raise
         else:
-            return Move(before, True, None, statuses)
+            return UpdateResult(before, True, None, statuses)
 
 
 def _look(order_id: str, look: endpoints.Look, before: str | None, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:

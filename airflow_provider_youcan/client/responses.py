@@ -34,9 +34,9 @@ from airflow_provider_youcan.exceptions import (
 
 __all__ = [
     "Answer",
-    "NoAnswer",
+    "TransportFailure",
     "connection_error",
-    "find_by_class",
+    "lookup_by_type",
     "read_rate_limit",
     "read_response",
     "read_retry_after",
@@ -188,7 +188,7 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
 # --- no answer ----------------------------------------------------------------------------------------------
 
 
-class NoAnswer(Enum):
+class TransportFailure(Enum):
     """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
 
     NO_HOST = "the host of {where} could not be found"
@@ -203,10 +203,10 @@ class NoAnswer(Enum):
     @property
     def was_sent(self) -> bool:
         """Whether the shop may have taken the request all the same."""
-        return self in (NoAnswer.NOT_IN_TIME, NoAnswer.LOST)
+        return self in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
 
 
-def connection_error(request: Request, why: NoAnswer, base_url: str, timeout: float) -> YouCanConnectionError:
+def connection_error(request: Request, why: TransportFailure, base_url: str, timeout: float) -> YouCanConnectionError:
     """
     Build the error for a request that got no whole answer.
 
@@ -228,7 +228,7 @@ def connection_error(request: Request, why: NoAnswer, base_url: str, timeout: fl
     return error
 
 
-def find_by_class(table: Mapping[type[BaseException], T], error: object) -> T | None:
+def lookup_by_type(table: Mapping[type[BaseException], T], error: object) -> T | None:
     """Return a table's entry for the class of an error, or for the nearest of its base classes."""
     return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
 

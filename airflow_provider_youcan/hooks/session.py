@@ -14,7 +14,7 @@ import urllib3
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.credentials import Credentials
-from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
+from airflow_provider_youcan.client.responses import Answer, TransportFailure, connection_error, lookup_by_type
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.proxies import bundle_error, find_proxy
 
@@ -145,16 +145,16 @@ def _read_body(response: requests.Response, timeout: float) -> bytes:
     return bytes(body)
 
 
-_ERRORS: dict[type[BaseException], NoAnswer] = {
-    requests.ConnectTimeout: NoAnswer.NO_CONNECTION_IN_TIME,
-    requests.exceptions.ProxyError: NoAnswer.NO_PROXY,
-    requests.Timeout: NoAnswer.NOT_IN_TIME,
-    urllib3.exceptions.ReadTimeoutError: NoAnswer.NOT_IN_TIME,
+_ERRORS: dict[type[BaseException], TransportFailure] = {
+    requests.ConnectTimeout: TransportFailure.NO_CONNECTION_IN_TIME,
+    requests.exceptions.ProxyError: TransportFailure.NO_PROXY,
+    requests.Timeout: TransportFailure.NOT_IN_TIME,
+    urllib3.exceptions.ReadTimeoutError: TransportFailure.NOT_IN_TIME,
 }
 # What urllib3 gives as the reason of a requests.ConnectionError.
-_REASONS: dict[type[BaseException], NoAnswer] = {
-    urllib3.exceptions.NameResolutionError: NoAnswer.NO_HOST,
-    urllib3.exceptions.NewConnectionError: NoAnswer.NO_CONNECTION,
+_REASONS: dict[type[BaseException], TransportFailure] = {
+    urllib3.exceptions.NameResolutionError: TransportFailure.NO_HOST,
+    urllib3.exceptions.NewConnectionError: TransportFailure.NO_CONNECTION,
 }
 
 
@@ -164,10 +164,10 @@ def _read_failure(request: endpoints.Request, error: Exception, credentials: Cre
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
         return bundle_error()
     reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
-    why = find_by_class(_ERRORS, error) or find_by_class(_REASONS, reason) or NoAnswer.LOST
+    why = lookup_by_type(_ERRORS, error) or lookup_by_type(_REASONS, reason) or TransportFailure.LOST
     if isinstance(error, requests.exceptions.SSLError) and _is_of_connecting(error):
         is_certificate = "certificate" in str(error).lower()
-        why = NoAnswer.NO_VALID_CERTIFICATE if is_certificate else NoAnswer.NO_TLS
+        why = TransportFailure.NO_VALID_CERTIFICATE if is_certificate else TransportFailure.NO_TLS
     return connection_error(request, why, credentials.base_url, credentials.timeout)
 
 

@@ -14,7 +14,7 @@ import aiohttp
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.credentials import Credentials
-from airflow_provider_youcan.client.responses import Answer, NoAnswer, connection_error, find_by_class
+from airflow_provider_youcan.client.responses import Answer, TransportFailure, connection_error, lookup_by_type
 from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 from airflow_provider_youcan.hooks.proxies import Route
@@ -109,7 +109,7 @@ class SharedClient:
         except YouCanError:
             raise
         except Exception as error:  # aiohttp lets some errors of what is below it through
-            why = find_by_class(_ERRORS, error) or NoAnswer.LOST
+            why = lookup_by_type(_ERRORS, error) or TransportFailure.LOST
         # The connection's host may have been corrected meanwhile.
         self._look_up.expire()
         # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
@@ -219,14 +219,14 @@ def _timeout(seconds: float) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
 
 
-_ERRORS: dict[type[BaseException], NoAnswer] = {
-    aiohttp.ClientConnectorDNSError: NoAnswer.NO_HOST,
-    aiohttp.ClientProxyConnectionError: NoAnswer.NO_PROXY,
-    aiohttp.ClientHttpProxyError: NoAnswer.NO_PROXY,
-    aiohttp.ClientConnectorCertificateError: NoAnswer.NO_VALID_CERTIFICATE,
-    aiohttp.ClientSSLError: NoAnswer.NO_TLS,
-    aiohttp.ClientConnectorError: NoAnswer.NO_CONNECTION,
-    aiohttp.ConnectionTimeoutError: NoAnswer.NO_CONNECTION_IN_TIME,
-    TimeoutError: NoAnswer.NOT_IN_TIME,
-    asyncio.TimeoutError: NoAnswer.NOT_IN_TIME,
+_ERRORS: dict[type[BaseException], TransportFailure] = {
+    aiohttp.ClientConnectorDNSError: TransportFailure.NO_HOST,
+    aiohttp.ClientProxyConnectionError: TransportFailure.NO_PROXY,
+    aiohttp.ClientHttpProxyError: TransportFailure.NO_PROXY,
+    aiohttp.ClientConnectorCertificateError: TransportFailure.NO_VALID_CERTIFICATE,
+    aiohttp.ClientSSLError: TransportFailure.NO_TLS,
+    aiohttp.ClientConnectorError: TransportFailure.NO_CONNECTION,
+    aiohttp.ConnectionTimeoutError: TransportFailure.NO_CONNECTION_IN_TIME,
+    TimeoutError: TransportFailure.NOT_IN_TIME,
+    asyncio.TimeoutError: TransportFailure.NOT_IN_TIME,
 }

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
 
-from airflow_provider_youcan.assets import fill_events
+from airflow_provider_youcan.assets import add_event_extra
 from airflow_provider_youcan.checks import (
-    NOT_GIVEN,
+    NOT_PASSED,
     check_flag,
     check_number,
     check_rendered_flag,
     check_rendered_text,
     is_rendered_later,
-    was_given,
+    was_passed,
 )
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
@@ -32,17 +32,18 @@ from airflow_provider_youcan.metrics import count_outcomes
 from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, InterruptibleRun
 from airflow_provider_youcan.reconciliation.record.file import ReportFile
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable, check_table_name
-from airflow_provider_youcan.reconciliation.thresholds import Limit, read_limit
+from airflow_provider_youcan.reconciliation.thresholds import Threshold, read_threshold
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-    from airflow_provider_youcan.reconciliation.plan import Source
+    from airflow_provider_youcan.reconciliation.plan import RunInput
+    from airflow_provider_youcan.reconciliation.record.lines import JsonLines, Sink
     from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
-    from airflow_provider_youcan.reconciliation.summary import JsonLines, Report, Sink
+    from airflow_provider_youcan.reconciliation.summary import Report
 
-__all__ = ["ReconcilingOperator", "count", "describe_task"]
+__all__ = ["ReconcilingOperator", "describe_task", "pluralize"]
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class _Arguments:
     """The templated arguments, as they were rendered and checked."""
 
     dry_run: bool
-    max_changes: Limit | None
-    max_failures: Limit
+    max_changes: Threshold | None
+    max_failures: Threshold
     report_path: str | None
     report_table: str | None
     report_conn_id: str
@@ -74,21 +75,25 @@ class ReconcilingOperator(BaseOperator):
         "youcan_conn_id",
     )
     ui_color = "#fde2ec"
+    max_changes: int | str | None
+    report_path: str | None
+    report_table: str | None
+    report_conn_id: str | None
 
     def __init__(
         self,
         *,
-        guard_max_age: float,
-        allow_custom_label: bool,
-        max_changes: int | str | None,
-        max_failures: int | str,
-        max_concurrency: int,
-        requests_per_second: float | None,
-        dry_run: bool | str,
-        report_path: str | None,
-        report_table: str | None,
-        report_conn_id: str | None,
-        youcan_conn_id: str,
+        guard_max_age: float = 5.0,
+        allow_custom_label: bool = False,
+        max_changes: int | str | None = NOT_PASSED,
+        max_failures: int | str = 0,
+        max_concurrency: int = 16,
+        requests_per_second: float | None = None,
+        dry_run: bool | str = False,
+        report_path: str | None = NOT_PASSED,
+        report_table: str | None = NOT_PASSED,
+        report_conn_id: str | None = NOT_PASSED,
+        youcan_conn_id: str = "youcan_default",
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -99,28 +104,18 @@ class ReconcilingOperator(BaseOperator):
         # An operator has a method of this name already; Airflow renders the attribute, and never calls the method.
         self.dry_run = dry_run  # type: ignore[assignment]
         self.youcan_conn_id = youcan_conn_id
-        self._given = {
-            name
-            for name, value in (
-                ("max_changes", max_changes),
-                ("report_path", report_path),
-                ("report_table", report_table),
-                ("report_conn_id", report_conn_id),
-            )
-            if was_given(self, value)
-        }
-        self.max_changes = None if max_changes is NOT_GIVEN else max_changes
         self.max_failures = max_failures
-        self.report_path = None if report_path is NOT_GIVEN else report_path
-        self.report_table = None if report_table is NOT_GIVEN else report_table
-        self.report_conn_id = None if report_conn_id is NOT_GIVEN else report_conn_id
+        self._passed: set[str] = set()
+        self._set_optional(
+            max_changes=max_changes, report_path=report_path, report_table=report_table, report_conn_id=report_conn_id
+        )
         self._interruptible: InterruptibleRun | None = None
         self._report: Report | None = None
-        if "max_changes" in self._given and not is_rendered_later(max_changes):
-            read_limit("max_changes", max_changes)
+        if "max_changes" in self._passed and not is_rendered_later(max_changes):
+            read_threshold("max_changes", max_changes)
         if not is_rendered_later(max_failures):
-            read_limit("max_failures", max_failures)
-        if "report_table" in self._given and not is_rendered_later(report_table):
+            read_threshold("max_failures", max_failures)
+        if "report_table" in self._passed and not is_rendered_later(report_table):
             check_table_name(report_table)
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -135,7 +130,8 @@ class ReconcilingOperator(BaseOperator):
         :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
         """
         # Imported when a task runs: Airflow parses DAG files again and again.
-        from airflow_provider_youcan.reconciliation.summary import JsonLines, Report
+        from airflow_provider_youcan.reconciliation.record.lines import JsonLines
+        from airflow_provider_youcan.reconciliation.summary import Report
 
         begun_at = time.monotonic()
         arguments = self._read_arguments()
@@ -147,7 +143,7 @@ class ReconcilingOperator(BaseOperator):
             sinks: list[Sink] = []
             if arguments.report_table is not None:
                 # First, because it takes every line, and a full disk does not.
-                is_own = "report_conn_id" in self._given
+                is_own = "report_conn_id" in self._passed
                 hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
                 keys = describe_task(context)
                 table = OutcomeTable(arguments.report_table, arguments.report_conn_id, hook_params, keys)
@@ -157,13 +153,13 @@ class ReconcilingOperator(BaseOperator):
             self._report = report = Report(sinks)
             report.rows = source.desired.rows
             self._log_rows(source, dry_run=arguments.dry_run)
-            with self._left_behind(report, lines, file, arguments, context) as summary:
+            with self._report_on_exit(report, lines, file, arguments, context) as summary:
                 run = self._run(source, report, arguments, begun_at)
                 self._raise_interruption()
             self._finish(report)
             self._check_failures(source, run, report, arguments, file.path)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
-        fill_events(self, context, flat | {"dry_run": arguments.dry_run})
+        add_event_extra(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
@@ -182,11 +178,18 @@ class ReconcilingOperator(BaseOperator):
         if self._interruptible is not None:
             self._interruptible.stop()
 
-    def _read_source(self) -> Source:
+    def _set_optional(self, **arguments: Any) -> None:
+        """Set arguments that may be omitted, and remember which were passed."""
+        for name, value in arguments.items():
+            setattr(self, name, None if value is NOT_PASSED else value)
+            if was_passed(self, value):
+                self._passed.add(name)
+
+    def _read_source(self) -> RunInput:
         """Return what should hold."""
         raise NotImplementedError
 
-    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
+    def _log_rows(self, source: RunInput, *, dry_run: bool) -> None:
         """Log what was read."""
         raise NotImplementedError
 
@@ -197,31 +200,31 @@ class ReconcilingOperator(BaseOperator):
         """Return whether rows that can't be used are left out, rather than refuse the run."""
         raise NotImplementedError
 
-    def _read_given(self, name: str) -> str | None:
+    def _read_passed(self, name: str) -> str | None:
         """Return an argument that is text, as it was rendered; ``None`` where it was not given."""
-        return check_rendered_text(name, getattr(self, name)) if name in self._given else None
+        return check_rendered_text(name, getattr(self, name)) if name in self._passed else None
 
     def _read_arguments(self) -> _Arguments:
-        max_changes = read_limit("max_changes", self.max_changes) if "max_changes" in self._given else None
-        table = self._read_given("report_table")
+        max_changes = read_threshold("max_changes", self.max_changes) if "max_changes" in self._passed else None
+        table = self._read_passed("report_table")
         return _Arguments(
             dry_run=check_rendered_flag("dry_run", self.dry_run),
             max_changes=max_changes,
-            max_failures=read_limit("max_failures", self.max_failures),
-            report_path=self._read_given("report_path"),
+            max_failures=read_threshold("max_failures", self.max_failures),
+            report_path=self._read_passed("report_path"),
             report_table=None if table is None else check_table_name(table),
-            report_conn_id=self._read_given("report_conn_id") or str(getattr(self, "conn_id", "")),
+            report_conn_id=self._read_passed("report_conn_id") or str(getattr(self, "conn_id", "")),
         )
 
-    def _refuse_exceeded(self, source: Source) -> None:
-        if source.exceeded is not None and "max_changes" not in self._given:
+    def _refuse_exceeded(self, source: RunInput) -> None:
+        if source.exceeded is not None and "max_changes" not in self._passed:
             raise YouCanInvalidInputError(
                 f"This plan changes more than its own max_changes={source.exceeded} allows, so nothing was sent: give "
                 "a max_changes that allows it, if it is meant."
             )
 
     @contextmanager
-    def _left_behind(
+    def _report_on_exit(
         self, report: Report, lines: JsonLines | None, file: ReportFile, arguments: _Arguments, context: Context
     ) -> Iterator[dict[str, Any]]:
         """Write the end of the report, and push the XComs, however the run ends; the summary is there after that."""
@@ -254,7 +257,7 @@ class ReconcilingOperator(BaseOperator):
                 summary |= report.summarise() | {"report_path": file.path}
                 self._publish(report, summary, context)
 
-    def _run(self, source: Source, report: Report, arguments: _Arguments, begun_at: float) -> Reconciliation:
+    def _run(self, source: RunInput, report: Report, arguments: _Arguments, begun_at: float) -> Reconciliation:
         from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
         from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
 
@@ -296,7 +299,7 @@ class ReconcilingOperator(BaseOperator):
         return reconciliation
 
     async def _prepare(
-        self, hook: YouCanAsyncHook, source: Source, report: Report, options: Options, arguments: _Arguments
+        self, hook: YouCanAsyncHook, source: RunInput, report: Report, options: Options, arguments: _Arguments
     ) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
         from airflow_provider_youcan.client.store import read_store_slug
@@ -340,9 +343,9 @@ class ReconcilingOperator(BaseOperator):
 
         self.log.info(
             "%s (%d invalid), %s in %.1f s:\n%s",
-            count(summary["rows"], "row"),
+            pluralize(summary["rows"], "row"),
             summary["invalid"],
-            count(summary["requests"], "request"),
+            pluralize(summary["requests"], "request"),
             summary["seconds"],
             report.as_table(),
         )
@@ -362,7 +365,7 @@ class ReconcilingOperator(BaseOperator):
         return ()
 
     def _check_failures(
-        self, source: Source, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
+        self, source: RunInput, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
     ) -> None:
         failed, total = len(report.failed_rows), source.total if source.total is not None else report.rows
         if arguments.max_failures.allows(failed, total):
@@ -372,14 +375,14 @@ class ReconcilingOperator(BaseOperator):
             f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures}. The first: "
             f"{report.first_failure} The others are done. {where} says why each failed."
         )
-        if run.may_pass:
+        if run.is_retryable:
             raise YouCanTransientError(
                 f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
             )
         raise YouCanPermanentError(message)
 
 
-def count(number: int, one: str, many: str | None = None) -> str:
+def pluralize(number: int, one: str, many: str | None = None) -> str:
     """Return a number with its noun."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
-from airflow_provider_youcan.assets import fill_events
+from airflow_provider_youcan.assets import add_event_extra
 from airflow_provider_youcan.checks import (
-    NOT_GIVEN,
+    NOT_PASSED,
     check_flag,
     check_order_id,
     check_slugs,
     check_status_text,
     join_slugs,
     likely_typos,
-    was_given,
+    was_passed,
 )
 from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
@@ -54,7 +54,7 @@ class _UpdateStatusOperator(BaseOperator):
         status: str,
         youcan_conn_id: str = "youcan_default",
         allow_custom_label: bool = False,
-        only_from: str | Collection[str] | None = NOT_GIVEN,
+        only_from: str | Collection[str] | None = NOT_PASSED,
         skip_not_found: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -63,8 +63,8 @@ class _UpdateStatusOperator(BaseOperator):
         self.status = status
         self.youcan_conn_id = youcan_conn_id
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
-        self.only_from = None if only_from is NOT_GIVEN else only_from
-        self._is_guarded = was_given(self, only_from)
+        self.only_from = None if only_from is NOT_PASSED else only_from
+        self._is_guarded = was_passed(self, only_from)
         self.skip_not_found = check_flag("skip_not_found", skip_not_found)
         self._hook: YouCanHook | None = None
         self._changed = 0
@@ -111,7 +111,7 @@ class _UpdateStatusOperator(BaseOperator):
             "previous_status": previous_status,
             "changed": changed,
         }
-        fill_events(self, context, done)
+        add_event_extra(self, context, done)
         self._changed = int(changed)
         return done
 

@@ -1,4 +1,4 @@
-"""Reconcile a whole table with the shop, apply a plan of that, and take a run back."""
+"""Reconcile a whole table with the shop, or apply a plan of that."""
 
 from __future__ import annotations
 
@@ -8,29 +8,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow.providers.common.compat.sdk import XComArg
 
 from airflow_provider_youcan.checks import (
-    NOT_GIVEN,
+    NOT_PASSED,
     check_contexts,
     check_rendered_text,
     check_slugs,
     is_rendered_later,
     likely_typos,
-    was_given,
 )
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.operators.base import ReconcilingOperator, count, describe_task
+from airflow_provider_youcan.operators.base import ReconcilingOperator, pluralize
+from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.record.file import read_lines
-from airflow_provider_youcan.reconciliation.record.table import read_outcomes
 from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
 from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
+from airflow_provider_youcan.version_compat import OPERATOR_ARGUMENTS, with_text_keys
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_youcan.reconciliation.plan import Source
-    from airflow_provider_youcan.reconciliation.record.reader import RecordedReport
+    from airflow_provider_youcan.reconciliation.plan import RunInput
     from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
     from airflow_provider_youcan.reconciliation.summary import Report
 
@@ -118,69 +115,44 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     )
     template_ext: Sequence[str] = (".sql",)
     # Airflow keeps the arguments of a task, too; a generator among them can't be copied.
-    shallow_copy_attrs: Sequence[str] = ("_BaseOperator__init_kwargs",)
+    shallow_copy_attrs: Sequence[str] = (OPERATOR_ARGUMENTS,)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "orders": "json", "parameters": "json"}
+
+    orders_file: str | None
+    plan: str | None
+    only_from: Mapping[str, str | Collection[str]] | None
 
     def __init__(
         self,
         *,
         orders: Iterable[Mapping[str, Any]] | None = None,
-        orders_file: str | None = NOT_GIVEN,
+        orders_file: str | None = NOT_PASSED,
         file_options: Mapping[str, str] | None = None,
         sql: str | None = None,
-        plan: str | None = NOT_GIVEN,
+        plan: str | None = NOT_PASSED,
         conn_id: str | None = None,
         hook_params: Mapping[str, Any] | None = None,
         parameters: Mapping[str, Any] | Sequence[Any] | None = None,
         columns: Mapping[str, str] | None = None,
         status_map: Mapping[str, Mapping[Any, str | None]] | None = None,
-        only_from: Mapping[str, str | Collection[str]] | None = NOT_GIVEN,
-        guard_max_age: float = 5.0,
+        only_from: Mapping[str, str | Collection[str]] | None = NOT_PASSED,
         on_invalid: str = "fail",
-        allow_custom_label: bool = False,
         min_rows: int | str = 0,
-        max_changes: int | str | None = NOT_GIVEN,
-        max_failures: int | str = 0,
-        max_concurrency: int = 16,
-        requests_per_second: float | None = None,
-        dry_run: bool | str = False,
-        report_path: str | None = NOT_GIVEN,
-        report_table: str | None = NOT_GIVEN,
-        report_conn_id: str | None = NOT_GIVEN,
-        youcan_conn_id: str = "youcan_default",
         **kwargs: Any,
     ) -> None:
-        super().__init__(
-            guard_max_age=guard_max_age,
-            allow_custom_label=allow_custom_label,
-            max_changes=max_changes,
-            max_failures=max_failures,
-            max_concurrency=max_concurrency,
-            requests_per_second=requests_per_second,
-            dry_run=dry_run,
-            report_path=report_path,
-            report_table=report_table,
-            report_conn_id=report_conn_id,
-            youcan_conn_id=youcan_conn_id,
-            **kwargs,
-        )
-        self._is_planned = was_given(self, plan)
-        self._is_file = was_given(self, orders_file)
-        self._is_guarded = was_given(self, only_from)
+        super().__init__(**kwargs)
+        self._set_optional(plan=plan, orders_file=orders_file, only_from=only_from)
         # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
         is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
         self._table = None if is_rendered else _Table(orders)
         self.orders = orders if is_rendered else None
-        self.orders_file = None if orders_file is NOT_GIVEN else orders_file
         self.file_options = file_options
         self.sql = sql
-        self.plan = None if plan is NOT_GIVEN else plan
         self.conn_id = conn_id
         self.hook_params = hook_params
         self.parameters = parameters
         self.columns = columns
-        self.status_map = _with_text_keys(status_map)
-        self.only_from = None if only_from is NOT_GIVEN else only_from
+        self.status_map = with_text_keys(status_map)
         self.on_invalid = on_invalid
         self.min_rows = min_rows
         self._check_sources()
@@ -189,7 +161,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     def _check_sources(self) -> None:
         """Refuse more than one source, or none, and what belongs to another."""
         is_list = self.orders is not None or self._table is not None
-        if is_list + self._is_file + (self.sql is not None) + self._is_planned != 1:
+        if is_list + (self.sql is not None) + len(self._passed & {"orders_file", "plan"}) != 1:
             raise YouCanInvalidInputError(
                 "Give exactly one of orders, orders_file, sql and plan: what should hold comes from it."
             )
@@ -198,23 +170,23 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             raise YouCanInvalidInputError(
                 "sql, with its parameters and hook_params, and conn_id go together: a query needs a connection."
             )
-        if self.file_options is not None and not self._is_file:
+        if self.file_options is not None and "orders_file" not in self._passed:
             raise YouCanInvalidInputError("file_options goes with orders_file: it says how to read it.")
         decided = {
             "columns": self.columns is not None,
             "status_map": self.status_map is not None,
-            "only_from": self._is_guarded,
+            "only_from": "only_from" in self._passed,
             "on_invalid": self.on_invalid != "fail",
         }
-        if self._is_planned and any(decided.values()):
-            given = " and ".join(name for name, is_given in decided.items() if is_given)
+        if "plan" in self._passed and any(decided.values()):
+            given = " and ".join(name for name, is_passed in decided.items() if is_passed)
             raise YouCanInvalidInputError(f"Leave {given} out beside plan: the plan has decided that.")
 
     def _check_companions(self) -> None:
         """Refuse what can be seen to be wrong when the DAG is parsed."""
         if self.on_invalid not in ("fail", "skip"):
             raise YouCanInvalidInputError(f"on_invalid is {self.on_invalid!r}: give 'fail' or 'skip'.")
-        if "report_table" in self._given and self.conn_id is None and "report_conn_id" not in self._given:
+        if "report_table" in self._passed and self.conn_id is None and "report_conn_id" not in self._passed:
             raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
         if not is_rendered_later(self.min_rows):
             read_whole_number("min_rows", self.min_rows)
@@ -222,37 +194,37 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         if not any(map(is_rendered_later, options)):
             check_file_options(self.file_options)
 
-    def _read_source(self) -> Source:
+    def _read_source(self) -> RunInput:
         min_rows = read_whole_number("min_rows", self.min_rows)
-        source = self._read_plan() if self._is_planned else self._read_table()
+        source = self._read_plan() if "plan" in self._passed else self._read_table()
         rows = source.desired.rows if source.rows is None else source.rows
         if rows < min_rows:
             raise YouCanInvalidInputError(
-                f"The table has {count(rows, 'row')}, fewer than min_rows={min_rows}, so nothing was sent: look at "
+                f"The table has {pluralize(rows, 'row')}, fewer than min_rows={min_rows}, so nothing was sent: look at "
                 "what feeds it."
             )
         return source
 
-    def _read_plan(self) -> Source:
+    def _read_plan(self) -> RunInput:
         from airflow_provider_youcan.reconciliation.plan import read_plan
         from airflow_provider_youcan.reconciliation.record.reader import read_report
 
         path = check_rendered_text("plan", self.plan)
-        if (report_path := self._read_given("report_path")) is not None and is_same_file(path, report_path):
+        if (report_path := self._read_passed("report_path")) is not None and is_same_file(path, report_path):
             raise YouCanInvalidInputError(
                 f"plan and report_path are both {path!r}, so nothing was sent: write the report elsewhere."
             )
         return read_plan(read_report(read_lines(path), path))
 
-    def _read_table(self) -> Source:
+    def _read_table(self) -> RunInput:
         from airflow_provider_youcan.reconciliation.plan import read_table
         from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
         guards = self._read_guards()
-        desired = DesiredState(self.columns, self.status_map, empty_is_null=self._is_file)
+        desired = DesiredState(self.columns, self.status_map, empty_is_null="orders_file" in self._passed)
         if self.sql is not None:
             self._query(desired)
-        elif self._is_file:
+        elif "orders_file" in self._passed:
             path = check_rendered_text("orders_file", self.orders_file)
             read_orders_file(path, self.file_options, desired)
         else:
@@ -260,7 +232,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return read_table(desired, guards)
 
     def _read_guards(self) -> dict[StatusContext, tuple[str, ...]]:
-        if not self._is_guarded:
+        if "only_from" not in self._passed:
             return {}
         named = check_contexts("only_from", self.only_from)
         if not named:
@@ -296,14 +268,14 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     def _skips_invalid(self) -> bool:
         return self.on_invalid == "skip"
 
-    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
+    def _log_rows(self, source: RunInput, *, dry_run: bool) -> None:
         desired = source.desired
         columns = f" Columns: {desired.describe_columns() or 'none'}." if not source.is_plan else ""
         self.log.info(
             "Read %s, asking for %s of %s%s.%s",
-            count(desired.rows, "planned change" if source.is_plan else "row"),
-            count(desired.count_statuses(), "status", "statuses"),
-            count(sum(1 for _ in desired.orders), "order"),
+            pluralize(desired.rows, "planned change" if source.is_plan else "row"),
+            pluralize(desired.count_statuses(), "status", "statuses"),
+            pluralize(sum(1 for _ in desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",
             columns,
         )
@@ -313,181 +285,6 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         for context, slugs in self._read_guards().items():
             for slug, closest in likely_typos(slugs, context) if report.has_protected(context) else ():
                 self.log.warning("only_from names %r for %s: did you mean %r?", slug, context, closest)
-
-
-class YouCanRevertReconciliationOperator(ReconcilingOperator):
-    """
-    Take a run back: set each status that it changed to what it was, while it still is what the run set.
-
-    What people or other runs have set since is *protected*. An update whose outcome was unknown is taken back where the
-    shop now shows it. A status whose value before the run is not known, or is no longer in the store's list, is listed
-    as *invalid* and left alone. The general status of an order goes first, and each status is decided alone.
-
-    It can't take back what customers, couriers and stock have learned of a status already.
-
-    Exactly one of ``report`` and ``reverts_run_id`` is given.
-
-    :param report: the path or URL of the report of the run; several, as a list, of its tries from the first on
-        (templated). A plan may be given too, or in its place: a run that was killed has up to ``max_concurrency``
-        updates that no report has. What it planned, and no report is sure of, is taken back where the shop now shows
-        it, which may be what somebody else set.
-    :param reverts_run_id: in its place, the run id of a run whose outcomes are in ``report_table`` (templated).
-    :param reverts_dag_id: the DAG of that run, where several have a run of that id (templated; default ``None``).
-    :param reverts_task_id: the task of that run, where several wrote (templated; default ``None``).
-    :param allow_custom_label: set a status back to text that is in no list (default ``False``).
-    :param guard_max_age: as :class:`YouCanReconcileOrdersOperator` has it, as all that follow.
-    :param max_changes: a share is of all statuses of the report (templated; default ``None``, no limit).
-    :param max_failures: a share is of all statuses of the report (templated; default 0).
-    :param max_concurrency: how many requests are under way at a time, 1 to 256 (default 16).
-    :param requests_per_second: how many requests a second are sent at most (default ``None``, no ceiling).
-    :param dry_run: compute what would change, and send nothing (templated; default ``False``).
-    :param report_path: where the report is written: it can be applied as a plan, and reverted in its turn (templated;
-        default ``None``, no report).
-    :param report_table: the table that the outcomes are written to, and read from with ``reverts_run_id`` (templated;
-        default ``None``).
-    :param report_conn_id: the Airflow connection of its database (templated; required with ``report_table``).
-    :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
-    """
-
-    template_fields: Sequence[str] = (
-        "report",
-        "reverts_run_id",
-        "reverts_dag_id",
-        "reverts_task_id",
-        *ReconcilingOperator.template_fields,
-    )
-
-    def __init__(
-        self,
-        *,
-        report: str | Sequence[str] | None = NOT_GIVEN,
-        reverts_run_id: str | None = NOT_GIVEN,
-        reverts_dag_id: str | None = NOT_GIVEN,
-        reverts_task_id: str | None = NOT_GIVEN,
-        allow_custom_label: bool = False,
-        guard_max_age: float = 5.0,
-        max_changes: int | str | None = NOT_GIVEN,
-        max_failures: int | str = 0,
-        max_concurrency: int = 16,
-        requests_per_second: float | None = None,
-        dry_run: bool | str = False,
-        report_path: str | None = NOT_GIVEN,
-        report_table: str | None = NOT_GIVEN,
-        report_conn_id: str | None = NOT_GIVEN,
-        youcan_conn_id: str = "youcan_default",
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(
-            guard_max_age=guard_max_age,
-            allow_custom_label=allow_custom_label,
-            max_changes=max_changes,
-            max_failures=max_failures,
-            max_concurrency=max_concurrency,
-            requests_per_second=requests_per_second,
-            dry_run=dry_run,
-            report_path=report_path,
-            report_table=report_table,
-            report_conn_id=report_conn_id,
-            youcan_conn_id=youcan_conn_id,
-            **kwargs,
-        )
-        names = {
-            "report": report,
-            "reverts_run_id": reverts_run_id,
-            "reverts_dag_id": reverts_dag_id,
-            "reverts_task_id": reverts_task_id,
-        }
-        self._given |= {name for name, value in names.items() if was_given(self, value)}
-        if ("report" in self._given) == ("reverts_run_id" in self._given):
-            raise YouCanInvalidInputError(
-                "Give either report or reverts_run_id: one of them names the run to take back."
-            )
-        if "report" in self._given and self._given & {"reverts_dag_id", "reverts_task_id"}:
-            raise YouCanInvalidInputError("reverts_dag_id and reverts_task_id go with reverts_run_id.")
-        if "reverts_run_id" in self._given and "report_table" not in self._given:
-            raise YouCanInvalidInputError("reverts_run_id needs report_table, where the outcomes of the run are.")
-        if "report_table" in self._given and "report_conn_id" not in self._given:
-            raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
-        self.report = None if report is NOT_GIVEN else report
-        self.reverts_run_id = None if reverts_run_id is NOT_GIVEN else reverts_run_id
-        self.reverts_dag_id = None if reverts_dag_id is NOT_GIVEN else reverts_dag_id
-        self.reverts_task_id = None if reverts_task_id is NOT_GIVEN else reverts_task_id
-        self._warnings: list[str] = []
-
-    def execute(self, context: Context) -> dict[str, Any]:
-        """Take the run back; it returns and raises what :class:`YouCanReconcileOrdersOperator` does."""
-        self._reader = describe_task(context)
-        return super().execute(context)
-
-    def _read_source(self) -> Source:
-        from airflow_provider_youcan.reconciliation.plan import read_revert
-
-        is_table = "reverts_run_id" in self._given
-        reports = self._read_table() if is_table else self._read_reports()
-        source = read_revert(reports)
-        has_plan = any(report.is_plan for report in reports)
-        was_killed = any(report.is_retry if is_table else report.end is None for report in reports)
-        if has_plan and not (is_table and not was_killed):
-            self._warn(
-                "Statuses in the plan that no report confirms are taken back if the shop shows them; someone else may "
-                "have set them."
-            )
-        elif was_killed:
-            self._warn(
-                "A try of this run was, or may have been, killed. Up to max_concurrency of its updates may be "
-                "missing from the reports and are not taken back. To include them, give the plan that it applied with "
-                "the reports of its tries."
-            )
-        return source
-
-    def _read_reports(self) -> list[RecordedReport]:
-        from airflow_provider_youcan.reconciliation.record.reader import read_report
-
-        is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
-        paths = [check_rendered_text("report", path) for path in (self.report if is_list else [self.report])]  # type: ignore[union-attr]
-        if not paths:
-            raise YouCanInvalidInputError("report is [], which names no report; nothing was sent: give a path or URL.")
-        reports = []
-        for path in paths:
-            reports.append(read_report(read_lines(path), path))
-            if (cut_line := reports[-1].cut_line) is not None:
-                self.log.warning("Line %d of %s is cut off, and left out: the run was killed there.", cut_line, path)
-        return reports
-
-    def _read_table(self) -> list[RecordedReport]:
-        from airflow_provider_youcan.reconciliation.record.reader import read_rows
-
-        table = str(self._read_given("report_table"))
-        tries = read_outcomes(
-            table,
-            str(self._read_given("report_conn_id")),
-            str(self._read_given("reverts_run_id")),
-            self._read_given("reverts_dag_id"),
-            self._read_given("reverts_task_id"),
-            reader=self._reader,
-        )
-        return [
-            read_rows(one.lines, table, is_plan=one.is_plan, is_retry=not one.is_plan and one.try_number > 1)
-            for one in tries
-        ]
-
-    def _warn(self, warning: str) -> None:
-        self._warnings.append(warning)
-        self.log.warning(warning)
-
-    def _skips_invalid(self) -> bool:
-        return True
-
-    def _notes(self) -> Sequence[str]:
-        return self._warnings
-
-    def _log_rows(self, source: Source, *, dry_run: bool) -> None:
-        self.log.info(
-            "Read %s of %s that the run changed%s.",
-            count(source.desired.rows, "status", "statuses"),
-            count(sum(1 for _ in source.desired.orders), "order"),
-            "; dry run, nothing will be sent" if dry_run else "",
-        )
 
 
 class _Table:
@@ -508,13 +305,3 @@ class _Table:
             )
         self._was_read = isinstance(self._rows, Iterator)
         return self._rows
-
-
-def _with_text_keys(status_map: Any) -> Any:
-    """Return a status_map whose words are all texts: Airflow 2 can't sort keys of several types."""
-    if not isinstance(status_map, Mapping):
-        return status_map
-    return {
-        context: {str(word): slug for word, slug in words.items()} if isinstance(words, Mapping) else words
-        for context, words in status_map.items()
-    }

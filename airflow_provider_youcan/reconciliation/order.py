@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from airflow_provider_youcan.client.procedures import Move, Read, move_order_status
+from airflow_provider_youcan.client.procedures import Read, UpdateResult, move_order_status
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -25,11 +25,11 @@ from airflow_provider_youcan.reconciliation.planner import (
     plan_status,
 )
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder
-from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage
 
-__all__ = ["IS_UNKNOWN", "Applier", "Progress"]
+__all__ = ["IS_UNKNOWN", "OrderProgress", "OrderUpdater"]
 
 IS_UNKNOWN = "whether YouCan took it is unknown"
 """Stands in the reason of each status of which an update was sent, and no confirmation came."""
@@ -39,13 +39,13 @@ _CUT_OFF = f"the run was cut off while this was under way; {IS_UNKNOWN}"
 
 
 @dataclass(slots=True, eq=False)
-class Progress:
+class OrderProgress:
     """How far a run has come with one order."""
 
     order: DesiredOrder
     left: dict[StatusContext, str]
     """The statuses of which it is not reported yet what became of them."""
-    unconfirmed: dict[StatusContext, Move] = field(default_factory=dict)
+    unconfirmed: dict[StatusContext, UpdateResult] = field(default_factory=dict)
     """The statuses of which an update was sent, and no confirmation came."""
     obstacles: dict[StatusContext, str] = field(default_factory=dict)
     """The statuses that were not set, each with what happened: the general one is not set after them."""
@@ -59,7 +59,7 @@ class Progress:
     """What the plan rests on."""
 
 
-class Applier:
+class OrderUpdater:
     """
     Brings orders to where they should be, one at a time.
 
@@ -92,7 +92,7 @@ class Applier:
         self._is_revert = is_revert
         self._contexts = contexts_in_order(is_revert=is_revert)
 
-    async def plan(self, progress: Progress) -> None:
+    async def plan(self, progress: OrderProgress) -> None:
         """
         Compare one order with what it should be: what changes is left and ``planned``, the rest is reported.
 
@@ -109,12 +109,12 @@ class Applier:
             else:
                 self._settle(progress, context, step)
 
-    def report_planned(self, progress: Progress) -> None:
+    def report_planned(self, progress: OrderProgress) -> None:
         """Report of what is planned that it is planned, and no more."""
         for context, step in progress.planned.items():
             self._settle(progress, context, step)
 
-    async def apply(self, progress: Progress) -> None:
+    async def apply(self, progress: OrderProgress) -> None:
         """
         Bring one order to where it should be.
 
@@ -127,7 +127,7 @@ class Applier:
             self._report_cut_off(progress)
             raise
 
-    def report_all(self, progress: Progress, outcome: Outcome, reason: str) -> None:
+    def report_all(self, progress: OrderProgress, outcome: Outcome, reason: str) -> None:
         """Report of all statuses that are left what became of them."""
         for context in [context for context in self._contexts if context in progress.left]:
             step = Step(outcome, None, reason)
@@ -141,7 +141,7 @@ class Applier:
                 step = self._hold_general(progress, context, step)
             self._settle(progress, context, step)
 
-    async def _apply(self, progress: Progress) -> None:
+    async def _apply(self, progress: OrderProgress) -> None:
         read = None
         if not progress.unconfirmed:
             read, progress.read = self._snapshot.keep_fresh(progress.read) or self._snapshot.take(progress.order), None
@@ -156,7 +156,7 @@ class Applier:
             try:
                 step, read = await self._apply_status(progress, context, read)
             except YouCanTransientError as error:
-                if isinstance(error, ENDS_THE_RUN):
+                if isinstance(error, FATAL_ERRORS):
                     raise
                 progress.obstacles[context] = "could not be set"
                 before = None if read is None else read.statuses[context]
@@ -167,7 +167,7 @@ class Applier:
         if failure is not None:
             raise failure
 
-    def _report_other_ref(self, progress: Progress) -> bool:
+    def _report_other_ref(self, progress: OrderProgress) -> bool:
         if (ref := self._snapshot.find_other_ref(progress.order)) is None:
             return False
         self.report_all(
@@ -176,7 +176,7 @@ class Applier:
         return True
 
     async def _apply_status(
-        self, progress: Progress, context: StatusContext, read: Read | None
+        self, progress: OrderProgress, context: StatusContext, read: Read | None
     ) -> tuple[Step, Read | None]:
         """Bring one status to where it should be, and return what became of it, and what was read last."""
         wanted, guard = progress.left[context], self._guard(progress.order, context)
@@ -196,7 +196,12 @@ class Applier:
         return await self._update(progress, context, wanted, read, known)
 
     async def _update(
-        self, progress: Progress, context: StatusContext, wanted: str, read: Read | None, known: Move | None
+        self,
+        progress: OrderProgress,
+        context: StatusContext,
+        wanted: str,
+        read: Read | None,
+        known: UpdateResult | None,
     ) -> tuple[Step, Read | None]:
         guard, begun_at = self._guard(progress.order, context), time.monotonic()
         before = known.before if known is not None else (read.statuses[context] if read is not None else None)
@@ -218,9 +223,9 @@ class Applier:
             progress.current = None
             if error.unconfirmed:
                 before = error.status_before if before is None else before
-                progress.unconfirmed[context] = Move(before, changed=True)
+                progress.unconfirmed[context] = UpdateResult(before, changed=True)
             is_about_this_status = isinstance(error, YouCanPermanentError) and not isinstance(
-                error, (*ENDS_THE_RUN, YouCanOrderNotFoundError)
+                error, (*FATAL_ERRORS, YouCanOrderNotFoundError)
             )
             if not is_about_this_status:
                 raise
@@ -235,13 +240,13 @@ class Applier:
             return Step(Outcome.CHANGED, move.before, move.reason), read
         return plan_status(wanted, move.before, guard), read
 
-    def _report_cut_off(self, progress: Progress) -> None:
+    def _report_cut_off(self, progress: OrderProgress) -> None:
         if progress.current is not None:
             context, before = progress.current
             self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF))
         self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
 
-    def _settle(self, progress: Progress, context: StatusContext, step: Step) -> None:
+    def _settle(self, progress: OrderProgress, context: StatusContext, step: Step) -> None:
         del progress.left[context]
         progress.obstacles.pop(context, None)
         progress.failures.pop(context, None)
@@ -251,22 +256,22 @@ class Applier:
             progress.obstacles[context] = "was not set"
         self._report.add(progress.order, context, step)
 
-    def _hold_general(self, progress: Progress, context: StatusContext, step: Step) -> Step:
+    def _hold_general(self, progress: OrderProgress, context: StatusContext, step: Step) -> Step:
         obstacles = {other: what for other, what in progress.obstacles.items() if other is not context}
         if context is not StatusContext.GENERAL or self._is_revert or not obstacles:
             return step
         other, what = next(iter(obstacles.items()))
         return general_is_protected(step.before, other, what)
 
-    def _is_first_guarded(self, progress: Progress) -> bool:
+    def _is_first_guarded(self, progress: OrderProgress) -> bool:
         first = next((context for context in self._contexts if context in progress.left), None)
         return first is not None and self._guard(progress.order, first) is not None
 
-    async def _read(self, progress: Progress) -> Read:
+    async def _read(self, progress: OrderProgress) -> Read:
         read = await self._snapshot.read(progress.order)
         self._outage.record_success()
         return read
 
     @staticmethod
-    def _explain(progress: Progress, context: StatusContext, reason: str) -> str:
+    def _explain(progress: OrderProgress, context: StatusContext, reason: str) -> str:
         return f"{reason} {_UNCONFIRMED}" if context in progress.unconfirmed and IS_UNKNOWN not in reason else reason

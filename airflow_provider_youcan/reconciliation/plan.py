@@ -12,13 +12,13 @@ from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
 from airflow_provider_youcan.reconciliation.record.reader import RecordedLine, RecordedReport
 from airflow_provider_youcan.reconciliation.rows.desired import STATUS_COLUMNS, DesiredOrder, DesiredState, InvalidRow
 
-__all__ = ["Source", "read_plan", "read_revert", "read_table"]
+__all__ = ["RunInput", "allow_from", "follow", "read_plan", "read_table"]
 
 _NOT_KNOWN = "what it was before is not known, so it can't be set back"
 
 
 @dataclass
-class Source:
+class RunInput:
     """What should hold, and what binds the run that brings it about."""
 
     desired: DesiredState
@@ -42,7 +42,7 @@ class Source:
         return self.rows is not None
 
 
-def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collection[str]]) -> Source:
+def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collection[str]]) -> RunInput:
     """
     Return the source that a table is.
 
@@ -50,10 +50,10 @@ def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collecti
     :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
     """
     guards = {context: Guard(tuple(slugs)) for context, slugs in only_from.items()}
-    return Source(desired, lambda _, context: guards.get(context), is_guarded=bool(guards))
+    return RunInput(desired, lambda _, context: guards.get(context), is_guarded=bool(guards))
 
 
-def read_plan(report: RecordedReport) -> Source:
+def read_plan(report: RecordedReport) -> RunInput:
     """
     Return what applies a plan: each status that it planned, while that still is what the plan saw.
 
@@ -86,100 +86,15 @@ def read_plan(report: RecordedReport) -> Source:
         )
     guards: dict[tuple[str, StatusContext], Guard] = {}
     for key, (before, _) in wanted.items():
-        guards[key] = _guard([before], "the plan saw", "what it was could not be read when it was planned")
-    source = _follow((line, line.wanted) for line in planned)
+        guards[key] = allow_from([before], "the plan saw", "what it was could not be read when it was planned")
+    source = follow((line, line.wanted) for line in planned)
     source.guard = lambda order, context: guards.get((str(order.order_id), context))
     source.total, source.rows, source.exceeded = report.statuses, report.end["rows"], report.end.get("max_changes")
     source.stores = {report.end["store"]} - {None}
     return source
 
 
-def read_revert(reports: Iterable[RecordedReport]) -> Source:
-    """
-    Return what takes a run back: each status that it changed, while that still is what the run set.
-
-    :param reports: the reports of the run's tries, from the first on. A plan counts for what no report is sure of.
-    :raises YouCanInvalidInputError: if one is a plan that is cut off, or they say nothing at all.
-    """
-    reports = list(reports)
-    for report in reports:
-        _refuse_silence(report, reports)
-    changes: dict[tuple[str, StatusContext], _Change] = {}
-    sure, seen, was_killed, total = set(), set(), False, 0
-    for report in (one for one in reports if not one.is_plan):
-        total += report.statuses
-        for line in report.lines:
-            seen.add(line.key)
-            if line.may_have_changed:
-                changes.setdefault(line.key, _Change()).add(line)
-            # A try that follows one that was killed finds done what that one did, and has no record of.
-            if line.may_have_changed or not (was_killed or report.is_retry):
-                sure.add(line.key)
-        was_killed = was_killed or report.end is None
-    for report in (one for one in reports if one.is_plan):
-        for line in report.lines:
-            # A plan that is in a table need not be the one that was applied.
-            counts = line.outcome == Outcome.PLANNED and (report.end is not None or line.key in seen)
-            if counts and line.key not in sure:
-                total += line.key not in seen
-                changes.setdefault(line.key, _Change()).add(line)
-    guards = {
-        key: _guard(change.may_be, "the run set", "what the run set is not known") for key, change in changes.items()
-    }
-    source = _follow((change.latest, change.before) for change in changes.values())
-    source.guard = lambda order, context: guards.get((str(order.order_id), context))
-    source.total, source.is_revert = total, True
-    source.stores = {report.end["store"] for report in reports if report.end is not None} - {None}
-    return source
-
-
-def _refuse_silence(report: RecordedReport, reports: Sequence[RecordedReport]) -> None:
-    """Refuse what would have a revert succeed that did nothing."""
-    if not report.is_plan and report.end is None and any(line.outcome == Outcome.PLANNED for line in report.lines):
-        raise YouCanInvalidInputError(
-            f"The plan {report.name} is cut off: its last line is missing, so nothing was sent; give the whole one."
-        )
-    if report.is_empty and not any(other.lines or other.end for other in reports):
-        raise YouCanInvalidInputError(
-            f"The report {report.name} is empty, so it does not say what to take back, and nothing was sent: its run "
-            "was killed, or its storage keeps nothing of a file that is not closed. Give the plan, or reverts_run_id."
-        )
-
-
-class _Change:
-    """What the tries of a run did to one status, from the first on."""
-
-    def __init__(self) -> None:
-        self._lines: list[RecordedLine] = []
-
-    def add(self, line: RecordedLine) -> None:
-        self._lines.append(line)
-
-    @property
-    def latest(self) -> RecordedLine:
-        return self._lines[-1]
-
-    @property
-    def may_be(self) -> list[str | None]:
-        """What the run left it at: what it set last, or before that, where the last is not confirmed."""
-        confirmed = [number for number, line in enumerate(self._lines) if line.outcome == Outcome.CHANGED]
-        return list(dict.fromkeys(line.wanted for line in reversed(self._lines[confirmed[-1] if confirmed else 0 :])))
-
-    @property
-    def before(self) -> str | None:
-        """What it was before the run."""
-        changed = (number for number, line in enumerate(self._lines) if line.outcome == Outcome.CHANGED)
-        known = (number for number, line in enumerate(self._lines) if line.before is not None)
-        first = next(changed, next(known, 0))
-        before = self._lines[first].before
-        for line in reversed(self._lines[:first]):
-            if line.wanted == before:
-                # It was not confirmed, and shows by what came after it.
-                before = line.before
-        return before
-
-
-def _follow(targets: Iterable[tuple[RecordedLine, str | None]]) -> Source:
+def follow(targets: Iterable[tuple[RecordedLine, str | None]]) -> RunInput:
     """Return the source of so many statuses, each with what it should be."""
     desired = DesiredState()
     for line, target in targets:
@@ -188,10 +103,11 @@ def _follow(targets: Iterable[tuple[RecordedLine, str | None]]) -> Source:
             desired.invalid.append(InvalidRow(desired.rows, line.order_id, line.ref, _NOT_KNOWN))
         else:
             desired.add({"order_id": line.order_id, "ref": line.ref, STATUS_COLUMNS[line.context]: target})
-    return Source(desired, is_guarded=True)
+    return RunInput(desired, is_guarded=True)
 
 
-def _guard(slugs: Sequence[str | None], who: str, unknown: str) -> Guard:
+def allow_from(slugs: Sequence[str | None], who: str, unknown: str) -> Guard:
+    """Return the guard that lets a status be moved only from the slugs that are known."""
     known = tuple(slug for slug in slugs if slug is not None)
     if not known:
         return Guard((), unknown)

@@ -20,12 +20,12 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.reconciliation.order import Applier, Progress
+from airflow_provider_youcan.reconciliation.order import OrderProgress, OrderUpdater
 from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState, InvalidRow
-from airflow_provider_youcan.reconciliation.snapshot import ENDS_THE_RUN, Run, Snapshot
+from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
-from airflow_provider_youcan.reconciliation.thresholds import Limit
+from airflow_provider_youcan.reconciliation.thresholds import Threshold
 from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
 
 __all__ = ["Options", "Reconciliation"]
@@ -61,7 +61,7 @@ class Options:
     dry_run: bool = False
     is_plan: bool = False
     is_revert: bool = False
-    max_changes: Limit | None = None
+    max_changes: Threshold | None = None
     total: int | None = None
     max_concurrency: int = 16
     guard_max_age: float = GUARD_MAX_AGE
@@ -80,7 +80,7 @@ class Reconciliation:
     """
 
     def __init__(self, run: Run, desired: DesiredState, report: Report, options: Options, log: Logger) -> None:
-        self.may_pass = False
+        self.is_retryable = False
         """Whether one of the errors that made orders fail may pass."""
         self.retry_after = 0.0
         """The longest that the shop asked to wait with one of these, in seconds."""
@@ -91,7 +91,7 @@ class Reconciliation:
         self._log = log
         self._snapshot = Snapshot(run, desired, max_concurrency=options.max_concurrency, log=log)
         self._outage = Outage()
-        self._applier = Applier(
+        self._applier = OrderUpdater(
             run,
             self._snapshot,
             report,
@@ -103,7 +103,7 @@ class Reconciliation:
         self._planned = 0
         self._pool: WorkerPool[Any] | None = None
         self._begun: set[DesiredOrder] = set()
-        self._open: dict[DesiredOrder, Progress] = {}  # begun, and not reported to the end
+        self._open: dict[DesiredOrder, OrderProgress] = {}  # begun, and not reported to the end
         self._end_reason: str | None = None
         self._max_attempts = 1
 
@@ -180,7 +180,7 @@ class Reconciliation:
         self._check_max_changes()
         await self._work_twice(_stream(list(self._open.values())), self._applier.apply)
 
-    async def _plan(self, progress: Progress) -> None:
+    async def _plan(self, progress: OrderProgress) -> None:
         await self._applier.plan(progress)
         self._planned += len(progress.planned)
         if self._options.dry_run:
@@ -200,14 +200,16 @@ class Reconciliation:
             f"was sent: look at the table, or raise max_changes. Most frequent: {most}."
         )
 
-    async def _work_twice(self, orders: AsyncIterator[Progress], work: Callable[[Progress], Awaitable[None]]) -> None:
-        again: list[Progress] = []
+    async def _work_twice(
+        self, orders: AsyncIterator[OrderProgress], work: Callable[[OrderProgress], Awaitable[None]]
+    ) -> None:
+        again: list[OrderProgress] = []
         await self._work(orders, work, again if self._max_attempts > 1 else None)
         if again and self._end_reason is None:
             self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
             await self._work(_stream(again), work, None)
 
-    async def _orders(self) -> AsyncIterator[Progress]:
+    async def _orders(self) -> AsyncIterator[OrderProgress]:
         """Return the orders as their statuses become known, and at last those that the list does not show."""
         if self._desired.refs:
             # What a ref leads to may contradict what another row says of the same order: nothing is sent before that.
@@ -222,21 +224,21 @@ class Reconciliation:
             if order not in self._begun:
                 yield self._begin(order)
 
-    def _begin(self, order: DesiredOrder) -> Progress:
+    def _begin(self, order: DesiredOrder) -> OrderProgress:
         self._begun.add(order)
-        self._open[order] = Progress(order, order.desired)
+        self._open[order] = OrderProgress(order, order.desired)
         return self._open[order]
 
     async def _work(
         self,
-        orders: AsyncIterator[Progress],
-        work: Callable[[Progress], Awaitable[None]],
-        again: list[Progress] | None,
+        orders: AsyncIterator[OrderProgress],
+        work: Callable[[OrderProgress], Awaitable[None]],
+        again: list[OrderProgress] | None,
     ) -> None:
-        pool: WorkerPool[Progress] = WorkerPool(self._options.max_concurrency)
+        pool: WorkerPool[OrderProgress] = WorkerPool(self._options.max_concurrency)
         self._pool = pool
 
-        async def work_on(progress: Progress) -> None:
+        async def work_on(progress: OrderProgress) -> None:
             try:
                 await work(progress)
             except YouCanError as error:
@@ -248,12 +250,12 @@ class Reconciliation:
 
     def _handle(
         self,
-        pool: WorkerPool[Progress],
-        progress: Progress,
+        pool: WorkerPool[OrderProgress],
+        progress: OrderProgress,
         error: YouCanError,
-        again: list[Progress] | None,
+        again: list[OrderProgress] | None,
     ) -> None:
-        if isinstance(error, ENDS_THE_RUN):
+        if isinstance(error, FATAL_ERRORS):
             self._end_reason = self._end_reason or f"the run ended early: {error}"
             pool.end(error)
         elif not isinstance(error, YouCanTransientError):
@@ -270,7 +272,7 @@ class Reconciliation:
         else:
             self._applier.report_all(progress, Outcome.FAILED, str(error))
             self.retry_after = max(self.retry_after, error.retry_after or 0.0)
-            self.may_pass = True
+            self.is_retryable = True
 
     async def _resolve_refs(self) -> None:
         """Find the orders that only a ref names, and bring together what is desired of the same one."""
@@ -300,12 +302,12 @@ class Reconciliation:
                 try:
                     await self._snapshot.search(ref)
                 except YouCanTransientError as error:
-                    if isinstance(error, ENDS_THE_RUN):
+                    if isinstance(error, FATAL_ERRORS):
                         raise
                     self._snapshot.ids.pop(ref, None)
                     if is_last:
                         failed[ref] = error
-                        self.may_pass = True
+                        self.is_retryable = True
                         return
                 else:
                     return
@@ -322,7 +324,7 @@ class Reconciliation:
             self._applier.report_all(progress, Outcome.NOT_REACHED, reason)
         for order in self._desired.orders:
             if order not in self._begun:
-                self._applier.report_all(Progress(order, order.desired), Outcome.NOT_REACHED, reason)
+                self._applier.report_all(OrderProgress(order, order.desired), Outcome.NOT_REACHED, reason)
 
     async def _log_progress(self) -> None:
         while True:

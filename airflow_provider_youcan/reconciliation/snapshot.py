@@ -25,11 +25,11 @@ from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import OrderStatuses
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState
 
-__all__ = ["ENDS_THE_RUN", "Run", "Snapshot"]
+__all__ = ["FATAL_ERRORS", "Run", "Snapshot"]
 
 T = TypeVar("T")
 
-ENDS_THE_RUN = (
+FATAL_ERRORS = (
     YouCanAuthenticationError,
     YouCanStoreSuspendedError,
     YouCanPermissionError,
@@ -163,7 +163,7 @@ class Snapshot:
         try:
             return await self._run(request(page))
         except YouCanError as error:
-            if page.params["page"] == "1" or isinstance(error, ENDS_THE_RUN):
+            if page.params["page"] == "1" or isinstance(error, FATAL_ERRORS):
                 raise
             self._log.warning("Could not %s; its orders are read one by one.", page.purpose)
             return None

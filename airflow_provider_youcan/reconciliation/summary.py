@@ -2,74 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from io import StringIO
-from typing import Any, Protocol, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
+from airflow_provider_youcan.reconciliation.record.lines import Sink
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
 
-__all__ = ["COMPLETE", "LINE_KEYS", "MAX_SHOWN", "JsonLines", "Report", "Sink"]
-
-LINE_KEYS = ("order_id", "ref", "context", "before", "wanted", "outcome", "reason")
-COMPLETE = "complete"
-"""The outcome of the last line of a report, which is about no status."""
+__all__ = ["MAX_SHOWN", "Report"]
 
 MAX_SHOWN = 20
 """How many transitions, changes and invalid rows are shown at most."""
 
 _OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.INVALID]
-
-
-class Sink(Protocol):
-    """Takes the lines of a report as they come."""
-
-    def write(self, row: int | None, line: Mapping[str, Any]) -> None:
-        """
-        Take a line.
-
-        :param row: the row that it is about.
-        :param line: plain JSON.
-        """
-
-
-class JsonLines:
-    """
-    Writes a report as JSON lines.
-
-    :param file: where.
-    """
-
-    def __init__(self, file: TextIO) -> None:
-        self._file: TextIO | None = file
-
-    def write(self, row: int | None, line: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Write a line at once, so that a task that is killed leaves what it did."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._file.flush()
-        except Exception:  # whatever a storage raises
-            # A full disk takes no more; what is under way is still counted.
-            self._file = None
-            raise
-
-    def complete(self, *, dry_run: bool, store: str | None, rows: int, max_changes: str | None) -> None:
-        """Write the last line, which says that nothing is missing."""
-        end: dict[str, Any] = {**dict.fromkeys(LINE_KEYS), "outcome": COMPLETE}
-        end |= {"dry_run": dry_run, "store": store, "rows": rows}
-        if max_changes is not None:
-            # Only where more would change than it allowed, so that the plan is not applied as if it had not been.
-            end["max_changes"] = max_changes
-        self.write(None, end)
 
 
 class Report:

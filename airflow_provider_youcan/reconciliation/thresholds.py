@@ -9,14 +9,14 @@ from decimal import Decimal
 from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["Limit", "read_limit", "read_whole_number"]
+__all__ = ["Threshold", "read_threshold", "read_whole_number"]
 
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,18})?) ?%")
 
 
 @dataclass(frozen=True)
-class Limit:
+class Threshold:
     """How many of something there may be."""
 
     number: Decimal
@@ -31,7 +31,7 @@ class Limit:
         return f"{self.number}%" if self.is_share else str(self.number)
 
 
-def read_limit(name: str, value: object) -> Limit:
+def read_threshold(name: str, value: object) -> Threshold:
     """
     Read a limit.
 
@@ -40,10 +40,10 @@ def read_limit(name: str, value: object) -> Limit:
     :raises YouCanInvalidInputError: for anything else.
     """
     if (number := _read_number(value)) is not None:
-        return Limit(Decimal(number))
+        return Threshold(Decimal(number))
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is not None and (share := Decimal(match[1])) <= 100:
-        return Limit(share, is_share=True)
+        return Threshold(share, is_share=True)
     raise YouCanInvalidInputError(
         f"{name} is {shorten(value)}; nothing was sent: give a whole number from 0, or a share such as '10%'."
     )

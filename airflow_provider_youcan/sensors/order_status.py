@@ -17,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_youcan.checks import NOT_GIVEN, check_flag, check_slugs, was_given
+from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, was_passed
 from airflow_provider_youcan.exceptions import YouCanTransientError, from_dict
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
@@ -73,7 +73,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         order_id: str,
         target_status: str | Collection[str],
         context: StatusContext | str = "general",
-        failure_status: str | Collection[str] | None = NOT_GIVEN,
+        failure_status: str | Collection[str] | None = NOT_PASSED,
         youcan_conn_id: str = "youcan_default",
         allow_custom_label: bool = False,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
@@ -83,8 +83,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         self.order_id = order_id
         self.target_status = target_status
         self.context = StatusContext(context).value
-        self.failure_status = () if failure_status is NOT_GIVEN else failure_status
-        self._has_failure_status = was_given(self, failure_status) and failure_status != ()
+        self.failure_status = () if failure_status is NOT_PASSED else failure_status
+        self._has_failure_status = was_passed(self, failure_status) and failure_status != ()
         self.youcan_conn_id = youcan_conn_id
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
         self.deferrable = check_flag("deferrable", deferrable)
@@ -103,7 +103,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """
         YouCanOrderLink.persist(context, self.order_id)
         if self.deferrable:
-            return self._or_skip(lambda: self._look_and_defer(context))
+            return self._apply_soft_fail(lambda: self._look_and_defer(context))
         try:
             return super().execute(context)
         except AirflowSensorTimeout:
@@ -148,7 +148,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         :param context: Airflow's.
         :param event: what the trigger ended with.
         """
-        return self._or_skip(lambda: self._complete(event))
+        return self._apply_soft_fail(lambda: self._complete(event))
 
     def _complete(self, event: dict[str, Any]) -> dict[str, Any]:
         if event["outcome"] == "timeout":
@@ -209,7 +209,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         )
         raise AssertionError("defer() does not return")
 
-    def _or_skip(self, look: Callable[[], Any]) -> Any:
+    def _apply_soft_fail(self, look: Callable[[], Any]) -> Any:
         """Do as Airflow's own loop does with an error of a look, for the mode that has no such loop."""
         try:
             return look()

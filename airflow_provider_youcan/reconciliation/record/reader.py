@@ -12,7 +12,7 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.order import IS_UNKNOWN
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.summary import COMPLETE, LINE_KEYS
+from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, LINE_KEYS
 
 __all__ = ["RecordedLine", "RecordedReport", "read_report", "read_rows"]
 
