@@ -48,6 +48,7 @@ NOT_PASSED: Any = type("NotPassed", (), {"__repr__": lambda _: "None", "__bool__
 # --- orders and statuses ----------------------------------------------------------------------------------
 
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
+_YOUCANS_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
@@ -58,20 +59,22 @@ def check_order_id(order_id: object) -> str:
     :param order_id: a string of 1 to 100 ASCII letters, digits, ``-`` and ``_``.
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
+    if isinstance(order_id, str) and _YOUCANS_UUID.fullmatch(order_id):
+        return order_id
     if _is_empty(order_id):
         raise YouCanInvalidInputError(
-            f"The order id is empty ({order_id!r}); nothing was sent: check where it comes from, "
-            "often an upstream task that returned nothing."
+            f"The order id is empty ({order_id!r})",
+            advice="check where it comes from, often an upstream task that returned nothing.",
         )
     if not isinstance(order_id, str):
         raise YouCanInvalidInputError(
-            f"The order id is of type {type(order_id).__name__}, not a string; nothing was sent: "
-            "give the order's UUID as text."
+            f"The order id is of type {type(order_id).__name__}, not a string",
+            advice="give the order's UUID as text.",
         )
     if not is_order_id(order_id):
         raise YouCanInvalidInputError(
-            f"{shorten(order_id)} is not an order id; nothing was sent: give the order's UUID "
-            "(1 to 100 letters, digits, '-' and '_'), not its ref or an address."
+            f"{shorten(order_id)} is not an order id",
+            advice="give the order's UUID (1 to 100 letters, digits, '-' and '_'), not its ref or an address.",
         )
     # SQL Server, Oracle and some ODBC drivers write UUIDs in capitals.
     return order_id.lower() if is_uuid(order_id) else order_id
@@ -97,8 +100,8 @@ def check_status_text(status: object) -> str:
     if isinstance(status, str) and not _is_empty(status) and is_text(status):
         return status
     raise YouCanInvalidInputError(
-        f"The status is {shorten(status)}, which is not a status; nothing was sent: give a slug such as 'paid', "
-        "or check the upstream task that it comes from."
+        f"The status is {shorten(status)}, which is not a status",
+        advice="give a slug such as 'paid', or check the upstream task that it comes from.",
     )
 
 
@@ -116,8 +119,8 @@ def check_known_status(status: str, context: StatusContext, known: Collection[st
     closest = closest_statuses(status, known)
     hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {_some(list(known))}."
     raise YouCanUnknownStatusError(
-        f"{shorten(status)} is not a {context} status of this store, so nothing was sent: {hint} "
-        "Set allow_custom_label=True if you want this text as a label.",
+        f"{shorten(status)} is not a {context} status of this store",
+        advice=f"{hint} Set allow_custom_label=True if you want this text as a label.",
         closest=closest,
     )
 

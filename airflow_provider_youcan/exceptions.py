@@ -29,6 +29,7 @@ __all__ = [
     "YouCanPermanentError",
     "YouCanPermissionError",
     "YouCanRateLimitError",
+    "YouCanRecordError",
     "YouCanServerError",
     "YouCanStoreSuspendedError",
     "YouCanTaskStoppedError",
@@ -121,6 +122,10 @@ class YouCanTaskStoppedError(YouCanTransientError):
     """The task was stopped, so nothing more was sent."""
 
 
+class YouCanRecordError(YouCanTransientError):
+    """The record of a run takes no lines, and no update is sent without one."""
+
+
 class YouCanServerError(YouCanTransientError):
     """YouCan answered 408 or 5xx."""
 
@@ -172,7 +177,22 @@ class YouCanValidationError(YouCanPermanentError):
 
 
 class YouCanInvalidInputError(YouCanPermanentError, ValueError):
-    """Refused here, before any request: a bad order id, status, argument or connection."""
+    """
+    Refused here, before any request: a bad order id, status, argument or connection.
+
+    :param problem: what is wrong; with an ``advice`` the message says between both that nothing was sent.
+    :param advice: what to do about it (default ``None``: ``problem`` is the whole message).
+    """
+
+    def __init__(self, problem: str = "", *, advice: str | None = None, **exchange: Unpack[_Exchange]) -> None:
+        super().__init__(problem if advice is None else f"{problem}; nothing was sent: {advice}", **exchange)
+        self.problem = problem
+        self.advice = advice
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to do, for one row of a table; that nothing was sent is said of the table."""
+        return self.problem.rstrip(".") if self.advice is None else f"{self.problem}: {self.advice}".rstrip(".")
 
 
 class YouCanTooManyChangesError(YouCanPermanentError):
@@ -186,8 +206,8 @@ class YouCanUnknownStatusError(YouCanInvalidInputError):
     ``closest`` holds the known slugs nearest to it, best first; it may be empty.
     """
 
-    def __init__(self, message: str = "", *, closest: Sequence[str] = ()) -> None:
-        super().__init__(message)
+    def __init__(self, problem: str = "", *, advice: str | None = None, closest: Sequence[str] = ()) -> None:
+        super().__init__(problem, advice=advice)
         self.closest = list(closest)
 
 

@@ -7,12 +7,11 @@ https://developer.youcan.shop/store-admin.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from operator import attrgetter
 from typing import Any
-
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
 __all__ = ["OrderStatuses", "StatusContext", "is_text", "order_page"]
 
@@ -29,11 +28,12 @@ class StatusContext(str, Enum):
     PAYMENT = "payment"
 
     __str__ = str.__str__
+    __hash__ = str.__hash__  # Enum's own is written in Python, and these are keys of mappings everywhere
 
     @property
     def path(self) -> str:
         """What follows ``/orders/{id}`` in the path that sets this status."""
-        return "/status" if self is StatusContext.GENERAL else f"/status/{self.value}"
+        return _PATHS[self]
 
     @property
     def documented_slugs(self) -> tuple[str, ...]:
@@ -42,11 +42,19 @@ class StatusContext(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> StatusContext:
+        # Imported here because Airflow comes with it, and the sandbox starts without Airflow.
+        from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
         raise YouCanInvalidInputError(
             f"{value!r} is not a status context: use one of {', '.join(repr(context.value) for context in cls)}."
         )
 
 
+_PATHS = {
+    StatusContext.GENERAL: "/status",
+    StatusContext.SHIPPING: "/status/shipping",
+    StatusContext.PAYMENT: "/status/payment",
+}
 _DOCUMENTED_SLUGS = {
     StatusContext.GENERAL: ("open", "closed", "processed", "canceled-by-seller"),
     StatusContext.SHIPPING: ("unfulfilled", "processing", "shipped", "fulfilled", "canceled"),
@@ -68,13 +76,13 @@ class OrderStatuses:
 
     def __getitem__(self, context: StatusContext | str) -> str | None:
         """Return the slug of one context, ``None`` where it could not be read."""
-        if not isinstance(context, StatusContext):
-            context = StatusContext(context)
-        slug: str | None = getattr(self, context.value)
-        return slug
+        read = _READ_STATUS.get(context) or _READ_STATUS[StatusContext(context)]
+        return read(self)
 
     @classmethod
-    def from_order(cls, order: Mapping[str, Any]) -> OrderStatuses:
+    def from_order(
+        cls, order: Mapping[str, Any], known: Mapping[StatusContext, Collection[str]] | None = None
+    ) -> OrderStatuses:
         """
         Read the statuses from an order as YouCan sends it.
 
@@ -83,17 +91,27 @@ class OrderStatuses:
         ``payment_status_new``), so neither is ever taken for a status.
 
         :param order: the payload of ``GET /orders/{id}`` or one item of ``GET /orders``.
+        :param known: for each context the slugs that a text is believed to be, because it may be a translated label;
+            ``None`` believes any (default).
         """
         shipping, payment = order.get("shipping"), order.get("payment")
+        general_known, shipping_known, payment_known = (None, None, None) if known is None else known.values()
         return cls(
-            general=_read_slug(order, order.get("status")),
-            shipping=_read_slug(shipping, order.get("shipping_status")),
-            payment=_read_slug(payment, order.get("payment_status")),
+            _read_slug(order, order.get("status"), general_known),
+            _read_slug(shipping, order.get("shipping_status"), shipping_known),
+            _read_slug(payment, order.get("payment_status"), payment_known),
         )
+
+
+_READ_STATUS: dict[str, Callable[[OrderStatuses], str | None]] = {
+    context: attrgetter(context.value) for context in StatusContext
+}
 
 
 def is_text(value: str) -> bool:
     """Return whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
+    if value.isascii():
+        return True
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -101,17 +119,18 @@ def is_text(value: str) -> bool:
     return True
 
 
-def _read_slug(part: Any, top_level: Any) -> str | None:
-    slug, texts = None, [top_level]
-    if isinstance(part, Mapping):
+def _read_slug(part: Any, top_level: Any, known: Collection[str] | None) -> str | None:
+    texts = [top_level]
+    if isinstance(part, dict):
         status_object = part.get("status_object")
-        slug = status_object.get("slug") if isinstance(status_object, Mapping) else None
+        slug = status_object.get("slug") if isinstance(status_object, dict) else None
+        if isinstance(slug, str) and slug.strip() and is_text(slug):
+            return slug
         texts = [part.get("status_text"), top_level]
-    if isinstance(slug, str) and slug.strip() and is_text(slug):
-        return slug
     # A number stays a number where it is written as text.
     texts = [text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()]
-    return next(filter(is_text, texts), None)
+    text = next(filter(is_text, texts), None)
+    return text if known is None or text in known else None
 
 
 def order_page(order_id: str) -> str:

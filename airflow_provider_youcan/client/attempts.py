@@ -1,5 +1,5 @@
 """
-What follows from a failure, without I/O: another token, a pause, another look, or the end.
+What follows from a failure, without I/O: another token, a pause, another read, or the end.
 
 One :class:`Attempts` accompanies one procedure. The drivers of both hooks ask it before each request and after each
 failure, so that what one of them does, the other does too.
@@ -31,11 +31,11 @@ MAX_RETRY_AFTER = 60.0
 """The longest ``Retry-After``, in seconds, that is waited for inside a task. A longer one frees its slot."""
 
 MAX_TOKENS = 5
-"""With how many tokens one request is sent at most, where others renew the token again and again meanwhile."""
+"""Maximum number of tokens tried for one request, in case other tasks keep renewing it."""
 
 
 class StaleReadError(Exception):
-    """Thrown into a procedure in place of an answer: what the update rests on is stale, so look again."""
+    """Thrown into a procedure in place of an answer: the read that the update rests on is stale, so read again."""
 
     unconfirmed = False
     """True if the update was sent before, and it is unknown whether YouCan applied it."""
@@ -46,7 +46,7 @@ class Attempts:
     What one procedure has cost so far, and what follows from a failure.
 
     :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
-    :param has_limiter: whether a rate limiter waits for the shop's limit, so that a 429 costs no attempt (default
+    :param waits_for_limit: whether a rate limiter waits for the shop's limit, so that a 429 costs no attempt (default
         ``False``).
     :param clock: returns the time in seconds (default the machine's monotonic one).
     :param rng: draws the jitter.
@@ -56,7 +56,7 @@ class Attempts:
         self,
         max_seconds: float | None = None,
         *,
-        has_limiter: bool = False,
+        waits_for_limit: bool = False,
         clock: Callable[[], float] = time.monotonic,
         rng: random.Random | None = None,
     ) -> None:
@@ -65,7 +65,7 @@ class Attempts:
         self.unconfirmed = False
         """Whether an update was sent, and it is unknown whether YouCan applied it."""
         self.failures = 0
-        self._max_seconds, self._has_limiter = max_seconds, has_limiter
+        self._max_seconds, self._waits_for_limit = max_seconds, waits_for_limit
         self._clock, self._rng = clock, rng or _rng
         self._start = clock()
         self._credentials: Credentials | None = None
@@ -74,10 +74,6 @@ class Attempts:
         self._sent_at = self._read_at = self._attempted_at = -math.inf
         self._read_seconds = 0.0
         self._slow_reads = 0
-        self._give_back: Callable[[], None] | None = None
-        self.reserved_at = 0.0
-        """From when on the reserved turn may be used, under a ceiling."""
-        self._first_window: int | None = None
 
     @property
     def may_renew(self) -> bool:
@@ -97,22 +93,24 @@ class Attempts:
             self._has_renewed = self._has_renewed or credentials.is_renewed
         self._credentials = credentials
 
-    def check_look(self, request: Request) -> None:
+    def check_freshness(self, request: Request) -> None:
         """
-        Check at the moment at which a request may be sent what it rests on. Most rest on nothing.
+        Check that the read behind an update is still fresh. Other requests pass.
 
-        :raises StaleReadError: if it is an update that must not be sent before another look.
-        :raises YouCanTransientError: if look after look took longer than it may be old.
+        :raises StaleReadError: if the status has to be read again before the update is sent.
+        :raises YouCanTransientError: if read after read took longer than it may be old.
         """
-        if (look := request.look) is None:
+        if request.freshness is None:
             return
         assert self._credentials is not None  # noqa: S101  # for the type checker: an attempt has begun
-        read_at = self._read_at if look.at is None else look.at
+        max_age, read_at = request.freshness
+        if read_at is None:
+            read_at = self._read_at
         is_stale = read_at <= self._attempted_at or (
-            look.is_guard and (read_at < self._credentials.token_since or self._clock() - read_at > look.max_age)
+            max_age < math.inf and (read_at < self._credentials.token_since or self._clock() - read_at > max_age)
         )
         if is_stale:
-            self._refuse_slow_reads(request, look.max_age if look.at is None else math.inf)
+            self._refuse_slow_reads(request, max_age if request.freshness.read_at is None else math.inf)
             raise StaleReadError
 
     def send(self) -> None:
@@ -133,21 +131,21 @@ class Attempts:
             ``True``).
         :raises YouCanError: the error itself, where there is no other attempt.
         """
-        if was_sent and request.look is not None:
+        if was_sent and request.freshness is not None:
             self._attempted_at = self._clock()
         self.unconfirmed |= error.unconfirmed
         if was_sent and isinstance(error, YouCanAuthenticationError) and self._credentials is not None:
             self._denial = error
             self.refused.append(self._credentials)
             return 0.0
-        # What kept it from being sent is Airflow's, or had attempts of its own: a renewal, a limiter that gave up.
+        # A failure before sending came from Airflow, or from a renewal or limiter that has already retried.
         is_final = error.method is not None or isinstance(error, (YouCanRateLimitError, YouCanTaskStoppedError))
         is_over = not was_sent and is_final
         if is_over or not isinstance(error, YouCanTransientError):
             raise error
         if (asked := error.retry_after or 0.0) > MAX_RETRY_AFTER:
             raise error
-        if self._has_limiter and isinstance(error, YouCanRateLimitError):
+        if self._waits_for_limit and isinstance(error, YouCanRateLimitError):
             return 0.0
         self.failures += 1
         seconds = asked + back_off(self.failures, self._rng)
@@ -157,7 +155,7 @@ class Attempts:
         return seconds
 
     def _refuse_slow_reads(self, request: Request, max_age: float) -> None:
-        """Give up where an answer came too late to rest anything on it, as often as a request is sent at most."""
+        """Give up after ``max_attempts`` reads that were each too slow for the guard."""
         if self._read_seconds <= max_age or self._credentials is None:
             return
         self._slow_reads += 1
@@ -173,30 +171,6 @@ class Attempts:
         """Return in a sentence that the next attempt comes in so many seconds."""
         attempts = self._credentials.max_attempts if self._credentials else 1
         return f"Trying again in {seconds:.1f} s (attempt {self.failures + 1} of {attempts})."
-
-    # --- the turn that a rate limiter reserved for the update ---
-
-    def reserve_turn(self, at: float, give_back: Callable[[], None]) -> None:
-        """Keep a turn for the update. :meth:`end` gives it back if it was not taken."""
-        self.end()
-        self.reserved_at, self._give_back = at, give_back
-
-    def take_reserved_turn(self) -> bool:
-        """Take the turn that was reserved, and return whether one was."""
-        was_reserved, self._give_back = self._give_back is not None, None
-        return was_reserved
-
-    def first_window(self, window: int) -> int:
-        """Return the limiter's window in which this was first asked."""
-        if self._first_window is None:
-            self._first_window = window
-        return self._first_window
-
-    def end(self) -> None:
-        """Give a reserved turn back."""
-        if self._give_back is not None:
-            self._give_back()
-            self._give_back = None
 
 
 def back_off(failures: int, rng: random.Random) -> float:

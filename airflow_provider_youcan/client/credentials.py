@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Collection
+from copy import copy
 from dataclasses import dataclass, field, replace
 
-__all__ = ["Credentials", "OAuthClient"]
+from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
+
+__all__ = ["Credentials", "CredentialsCache", "OAuthClient"]
+
+_TTL = 60.0
+"""Seconds after which credentials are looked up again, if the shop could not be reached."""
+
+_COOLDOWN = 10.0
+"""Seconds for which known credentials are used after a look-up that failed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Credentials:
     @property
     def is_running_out(self) -> bool:
         """Whether it is time to renew the token."""
-        return time.time() >= self.renew_at
+        return self.renew_at < math.inf and time.time() >= self.renew_at
 
     def has_same_token(self, other: Credentials) -> bool:
         """Whether they lead to the same place with the same token."""
@@ -66,3 +76,57 @@ class Credentials:
         if earlier is None or not self.has_same_token(earlier):
             return self
         return replace(self, token_since=earlier.token_since)
+
+
+class CredentialsCache:
+    """
+    The credentials of one connection as far as they are known, and whether to look them up again.
+
+    :param clock: returns the time in seconds (default the machine's monotonic one).
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failure: YouCanError | None = None
+        """A copy of the error of the last look-up that failed."""
+        self.failed_at = -math.inf
+        self._clock = clock
+        self._known: Credentials | None = None
+        self._found_at = 0.0
+        self._is_expired = False
+
+    def find(self, refused: Collection[Credentials] = ()) -> Credentials | None:
+        """
+        Return the credentials if no look-up is needed.
+
+        :param refused: those that the shop has refused.
+        """
+        known = self._find_known(refused) if refused else self._known
+        if known is None:
+            return None
+        is_due = self._is_expired or known.is_running_out
+        return None if is_due and self._clock() > self.failed_at + _COOLDOWN else known
+
+    def keep(self, found: Credentials) -> Credentials:
+        """Keep what a look-up found, and return it."""
+        self._known, self._found_at, self._is_expired = found.with_age_of(self._known), self._clock(), False
+        return self._known
+
+    def fail(self, error: YouCanError, refused: Collection[Credentials] = ()) -> Credentials:
+        """
+        Return the credentials to go on with after a look-up that failed.
+
+        :raises YouCanError: the error, if none are known or it is permanent.
+        """
+        self.failure, self.failed_at = copy(error), self._clock()
+        known = self._find_known(refused)
+        if known is None or not isinstance(error, YouCanTransientError):
+            raise error
+        return known
+
+    def expire(self) -> None:
+        """Have the credentials looked up again, unless that was done a moment ago."""
+        self._is_expired = self._clock() > self._found_at + _TTL
+
+    def _find_known(self, refused: Collection[Credentials]) -> Credentials | None:
+        known = self._known
+        return None if known is None or any(known.has_same_token(old) for old in refused) else known

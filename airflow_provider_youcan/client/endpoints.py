@@ -1,7 +1,8 @@
 """
 The requests, without I/O: what each one looks like, and what a success of it is.
 
-The functions return plain :class:`Request` data. What an answer means that is no success, ``answers`` decides.
+The functions return plain :class:`Request` data; ``responses`` turns unsuccessful answers into errors. What is passed
+to them was checked where it came in.
 
 The facts come from the pages under https://developer.youcan.shop/store-admin (``introduction/errors``,
 ``orders/get``, ``orders/listing``, ``orders/statuses``).
@@ -9,12 +10,14 @@ The facts come from the pages under https://developer.youcan.shop/store-admin (`
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 
-from airflow_provider_youcan.checks import check_order_id, check_status_text, is_order_id
+from airflow_provider_youcan.checks import is_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, is_text
 
@@ -22,7 +25,7 @@ __all__ = [
     "BASE_URL",
     "MAX_BODY_BYTES",
     "MAX_PAGE_SIZE",
-    "Look",
+    "Freshness",
     "Request",
     "get_order",
     "get_store",
@@ -53,22 +56,13 @@ STORE_STATUS_LISTS = {
 }
 
 
-@dataclass(frozen=True)
-class Look:
-    """
-    What an update rests on: a status that was read before, and how old it may be when the update is sent.
-
-    :param max_age: seconds; infinite where no guard asks, so that it only counts whether the update was sent since.
-    :param at: when it was read, in seconds of the monotonic clock; ``None`` for the request right before the update.
-    """
+class Freshness(NamedTuple):
+    """How old the status that an update rests on may be when the update is sent."""
 
     max_age: float = math.inf
-    at: float | None = None
-
-    @property
-    def is_guard(self) -> bool:
-        """Whether the update may only be sent while the status is what was read."""
-        return self.max_age < math.inf
+    """Seconds; infinite without a guard: then the read is stale only once the update was sent."""
+    read_at: float | None = None
+    """When it was read, in seconds of the monotonic clock; ``None`` for the request right before the update."""
 
 
 @dataclass(frozen=True)
@@ -82,55 +76,78 @@ class Request:
     is_success: Callable[[Mapping[str, Any]], bool]
     """Whether the JSON object that came with a 2xx is the answer that YouCan gives to this request."""
     params: Mapping[str, str] = field(default_factory=dict)
-    json: Mapping[str, Any] | None = None
+    body: bytes | None = None
+    """What is sent as JSON."""
     form: Mapping[str, str] | None = field(default=None, repr=False)
     """What is sent form-encoded, to the token endpoint alone. It holds secrets."""
     scope: str | None = None
     """The scope that the access token needs, where YouCan documents one."""
     order_id: str | None = None
-    look: Look | None = None
-    """What an update rests on, where it does: it is not sent again before another look."""
-    look_max_age: float | None = None
-    """Of what a guarded update will rest on: how old it may be, in seconds, when that is sent. Its turn is reserved."""
+    freshness: Freshness | None = None
+    """On an update that rests on a read: what that read has to be. The update is not sent twice on the same read."""
+    update_freshness: Freshness | None = None
+    """On the read of a guarded update: the same demand. The limiter reserves the next turn for that update."""
+    before: str | None = None
+    """On an update that rests on a read: the status that was read."""
 
 
-def update_order_status(order_id: str, status: str, context: StatusContext | str, look: Look | None = None) -> Request:
+def update_order_status(
+    order_id: str,
+    status: str,
+    context: StatusContext,
+    freshness: Freshness | None = None,
+    before: str | None = None,
+) -> Request:
     """
     Build the request that sets one status of one order.
 
-    :param order_id: the order's UUID.
-    :param status: the slug, sent as it is given.
-    :param context: ``general``, ``shipping`` or ``payment``.
-    :param look: what it rests on; ``None`` for an update that may be repeated as it is (default).
-    :raises YouCanInvalidInputError: if one of them can't be sent.
+    :param order_id: the order's UUID, checked.
+    :param status: the slug, checked; it is sent as it is given.
+    :param context: which of the three statuses.
+    :param freshness: what the read that it rests on has to be; ``None`` for an update that may be repeated as it is
+        (default).
+    :param before: the status that was read (default ``None``: not known).
     """
-    order_id, status, context = check_order_id(order_id), check_status_text(status), StatusContext(context)
     return Request(
         method="PUT",
         path=f"/orders/{order_id}{context.path}",
         purpose=f"set the {context} status of order {order_id} to {status!r}",
-        # The documented answer repeats the status code. A bare {} or an order is no word that it was done.
-        is_success=lambda payload: payload.get("status") == 200 and "error" not in payload,
-        json={"status": status},
+        is_success=_is_confirmation,
+        body=_encode_status(status),
         scope="edit-orders",
         order_id=order_id,
-        look=look,
+        freshness=freshness,
+        before=before,
     )
 
 
+def _is_confirmation(payload: Mapping[str, Any]) -> bool:
+    # The documented answer repeats the status code. A bare {} or an order does not say that it was done.
+    return payload.get("status") == 200 and "error" not in payload
+
+
+@lru_cache(maxsize=256)
+def _encode_status(status: str) -> bytes:
+    return encode_json({"status": status})
+
+
+def encode_json(value: Mapping[str, Any]) -> bytes:
+    """Return a JSON object as it is sent."""
+    return json.dumps(value).encode()
+
+
 def get_order(
-    order_id: str, include: Iterable[str] = ("payment", "shipping"), *, look_max_age: float | None = None
+    order_id: str, include: Iterable[str] = ("payment", "shipping"), update_freshness: Freshness | None = None
 ) -> Request:
     """
     Build the request that reads one order.
 
-    :param order_id: the order's UUID.
+    :param order_id: the order's UUID, checked.
     :param include: the sub-resources to send along, e.g. ``payment``, ``shipping``, ``customer``.
-    :param look_max_age: how old it may be, in seconds, when a guarded update is sent that rests on it; ``None`` where
-        none will (default).
-    :raises YouCanInvalidInputError: if the order id can't be sent.
+    :param update_freshness: what it has to be for the guarded update that rests on it; ``None`` where none will
+        (default).
+    :raises YouCanInvalidInputError: if ``include`` can't be sent.
     """
-    order_id = check_order_id(order_id)
     return Request(
         method="GET",
         path=f"/orders/{order_id}",
@@ -140,7 +157,7 @@ def get_order(
         params=_include(include),
         scope="read-orders",
         order_id=order_id,
-        look_max_age=look_max_age,
+        update_freshness=update_freshness,
     )
 
 
@@ -204,7 +221,10 @@ def get_store_statuses() -> Request:
         method="GET",
         path="/orders/settings",
         purpose="read the store's list of statuses",
-        is_success=lambda payload: all(isinstance(payload.get(name), list) for name in STORE_STATUS_LISTS.values()),
+        # PHP writes a list with gaps in it as an object.
+        is_success=lambda payload: all(
+            isinstance(payload.get(name), (list, dict)) for name in STORE_STATUS_LISTS.values()
+        ),
         scope="read-orders-statuses",
     )
 
@@ -248,7 +268,7 @@ def subscribe_webhook(event: str, target_url: str) -> Request:
         path="/resthooks/subscribe",
         purpose=f"subscribe to {event}",
         is_success=lambda payload: isinstance(payload.get("id"), (str, int)),
-        json={"event": event, "target_url": target_url},
+        body=encode_json({"event": event, "target_url": target_url}),
         scope="edit-rest-hooks",
     )
 
@@ -275,9 +295,13 @@ def unsubscribe_webhook(subscription_id: str) -> Request:
 def read_store_slugs(payload: Mapping[str, Any]) -> dict[StatusContext, list[str]]:
     """Read the slugs of each context from the answer to :func:`get_store_statuses`, in the store's order."""
     return {
-        context: [slug for status in payload[name] if isinstance(slug := _mapping(status).get("slug"), str)]
+        context: [slug for status in _items(payload[name]) if isinstance(slug := _mapping(status).get("slug"), str)]
         for context, name in STORE_STATUS_LISTS.items()
     }
+
+
+def _items(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _include(include: Iterable[str]) -> dict[str, str]:

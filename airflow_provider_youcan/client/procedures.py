@@ -9,15 +9,14 @@ and ``throw``. The idea is httpx's, whose authentication flows are generators.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Generator
+from collections.abc import Callable, Collection, Generator, Iterable
+from enum import Enum
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from airflow_provider_youcan.checks import (
-    check_order_id,
-    check_status_text,
-)
+from airflow_provider_youcan.checks import check_order_id, check_status_text
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.endpoints import Freshness
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
@@ -29,13 +28,18 @@ from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 __all__ = [
     "CONFIRMED_BY_READING",
     "GUARD_MAX_AGE",
+    "Decision",
     "Procedure",
     "Read",
     "UpdateResult",
+    "decide",
+    "get_order",
     "get_order_statuses",
     "move_order_status",
     "request",
     "resume",
+    "update_order_status",
+    "update_under_guard",
 ]
 
 T = TypeVar("T")
@@ -54,9 +58,19 @@ def request(request: endpoints.Request) -> Procedure[dict[str, Any]]:
     return (yield request)
 
 
+def get_order(order_id: str, include: Iterable[str]) -> Procedure[dict[str, Any]]:
+    """Read one order."""
+    return (yield endpoints.get_order(check_order_id(order_id), include))
+
+
 def get_order_statuses(order_id: str) -> Procedure[OrderStatuses]:
     """Read the three statuses of one order."""
-    return OrderStatuses.from_order((yield endpoints.get_order(order_id)))
+    return OrderStatuses.from_order((yield endpoints.get_order(check_order_id(order_id))))
+
+
+def update_order_status(order_id: str, status: str, context: StatusContext | str) -> Procedure[None]:
+    """Set one status of one order, whatever it is."""
+    yield endpoints.update_order_status(check_order_id(order_id), check_status_text(status), StatusContext(context))
 
 
 def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> endpoints.Request:
@@ -93,9 +107,32 @@ class UpdateResult(NamedTuple):
     """What it was, ``None`` where it could not be read."""
     changed: bool
     reason: str | None = None
-    """What there is to say of it, such as that it was confirmed by reading."""
+    """What there is to say of it: how it was confirmed, or why it was not set though its guard allows it."""
     statuses: OrderStatuses | None = None
     """All of the order's statuses, where they were read for this."""
+
+
+class Decision(Enum):
+    """What a guard says of an update."""
+
+    UPDATE = "update"
+    UNCHANGED = "unchanged"
+    PROTECTED = "protected"
+
+
+def decide(status: str, found: str | None, only_from: Collection[str] | None) -> Decision:
+    """
+    Apply the guard, which is the same wherever a status is set.
+
+    :param status: the slug to set.
+    :param found: what the status is, ``None`` where it can't be read.
+    :param only_from: the slugs that it may be moved from, ``None`` for any, and for one that can't be read.
+    """
+    if found == status:
+        return Decision.UNCHANGED
+    if only_from is not None and found not in only_from:
+        return Decision.PROTECTED
+    return Decision.UPDATE
 
 
 def move_order_status(
@@ -105,57 +142,78 @@ def move_order_status(
     only_from: Collection[str] | None = None,
     *,
     read: Read | None = None,
+) -> Procedure[UpdateResult]:
+    """
+    Set one status of one order, as :func:`update_under_guard` does.
+
+    :raises YouCanInvalidInputError: if one of the arguments can't be sent.
+    :raises YouCanPermanentError: if there is a guard, and the status can't be read.
+    """
+    order_id, status, context = check_order_id(order_id), check_status_text(status), StatusContext(context)
+    result = yield from update_under_guard(order_id, status, context, only_from, read=read)
+    if only_from is not None and result.before is None and not result.changed:
+        raise YouCanPermanentError(
+            f"The {context} status of order {order_id} can't be read, so only_from can't be checked and nothing "
+            "was sent: look at the order, or leave only_from out."
+        )
+    return result
+
+
+def update_under_guard(
+    order_id: str,
+    status: str,
+    context: StatusContext,
+    only_from: Collection[str] | None = None,
+    *,
+    read: Read | None = None,
     guard_max_age: float = GUARD_MAX_AGE,
     unconfirmed: UpdateResult | None = None,
+    check: Callable[[OrderStatuses], str | None] | None = None,
 ) -> Procedure[UpdateResult]:
     """
     Set one status of one order, if it is one that it may be moved from, and not the target already.
 
-    An update under a guard is sent only while what it rests on is fresh: the driver throws :class:`StaleReadError` in
-    place of sending it where it is not, and then the status is read again.
+    An update is sent only while the read that it rests on is fresh: otherwise the driver throws
+    :class:`StaleReadError` in place of sending it, and the status is read again.
 
-    :param order_id: the order's UUID.
-    :param status: the slug to set.
+    :param order_id: the order's UUID, checked.
+    :param status: the slug to set, checked.
     :param context: which of the three statuses.
     :param only_from: the slugs that the status may be moved from, ``None`` for any, and for one that can't be read.
     :param read: what was read before, which saves a request; ``None`` reads it (default).
-    :param guard_max_age: how old ``read`` may be under a guard, in seconds.
+    :param guard_max_age: how old ``read`` may be under a guard, in seconds (default 5).
     :param unconfirmed: what an earlier run of this procedure found, if it ended without knowing whether its update was
         applied (default ``None``).
+    :param check: is given the order's statuses that the update rests on, and returns why it must not be sent all the
+        same (default ``None``: nothing else is checked).
     :return: what the status was, and whether it was changed.
     :raises YouCanTransientError: with ``unconfirmed``, if an update was sent and it is unknown whether it was applied.
-    :raises YouCanPermanentError: if there is a guard, and the status can't be read.
     """
-    order_id, status, context = check_order_id(order_id), check_status_text(status), StatusContext(context)
-    max_age = math.inf if only_from is None else max(guard_max_age, GUARD_MAX_AGE)
+    own_max_age = math.inf if only_from is None else max(guard_max_age, GUARD_MAX_AGE)
     is_unconfirmed = unconfirmed is not None
     before = unconfirmed.before if unconfirmed is not None else None
     statuses: OrderStatuses | None = None
     while True:
         if read is not None and not is_unconfirmed:
-            look = endpoints.Look(math.inf if only_from is None else guard_max_age, read.at)
-            found = read.statuses[context]
+            freshness = Freshness(math.inf if only_from is None else guard_max_age, read.at)
+            found, refusal = read.statuses[context], check and check(read.statuses)
         else:
-            look = endpoints.Look(max_age)
-            statuses = yield from _look(order_id, look, before, is_unconfirmed=is_unconfirmed)
-            found = statuses[context]
+            freshness = Freshness(own_max_age)
+            statuses = yield from _read_for_update(order_id, freshness, before, is_unconfirmed=is_unconfirmed)
+            found, refusal = statuses[context], check and check(statuses)
         read = None
-        if found == status:
-            is_changed, reason = (True, CONFIRMED_BY_READING) if is_unconfirmed else (False, None)
-            return UpdateResult(before if is_unconfirmed else found, is_changed, reason, statuses)
-        is_allowed = only_from is None or found in only_from
-        if is_unconfirmed and not is_allowed:
+        decision = decide(status, found, only_from)
+        if is_unconfirmed and decision is Decision.UNCHANGED:
+            return UpdateResult(before, True, CONFIRMED_BY_READING, statuses)
+        if is_unconfirmed and decision is Decision.PROTECTED:
             raise _unconfirmed_error(order_id, status, context, found, before)
-        if found is None and only_from is not None:
-            raise YouCanPermanentError(
-                f"The {context} status of order {order_id} can't be read, so only_from can't be checked and nothing "
-                "was sent: look at the order, or leave only_from out."
-            )
-        if not is_allowed:
+        if decision is not Decision.UPDATE:
             return UpdateResult(found, False, None, statuses)
-        before = before if is_unconfirmed else found
+        if refusal is not None and not is_unconfirmed:
+            return UpdateResult(found, False, refusal, statuses)
+        before = found
         try:
-            yield endpoints.update_order_status(order_id, status, context, look)
+            yield endpoints.update_order_status(order_id, status, context, freshness, found)
         except StaleReadError as stale:
             is_unconfirmed = is_unconfirmed or stale.unconfirmed
         except YouCanError as error:
@@ -165,10 +223,13 @@ def move_order_status(
             return UpdateResult(before, True, None, statuses)
 
 
-def _look(order_id: str, look: endpoints.Look, before: str | None, *, is_unconfirmed: bool) -> Procedure[OrderStatuses]:
+def _read_for_update(
+    order_id: str, freshness: Freshness, before: str | None, *, is_unconfirmed: bool
+) -> Procedure[OrderStatuses]:
     """Read the statuses that an update will rest on."""
+    is_guarded = freshness.max_age < math.inf
     try:
-        order = yield endpoints.get_order(order_id, look_max_age=look.max_age if look.is_guard else None)
+        order = yield endpoints.get_order(order_id, update_freshness=freshness if is_guarded else None)
     except YouCanOrderNotFoundError:
         if not is_unconfirmed:
             raise

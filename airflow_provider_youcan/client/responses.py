@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
 from enum import Enum
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, quote_plus
-
-import pendulum
 
 from airflow_provider_youcan.checks import is_uuid
 from airflow_provider_youcan.client.endpoints import A_YEAR, Request
@@ -50,12 +50,12 @@ class Answer(NamedTuple):
 
     status_code: int
     headers: Mapping[str, str]
-    """Their names are in any letter case."""
+    """A mapping that ignores letter case, as both transports return it."""
     body: bytes
 
 
 def read_response(
-    request: Request, answer: Answer, *, youcan_conn_id: str = "youcan_default", secret: str = ""
+    request: Request, answer: Answer, connection: str = "the Airflow connection 'youcan_default'", secret: str = ""
 ) -> dict[str, Any]:
     """
     Return the payload of a success, or raise what the answer means.
@@ -65,7 +65,7 @@ def read_response(
 
     :param request: what was asked.
     :param answer: what came back.
-    :param youcan_conn_id: the Airflow connection to name in the error.
+    :param connection: what to call the Airflow connection in the error.
     :param secret: the access token, which no error may pass on should the answer echo it.
     :return: the JSON object of the answer.
     :raises YouCanError: for everything that is not YouCan's success.
@@ -84,7 +84,7 @@ def read_response(
     secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
     secrets += [encode(text, safe="") for text in secrets for encode in (quote, quote_plus)]
     payload = _redact(payload, [text for text in secrets if len(text) >= 4])
-    raise _read_error(request, answer, payload, f"the Airflow connection {youcan_conn_id!r}")
+    raise _read_error(request, answer, payload, connection)
 
 
 class _Row(NamedTuple):
@@ -240,10 +240,9 @@ def read_rate_limit(headers: Mapping[str, str]) -> tuple[int | None, int | None]
     """
     Return how many requests a window takes, and how many of them are left, ``None`` where the shop doesn't say.
 
-    :param headers: the headers of the answer, their names in any letter case.
+    :param headers: the headers of the answer, a mapping that ignores letter case.
     """
-    by_name = {name.lower(): value for name, value in headers.items()}
-    limit, remaining = (by_name.get(f"x-ratelimit-{name}", "") for name in ("limit", "remaining"))
+    limit, remaining = headers.get("X-RateLimit-Limit", ""), headers.get("X-RateLimit-Remaining", "")
     if not (limit.isdecimal() and remaining.isdecimal()):
         return None, None
     # A number of thousands of digits is no limit, and would take its time.
@@ -252,29 +251,23 @@ def read_rate_limit(headers: Mapping[str, str]) -> tuple[int | None, int | None]
 
 def read_retry_after(headers: Mapping[str, str]) -> float | None:
     """Return the seconds to wait by ``Retry-After``, given as seconds or as an HTTP date (RFC 9110, 10.2.3)."""
-    by_name = {name.lower(): value.strip() for name, value in headers.items()}
-    value = by_name.get("retry-after", "")
+    value = headers.get("Retry-After", "").strip()
     if re.fullmatch(r"[0-9]+(\.[0-9]+)?", value):
         return min(float(value), A_YEAR)  # a number of any length, so perhaps an infinite one
     if (until := _parse_http_date(value)) is None:
         return None
     # The shop's own clock, where it shows it: this machine's may be minutes off.
-    now = _parse_http_date(by_name.get("date", "")) or pendulum.now("UTC")
+    now = _parse_http_date(headers.get("Date", "")) or datetime.now(timezone.utc)
     return min(max(0.0, (until - now).total_seconds()), A_YEAR)
 
 
-# An HTTP date as it is written today, and in the two ways that a recipient still has to read (RFC 9110, 5.6.7).
-_HTTP_DATES = ("ddd, DD MMM YYYY HH:mm:ss", "dddd, DD-MMM-YY HH:mm:ss", "ddd MMM D HH:mm:ss YYYY")
-
-
-def _parse_http_date(value: str) -> pendulum.DateTime | None:
-    text = re.sub(r" +", " ", value.removesuffix(" GMT"))
-    for date_format in _HTTP_DATES:
-        try:
-            return pendulum.from_format(text, date_format, tz="UTC")
-        except (ValueError, OverflowError):
-            continue
-    return None
+def _parse_http_date(value: str) -> datetime | None:
+    try:
+        date = parsedate_to_datetime(value)
+    except (ValueError, OverflowError, TypeError, IndexError):
+        return None
+    # The oldest of the three forms names no zone.
+    return date if date.tzinfo is not None else date.replace(tzinfo=timezone.utc)
 
 
 # --- bodies -------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ The facts come from the pages under https://developer.youcan.shop/store-admin.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_youcan.checks import (
     check_known_status,
@@ -26,6 +26,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.orders import StatusContext
 
 __all__ = [
+    "StatusCheck",
     "check_status",
     "check_statuses",
     "get_store_statuses",
@@ -96,17 +97,23 @@ def _unreadable_list_error(
     )
 
 
-def check_statuses(
-    statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str
-) -> Procedure[tuple[dict[tuple[StatusContext, str], YouCanUnknownStatusError], list[StatusContext]]]:
+class StatusCheck(NamedTuple):
+    """What became of many statuses that were checked against the store's own lists."""
+
+    unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError]
+    """The unknown ones, each with the error that says so."""
+    incomplete: list[StatusContext]
+    """The contexts whose list has no documented slug, as the example on YouCan's own page: the documented count too."""
+    known: dict[StatusContext, list[str]]
+    """For each context the slugs that there are, as far as that may be read."""
+
+
+def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str) -> Procedure[StatusCheck]:
     """
     Check many statuses against the store's own lists, which are read once and decide, where they may be read.
 
     :param statuses: what is to be set.
     :param youcan_conn_id: the Airflow connection to name in the error.
-    :return: the unknown ones, each with the error that says so; and the contexts whose list has none of the documented
-        slugs in it, as the example on YouCan's own page has: those are taken for incomplete, and the documented slugs
-        count too.
     :raises YouCanPermissionError: if the token may not read the lists, and a status is not documented.
     """
     refusal = None
@@ -126,7 +133,12 @@ def check_statuses(
             check_known_status(status, context, known)
         except YouCanUnknownStatusError as error:
             unknown[context, status] = error
-    return unknown, [context for context in incomplete if any(context is named for named, _ in statuses)]
+    named = {context for context, _ in statuses}
+    return StatusCheck(
+        unknown,
+        [context for context in incomplete if context in named],
+        {context: known_statuses(context, store_slugs.get(context, [])) for context in StatusContext},
+    )
 
 
 # --- webhooks ---------------------------------------------------------------------------------------------

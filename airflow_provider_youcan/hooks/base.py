@@ -46,6 +46,8 @@ class ConnectionUser(BaseHook):
         super().__init__()
         self.youcan_conn_id = youcan_conn_id
         self.max_retry_seconds = max_retry_seconds
+        self.connection_name = f"the Airflow connection {youcan_conn_id!r}"
+        """What the connection is called in errors."""
         self._is_stopped = False
         self._store_slugs: dict[StatusContext, list[str]] = {}
 
@@ -57,18 +59,18 @@ class ConnectionUser(BaseHook):
     ) -> Credentials:
         """Read what the connection says, with a token that is good; it may take requests to YouCan and to Airflow."""
         return with_current_token(
-            read_credentials(connection, self.youcan_conn_id),
+            read_credentials(connection, self.connection_name),
             self.youcan_conn_id,
             [credentials.token for credentials in refused],
             may_renew=may_renew,
             max_retry_seconds=self.max_retry_seconds,
         )
 
-    def _check_stopped(self, request: Request) -> None:
-        if self._is_stopped:
-            raise YouCanTaskStoppedError(
-                f"Did not {request.purpose}: the task was stopped, so nothing more was sent.", method=request.method
-            )
+    @staticmethod
+    def _stopped_error(request: Request) -> YouCanTaskStoppedError:
+        return YouCanTaskStoppedError(
+            f"Did not {request.purpose}: the task was stopped, so nothing more was sent.", method=request.method
+        )
 
     def _look_up_error(self, error: Exception) -> YouCanError:
         """Return what it means that Airflow did not hand out the connection."""

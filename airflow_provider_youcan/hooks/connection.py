@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 __all__ = ["read_base_url", "read_credentials"]
 
 
-def read_credentials(connection: Connection, conn_id: str) -> Credentials:
+def read_credentials(connection: Connection, name: str) -> Credentials:
     """
     Read the credentials from a connection, and have Airflow mask the token in logs.
 
     :param connection: the Airflow connection, from any secrets backend.
-    :param conn_id: its id, for the error messages.
+    :param name: what it is called in an error: ``the Airflow connection 'youcan_default'``.
     :raises YouCanInvalidInputError: that says which field is wrong and how to set it.
     """
     try:
@@ -52,7 +52,7 @@ def read_credentials(connection: Connection, conn_id: str) -> Credentials:
         )
     except ValueError as error:
         problem = str(error)
-    raise YouCanInvalidInputError(f"In the Airflow connection {conn_id!r} the {problem}")
+    raise YouCanInvalidInputError(f"In {name} the {problem}")
 
 
 def read_base_url(host: str | None, schema: str | None = None, port: int | None = None) -> str:

@@ -16,8 +16,9 @@ from airflow_provider_youcan.client.responses import Answer, read_rate_limit, re
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTaskStoppedError
 from airflow_provider_youcan.logs import Throttle
 from airflow_provider_youcan.metrics import record_limit_wait
+from airflow_provider_youcan.timeouts import timeout
 
-__all__ = ["RateLimiter"]
+__all__ = ["RateLimiter", "Turn"]
 
 _MAX_REFUSALS = 10
 """A shop that says how long to wait, and refuses so often in a row over a minute, is left to Airflow's retries."""
@@ -29,12 +30,42 @@ _LEAST_WAIT = 0.01
 """A shorter wait, in seconds, is none for the metrics."""
 
 
+class Turn:
+    """
+    What is reserved for one procedure.
+
+    The read that a guarded update rests on takes two turns of a window: the second is kept here for its update.
+    """
+
+    def __init__(self) -> None:
+        self.reserved_at = 0.0
+        """From when on the reserved turn may be used, under a ceiling."""
+        self.first_window: int | None = None
+        """The limiter's window in which the procedure first asked for a guarded turn."""
+        self._give_back: Callable[[], None] | None = None
+
+    def reserve(self, at: float, give_back: Callable[[], None]) -> None:
+        """Keep a turn for the update."""
+        self.end()
+        self.reserved_at, self._give_back = at, give_back
+
+    def take(self) -> bool:
+        """Take the turn that was reserved, and return whether one was."""
+        was_reserved, self._give_back = self._give_back is not None, None
+        return was_reserved
+
+    def end(self) -> None:
+        """Give a reserved turn back if it was not taken."""
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+
 class RateLimiter:
     """
     Sends requests when the shop takes them, and delays all of them when it refused one.
 
-    A request takes its turn in the order in which it was asked for. The look that a guarded update rests on takes two
-    turns of the same window: the second is its update's.
+    A request takes its turn in the order in which it was asked for.
 
     :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
     :param max_in_flight: how many requests are under way at most; ``None`` sets no bound (default).
@@ -58,6 +89,7 @@ class RateLimiter:
         self._clock = clock
         self._last_success = clock()
         self._queue = asyncio.Lock()
+        self._waiting = 0
         self._changed = asyncio.Event()
         self._is_stopped = False
         self._given_up: YouCanRateLimitError | None = None
@@ -65,21 +97,24 @@ class RateLimiter:
         self._window_of_last_update = 0
         self._warning = Throttle(logging.getLogger(__name__), clock)
 
-    async def send(self, request: Request, send: Callable[[], Awaitable[Answer]], attempts: Attempts) -> Answer:
+    async def send(
+        self, request: Request, send: Callable[[], Awaitable[Answer]], turn: Turn, attempts: Attempts
+    ) -> Answer:
         """
         Send a request in its turn, and learn from its answer.
 
         :param request: what is sent.
         :param send: sends it, and returns the answer.
-        :param attempts: the attempts that this one belongs to. A turn that is reserved for the update is kept there.
+        :param turn: what is reserved for the procedure that it belongs to.
+        :param attempts: the attempts of that procedure.
         :return: the answer, a 429 among others.
-        :raises StaleReadError: in place of sending an update that rests on a look that is too old by now.
+        :raises StaleReadError: in place of sending an update whose read is too old by now.
         :raises YouCanRateLimitError: if the shop refused too often, or for too long, to be waited for.
         """
-        if request.look is not None and attempts.take_reserved_turn():
-            number = await self._use_reserved_turn(request, attempts)
+        if request.freshness is not None and turn.take():
+            number = await self._use_reserved_turn(request, turn, attempts)
         else:
-            number = await self._take_turn(request, attempts)
+            number = await self._take_turn(request, turn, attempts)
         answer = None
         try:
             answer = await send()
@@ -87,13 +122,14 @@ class RateLimiter:
         finally:
             self._record(number, request, answer)
 
-    def check_ceiling(self, look_max_age: float) -> None:
+    def check_ceiling(self, max_age: float) -> None:
         """
         Refuse a ceiling under which an update comes too late after the status that its guard needs was read.
 
+        :param max_age: how old that read may be, in seconds.
         :raises YouCanInvalidInputError: that names both settings.
         """
-        if self._interval > look_max_age:
+        if self._interval > max_age:
             raise YouCanInvalidInputError(
                 f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after its "
                 "status was read, so nothing was sent: raise requests_per_second, or guard_max_age above "
@@ -105,34 +141,48 @@ class RateLimiter:
         self._is_stopped = True
         self._changed.set()
 
-    async def _take_turn(self, request: Request, attempts: Attempts) -> int:
-        async with self._queue:
-            size = 1 if request.look_max_age is None else 2
-            slot = next_slot = self._next_slot
-            begun_at = self._clock()
-            try:
-                slot = await self._wait_for_slot(size, request)
-                await self._wait_for_limit(size)
-                if (waited := self._clock() - begun_at) > _LEAST_WAIT:
-                    record_limit_wait(waited)
-                self._refuse_hopeless(request, attempts)
-                attempts.check_look(request)
-            except BaseException:
-                self._next_slot = max(slot, next_slot)
-                raise
-            number = self._limit.send(self._clock())
-            if size == 2:
-                self._limit.reserve()
-                attempts.reserve_turn(slot + self._interval, self._give_back)
-            return number
-
-    async def _use_reserved_turn(self, request: Request, attempts: Attempts) -> int:
+    async def _take_turn(self, request: Request, turn: Turn, attempts: Attempts) -> int:
+        size = 1 if request.update_freshness is None else 2
+        if not self._waiting and not self._interval and not self._limit.delay(self._clock(), size):
+            self._raise_if_given_up()
+            return self._claim(request, size, 0.0, turn, attempts)
+        self._waiting += 1
         try:
-            if (seconds := attempts.reserved_at - self._clock()) > 0 and self._interval:
+            async with self._queue:
+                return await self._wait_for_turn(request, size, turn, attempts)
+        finally:
+            self._waiting -= 1
+
+    async def _wait_for_turn(self, request: Request, size: int, turn: Turn, attempts: Attempts) -> int:
+        slot = next_slot = self._next_slot
+        begun_at = self._clock()
+        try:
+            slot = await self._wait_for_slot(size, request)
+            await self._wait_for_limit(size)
+            if (waited := self._clock() - begun_at) > _LEAST_WAIT:
+                record_limit_wait(waited)
+            return self._claim(request, size, slot, turn, attempts)
+        except BaseException:
+            self._next_slot = max(slot, next_slot)
+            raise
+
+    def _claim(self, request: Request, size: int, slot: float, turn: Turn, attempts: Attempts) -> int:
+        """Take the turn that is there now, and return its number."""
+        self._refuse_hopeless(request, turn)
+        attempts.check_freshness(request)
+        number = self._limit.send(self._clock())
+        if size == 2:
+            self._limit.reserve()
+            turn.reserve(slot + self._interval, self._give_back)
+        return number
+
+    async def _use_reserved_turn(self, request: Request, turn: Turn, attempts: Attempts) -> int:
+        try:
+            if (seconds := turn.reserved_at - self._clock()) > 0 and self._interval:
                 await asyncio.sleep(seconds)
             while delay := self._limit.delay_of_reserved(self._clock()):
                 await self._wait_for_change(delay)
-            attempts.check_look(request)
+            attempts.check_freshness(request)
         except BaseException:
             self._give_back()
             raise
@@ -142,8 +192,8 @@ class RateLimiter:
         """Wait for the ceiling's next slot, and return the moment of it."""
         if not self._interval:
             return 0.0
-        if request.look_max_age is not None:
-            self.check_ceiling(request.look_max_age)
+        if request.update_freshness is not None:
+            self.check_ceiling(request.update_freshness.max_age)
         slot = max(self._next_slot, self._clock() - _CATCH_UP_SECONDS)
         self._next_slot = slot + size * self._interval
         if (seconds := slot - self._clock()) > 0:
@@ -158,7 +208,8 @@ class RateLimiter:
     async def _wait_for_change(self, seconds: float) -> None:
         self._changed.clear()
         with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), None if seconds == math.inf else seconds)
+            async with timeout(None if seconds == math.inf else seconds):
+                await self._changed.wait()
         self._raise_if_given_up()
 
     def _give_back(self) -> None:
@@ -172,7 +223,7 @@ class RateLimiter:
         else:
             self._last_success, self._given_up = now, None
             self._limit.answered(number, now, *(read_rate_limit(answer.headers) if answer else ()))
-            if request.look is not None and request.look.is_guard:
+            if request.freshness is not None and request.freshness.max_age < math.inf:
                 self._window_of_last_update = self._limit.windows
         self._changed.set()
 
@@ -192,7 +243,7 @@ class RateLimiter:
         self._given_up = YouCanRateLimitError(
             f"Too many requests: the shop {what}; it may work {when}.", status_code=429, retry_after=retry_after
         )
-        # A shop that said for how long is left alone for that; else the next request finds out that it was given up.
+        # After a long Retry-After, fail fast until it is over; otherwise only the next request fails.
         is_long = retry_after is not None and retry_after > MAX_RETRY_AFTER
         self._given_up_until = now + retry_after if retry_after is not None and is_long else math.inf
 
@@ -208,16 +259,18 @@ class RateLimiter:
             retry_after = error.retry_after if seconds == math.inf else seconds
             raise YouCanRateLimitError(str(error), status_code=429, retry_after=retry_after)
 
-    def _refuse_hopeless(self, request: Request, attempts: Attempts) -> None:
-        """Give up where the limit leaves no room for a look and its update, however often they are tried."""
-        max_age = request.look.max_age if request.look is not None else request.look_max_age
-        if max_age is None or max_age == math.inf:
+    def _refuse_hopeless(self, request: Request, turn: Turn) -> None:
+        """Give up where the limit leaves no room for a read and its update, however often they are tried."""
+        freshness = request.freshness or request.update_freshness
+        if freshness is None or freshness.max_age == math.inf:
             return
-        windows = self._limit.windows - max(self._window_of_last_update, attempts.first_window(self._limit.windows))
+        if turn.first_window is None:
+            turn.first_window = self._limit.windows
+        windows = self._limit.windows - max(self._window_of_last_update, turn.first_window)
         if windows >= self._max_windows:
             raise YouCanRateLimitError(
                 f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
-                f"within {max_age:g} s of reading its status, so it was not sent: raise guard_max_age, "
+                f"within {freshness.max_age:g} s of reading its status, so it was not sent: raise guard_max_age, "
                 "or send fewer requests to this shop from elsewhere.",
                 status_code=429,
             )

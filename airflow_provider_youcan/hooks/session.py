@@ -69,8 +69,8 @@ class Session(requests.Session):
             request.method,
             credentials.base_url + request.path,
             params=request.params,
-            json=request.json,
-            data=request.form,
+            data=request.form if request.body is None else request.body,
+            headers=None if request.body is None else _JSON,
             timeout=credentials.timeout,
             stream=True,
             # Given with each request, because a CA bundle named in the environment would override the session's.
@@ -81,6 +81,9 @@ class Session(requests.Session):
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
         """Return nothing, so that no redirect is followed."""
         return None
+
+
+_JSON = {"Content-Type": "application/json"}
 
 
 class _Connection(urllib3.connection.HTTPSConnection):

@@ -10,12 +10,13 @@ from copy import copy
 from functools import lru_cache
 
 import aiohttp
+from yarl import URL
 
 from airflow_provider_youcan import __version__
-from airflow_provider_youcan.client import endpoints
-from airflow_provider_youcan.client.credentials import Credentials
+from airflow_provider_youcan.client.credentials import Credentials, CredentialsCache
+from airflow_provider_youcan.client.endpoints import MAX_BODY_BYTES, Request
 from airflow_provider_youcan.client.responses import Answer, TransportFailure, connection_error, lookup_by_type
-from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
+from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 from airflow_provider_youcan.hooks.proxies import Route
 
@@ -23,12 +24,6 @@ __all__ = ["MAX_CONNECTIONS", "SharedClient"]
 
 MAX_CONNECTIONS = 10
 """How many connections to a shop an event loop holds at most by default; further requests wait for one."""
-
-_CREDENTIALS_TTL = 60.0
-"""After how many seconds credentials are looked up again, should the shop be out of reach."""
-
-_LOOK_UP_COOLDOWN = 10.0
-"""For how many seconds known credentials are used after a look-up that failed."""
 
 _clients: dict[asyncio.AbstractEventLoop, dict[str, SharedClient]] = {}
 _log = logging.getLogger(__name__)
@@ -38,7 +33,8 @@ class SharedClient:
     """
     Sends the requests of all hooks that use one Airflow connection in one event loop.
 
-    It sends bytes and nothing else: what a request looks like and what an answer means, ``api`` and ``answers`` decide.
+    It sends bytes and nothing else: ``endpoints`` and ``responses`` decide what a request looks like, and what an
+    answer means.
     """
 
     def __init__(self, conn_id: str, max_connections: int) -> None:
@@ -47,11 +43,13 @@ class SharedClient:
         self._loop = asyncio.get_running_loop()
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
-        self._route: tuple[str, str | bool, Route] | None = None
-        # What waits for a socket waits here, so that a refusal meets few, and a look is not old when its update goes.
+        self._route: tuple[tuple[str, str | bool], Route] | None = None
+        # Queue here, not in aiohttp's pool: fewer requests are in flight when a 429 comes, and reads are fresh when
+        # their update is sent.
         self.limiter = RateLimiter(max_in_flight=max_connections)
         """Delays the requests of all that have no limiter of their own, when the shop refused one."""
-        self._look_up = _LookUp()
+        self.credentials = CredentialsCache()
+        self._look_up = asyncio.Lock()
 
     @classmethod
     def acquire(cls, conn_id: str, max_connections: int = MAX_CONNECTIONS) -> SharedClient:
@@ -86,19 +84,32 @@ class SharedClient:
         """Return whether it can be used here: aiohttp sessions belong to one event loop."""
         return self._loop is asyncio.get_running_loop()
 
-    async def get_credentials(
+    async def look_up_credentials(
         self, look_up: Callable[[], Awaitable[Credentials]], refused: Sequence[Credentials] = ()
     ) -> Credentials:
         """
-        Return the credentials, looked up once for all users.
+        Return the credentials, looked up once for all users that ask at the same time.
 
         :param look_up: reads them from Airflow.
         :param refused: those that the shop refused; they are looked up again, unless another user just did.
         :raises YouCanError: if they can't be looked up, and none are known that may still be good.
         """
-        return await self._look_up.get(look_up, refused)
+        asked_at = time.monotonic()
+        cache = self.credentials
+        async with self._look_up:
+            if (credentials := cache.find(refused)) is not None:
+                return credentials
+            if cache.failure is not None and cache.failed_at > asked_at:
+                # It was tried while this one waited, and took its time.
+                return cache.fail(copy(cache.failure), refused)
+            try:
+                return cache.keep(await look_up())
+            except YouCanError as error:
+                credentials = cache.fail(error, refused)
+                _log.warning("%s Continuing with the last known credentials.", error)
+                return credentials
 
-    async def send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
+    async def send_request(self, request: Request, credentials: Credentials) -> Answer:
         """
         Send a request, and return the answer.
 
@@ -111,32 +122,33 @@ class SharedClient:
         except Exception as error:  # aiohttp lets some errors of what is below it through
             why = lookup_by_type(_ERRORS, error) or TransportFailure.LOST
         # The connection's host may have been corrected meanwhile.
-        self._look_up.expire()
+        self.credentials.expire()
         # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
         raise connection_error(request, why, credentials.base_url, credentials.timeout)
 
-    async def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
+    async def _send_request(self, request: Request, credentials: Credentials) -> Answer:
         route = await self._find_route(credentials)
         async with self._get_session().request(
             request.method,
-            credentials.base_url + request.path,
-            params=request.params,
-            json=request.json,
-            headers={"Authorization": f"Bearer {credentials.token}"},
+            URL(credentials.base_url + request.path, encoded=True),
+            params=request.params or None,
+            data=request.body,
+            headers=_headers(credentials.token, is_json=request.body is not None),
             timeout=_timeout(credentials.timeout),
             allow_redirects=False,
             ssl=route.load_tls(),
             proxy=route.proxy,
         ) as response:
-            return Answer(response.status, response.headers, await _read_body(response, credentials.timeout))
+            return Answer(response.status, response.headers, await _read_body(response))
 
     async def _find_route(self, credentials: Credentials) -> Route:
-        if self._route is None or self._route[:2] != (credentials.base_url, credentials.verify):
+        key = (credentials.base_url, credentials.verify)
+        if self._route is None or self._route[0] != key:
             route = Route.of(credentials)
             # In a thread, because it takes a while to load the certificates, once.
             await asyncio.to_thread(route.load_tls)
-            self._route = (credentials.base_url, credentials.verify, route)
-        return self._route[2]
+            self._route = (key, route)
+        return self._route[1]
 
     def _get_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -153,70 +165,27 @@ class SharedClient:
         return self._session
 
 
-class _LookUp:
-    """The credentials of one connection, looked up once for all that ask for them at the same time."""
-
-    def __init__(self) -> None:
-        self._credentials: Credentials | None = None
-        self._expires_at = 0.0
-        self._has_expired = False
-        self._failure: YouCanError | None = None
-        self._failed_at = -_LOOK_UP_COOLDOWN
-        self._lock = asyncio.Lock()
-
-    async def get(self, look_up: Callable[[], Awaitable[Credentials]], refused: Sequence[Credentials]) -> Credentials:
-        if (credentials := self._known(refused)) is not None and not self._is_due(credentials):
-            return credentials
-        asked_at = time.monotonic()
-        async with self._lock:
-            if (credentials := self._known(refused)) is not None and not self._is_due(credentials):
-                return credentials
-            if self._failure is not None and self._failed_at > asked_at:
-                # It was tried while this one waited, and took its time.
-                raise copy(self._failure)
-            return await self._get(look_up, credentials)
-
-    async def _get(self, look_up: Callable[[], Awaitable[Credentials]], known: Credentials | None) -> Credentials:
-        try:
-            self._credentials = (await look_up()).with_age_of(self._credentials)
-        except YouCanError as error:
-            self._failure, self._failed_at = copy(error), time.monotonic()
-            if known is None or not isinstance(error, YouCanTransientError):
-                raise
-            _log.warning("%s Continuing with the last known credentials.", error)
-            return known
-        self._has_expired, self._expires_at = False, time.monotonic() + _CREDENTIALS_TTL
-        return self._credentials
-
-    def expire(self) -> None:
-        """Have the credentials looked up again, if that was not done a moment ago."""
-        self._has_expired = time.monotonic() > self._expires_at
-
-    def _known(self, refused: Sequence[Credentials]) -> Credentials | None:
-        known = self._credentials
-        return None if known is None or any(known.has_same_token(old) for old in refused) else known
-
-    def _is_due(self, credentials: Credentials) -> bool:
-        is_wanted = self._has_expired or credentials.is_running_out
-        return is_wanted and time.monotonic() > self._failed_at + _LOOK_UP_COOLDOWN
-
-
-async def _read_body(response: aiohttp.ClientResponse, timeout: float) -> bytes:
-    """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
-    deadline = time.monotonic() + timeout
+async def _read_body(response: aiohttp.ClientResponse) -> bytes:
+    """Read the body, or nothing of one that is too large to be YouCan's."""
+    if (response.content_length or MAX_BODY_BYTES) < MAX_BODY_BYTES and "Content-Encoding" not in response.headers:
+        return await response.read()
     body = bytearray()
     async for chunk in response.content.iter_any():
         body += chunk
-        if len(body) > endpoints.MAX_BODY_BYTES:
+        if len(body) > MAX_BODY_BYTES:
             return b""
-        if time.monotonic() > deadline:
-            raise TimeoutError
     return bytes(body)
 
 
 @lru_cache(maxsize=8)
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    return aiohttp.ClientTimeout(total=None, sock_connect=seconds, sock_read=seconds)
+    # In all, an answer that never ends takes twice as long as one that never begins.
+    return aiohttp.ClientTimeout(total=2 * seconds, sock_connect=seconds, sock_read=seconds)
+
+
+@lru_cache(maxsize=8)
+def _headers(token: str, *, is_json: bool) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}", **({"Content-Type": "application/json"} if is_json else {})}
 
 
 _ERRORS: dict[type[BaseException], TransportFailure] = {

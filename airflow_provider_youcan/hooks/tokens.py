@@ -186,7 +186,9 @@ def _exchange(
     def exchange_and_store() -> _Pair:
         asked_at = time.time()
         with Session(anonymous) as session:
-            answer = read_response(request, session.send_request(request, anonymous), youcan_conn_id=youcan_conn_id)
+            answer = read_response(
+                request, session.send_request(request, anonymous), f"the Airflow connection {youcan_conn_id!r}"
+            )
         # Some servers leave the refresh token out, and then the old one stays.
         next_refresh_token = answer["refresh_token"] if oauth.is_token(answer.get("refresh_token")) else refresh_token
         lifetime = oauth.read_lifetime(answer)

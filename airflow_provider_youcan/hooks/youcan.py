@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from airflow_provider_youcan.checks import check_slugs
 from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
-from airflow_provider_youcan.client.credentials import Credentials
+from airflow_provider_youcan.client.credentials import Credentials, CredentialsCache
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
     YouCanRateLimitError,
-    YouCanTransientError,
 )
 from airflow_provider_youcan.hooks import form
 from airflow_provider_youcan.hooks.base import ConnectionUser
@@ -66,7 +65,7 @@ class YouCanHook(ConnectionUser):
         self, youcan_conn_id: str = ConnectionUser.default_conn_name, *, max_retry_seconds: float | None = None
     ) -> None:
         super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
-        self._credentials: Credentials | None = None
+        self._credentials = CredentialsCache()
         self._session: Session | None = None
 
     def get_conn(self) -> requests.Session:
@@ -94,7 +93,7 @@ class YouCanHook(ConnectionUser):
         :param context: ``general`` (default), ``shipping`` or ``payment``.
         :raises YouCanError: if the update did not happen, or it is unknown whether it did.
         """
-        self.run(procedures.request(endpoints.update_order_status(order_id, status, context)))
+        self.run(procedures.update_order_status(order_id, status, context))
 
     def move_order_status(
         self,
@@ -132,7 +131,7 @@ class YouCanHook(ConnectionUser):
         :return: the order as YouCan sends it (its page ``entities/order``).
         :raises YouCanError: if it could not be read.
         """
-        return self.run(procedures.request(endpoints.get_order(order_id, include)))
+        return self.run(procedures.get_order(order_id, include))
 
     def get_order_statuses(self, order_id: str) -> OrderStatuses:
         """
@@ -210,18 +209,18 @@ class YouCanHook(ConnectionUser):
 
         :return: whether the shop was reached, and its name and what the token may do, or what is wrong.
         """
+        # The Test button gives the connection an id of its own, which no one could look for.
+        self.connection_name = "this connection"
         try:
             message = self.run(store.test_connection(self._get_token))
         except YouCanConnectionNotFoundError:
-            # The Test button hands it out itself, and on the command line a person looks on.
+            # The Test button supplies the connection; on the command line a missing one is final.
             return False, (
                 f"There is no Airflow connection {self.youcan_conn_id!r}: add one of type 'youcan' with the access "
                 "token as its password."
             )
         except YouCanError as error:
-            # The Test button gives the connection an id of its own, which no one could look for.
-            name = f"he Airflow connection {self.youcan_conn_id!r}"
-            return False, str(error).replace(f"t{name}", "this connection").replace(f"T{name}", "This connection")
+            return False, str(error)
         if logging.root.manager.disable >= logging.INFO:
             # Airflow's command line shows nothing of a success, and silences the log.
             print(message)  # noqa: T201
@@ -318,14 +317,15 @@ class YouCanHook(ConnectionUser):
                 credentials = self._get_credentials(attempts)
                 session = self._get_session(credentials)
                 attempts.begin(credentials)
-                attempts.check_look(request)
-                self._check_stopped(request)
+                attempts.check_freshness(request)
+                if self._is_stopped:
+                    raise self._stopped_error(request)
                 self.log.debug("%s %s", request.method, request.path)
                 was_sent = True
                 attempts.send()
                 answer = session.send_request(request, credentials)
                 count_request(request.method, answer.status_code, self.youcan_conn_id)
-                payload = read_response(request, answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+                payload = read_response(request, answer, self.connection_name, credentials.token)
             except YouCanError as error:
                 # What else comes on this connection may be the late answer to this request, and must not be taken
                 # for the answer to the next one.
@@ -350,12 +350,11 @@ class YouCanHook(ConnectionUser):
         return self._session
 
     def _get_token(self) -> str:
-        return self._credentials.token if self._credentials is not None else ""
+        credentials = self._credentials.find()
+        return "" if credentials is None else credentials.token
 
     def _get_credentials(self, attempts: Attempts) -> Credentials:
-        known = self._credentials
-        is_refused = known is not None and any(known.has_same_token(old) for old in attempts.refused)
-        if known is not None and not is_refused and not known.is_running_out:
+        if (known := self._credentials.find(attempts.refused)) is not None:
             return known
         try:
             connection = self.get_connection(self.youcan_conn_id)
@@ -363,11 +362,10 @@ class YouCanHook(ConnectionUser):
         except Exception as error:  # whatever a secrets backend raises
             failure = self._look_up_error(error)
         else:
-            self._credentials = found.with_age_of(known)
+            credentials = self._credentials.keep(found)
             if self._session is not None:
-                self._session.use(self._credentials)
-            return self._credentials
-        if known is None or is_refused or not isinstance(failure, YouCanTransientError):
-            raise failure
+                self._session.use(credentials)
+            return credentials
+        credentials = self._credentials.fail(failure, attempts.refused)
         self.log.warning("%s Continuing with the last known credentials.", failure)
-        return known
+        return credentials

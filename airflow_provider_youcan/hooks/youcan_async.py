@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from airflow.providers.common.compat.connection import get_async_connection
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
@@ -19,18 +20,23 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.base import ConnectionUser
+from airflow_provider_youcan.hooks.limiter import RateLimiter, Turn
 from airflow_provider_youcan.logs import Throttle
 from airflow_provider_youcan.metrics import count_request, count_retry
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.client.procedures import Procedure
-    from airflow_provider_youcan.hooks.limiter import RateLimiter
     from airflow_provider_youcan.hooks.shared_client import SharedClient
 
 __all__ = ["YouCanAsyncHook"]
 
 _Result = TypeVar("_Result")
+
+Announce: TypeAlias = Callable[[endpoints.Request], Awaitable[None]]
+"""Is awaited with an update before it takes its turn."""
+
+_log = logging.getLogger(__name__)
 
 
 class YouCanAsyncHook(ConnectionUser):
@@ -70,7 +76,7 @@ class YouCanAsyncHook(ConnectionUser):
         self.max_concurrency = max_concurrency
         self.requests_per_second = requests_per_second
         self.requests = 0
-        """How many requests it has sent."""
+        """The number of requests that it has sent."""
         self._client: SharedClient | None = None
         self._limiter: RateLimiter | None = None
         self._pauses: set[asyncio.Future[None]] = set()
@@ -80,7 +86,7 @@ class YouCanAsyncHook(ConnectionUser):
         self, order_id: str, status: str, context: StatusContext | str = StatusContext.GENERAL
     ) -> None:
         """Set one status of one order, as :meth:`YouCanHook.update_order_status` does."""
-        await self.run(procedures.request(endpoints.update_order_status(order_id, status, context)))
+        await self.run(procedures.update_order_status(order_id, status, context))
 
     async def move_order_status(
         self,
@@ -110,7 +116,7 @@ class YouCanAsyncHook(ConnectionUser):
 
     async def get_order(self, order_id: str, include: Iterable[str] = ("payment", "shipping")) -> dict[str, Any]:
         """Read one order, as :meth:`YouCanHook.get_order` does."""
-        return await self.run(procedures.request(endpoints.get_order(order_id, include)))
+        return await self.run(procedures.get_order(order_id, include))
 
     async def get_order_statuses(self, order_id: str) -> OrderStatuses:
         """Read the three statuses of one order, as :meth:`YouCanHook.get_order_statuses` does."""
@@ -149,17 +155,20 @@ class YouCanAsyncHook(ConnectionUser):
 
         :raises YouCanInvalidInputError: if the Airflow connection is missing or makes no sense.
         """
-        return await self._acquire_client().get_credentials(self._look_up)
+        client = self._acquire_client()
+        return client.credentials.find() or await client.look_up_credentials(self._look_up)
 
-    async def run(self, procedure: Procedure[_Result]) -> _Result:
+    async def run(self, procedure: Procedure[_Result], announce: Announce | None = None) -> _Result:
         """
         Run a procedure: send what it yields, and return what it returns.
 
         :param procedure: one of :mod:`airflow_provider_youcan.client.procedures`.
+        :param announce: is awaited with each update that rests on a read, before the update takes its turn; an error
+            that it raises is the answer in place of the shop's (default ``None``).
         :raises YouCanError: what the procedure raises.
         """
-        attempts = Attempts(self.max_retry_seconds, has_limiter=self.max_concurrency is not None)
-        client = self._acquire_client()
+        attempts = Attempts(self.max_retry_seconds, waits_for_limit=self.max_concurrency is not None)
+        client, turn = self._acquire_client(), Turn()
         # Retained for this procedure, which another coroutine's close() must not cut off.
         client.retain()
         answer: dict[str, Any] | Exception | None = None
@@ -171,11 +180,13 @@ class YouCanAsyncHook(ConnectionUser):
                     result: _Result = end.value
                     return result
                 try:
-                    answer = await self._send(client, request, attempts)
+                    if announce is not None and request.freshness is not None:
+                        await announce(request)
+                    answer = await self._send(client, request, turn, attempts)
                 except (YouCanError, StaleReadError) as error:
                     answer = error
         finally:
-            attempts.end()
+            turn.end()
             await client.release()
 
     def stop(self) -> None:
@@ -188,13 +199,13 @@ class YouCanAsyncHook(ConnectionUser):
 
     async def check_ceiling(self, guard_max_age: float) -> None:
         """
-        Refuse a ceiling under which a look and its update lie too far apart for a guard.
+        Refuse a ceiling under which a read and its update lie too far apart for a guard.
 
-        :param guard_max_age: how old a look may be, in seconds, that a guarded update rests on.
+        :param guard_max_age: how old the read may be, in seconds, that a guarded update rests on.
         :raises YouCanInvalidInputError: if ``requests_per_second`` is too low.
         """
         credentials = await self.get_credentials()
-        limiter = self._get_limiter(self._acquire_client(), credentials)
+        limiter = self._limiter or self._make_limiter(self._acquire_client(), credentials)
         limiter.check_ceiling(max(guard_max_age, procedures.GUARD_MAX_AGE))
 
     async def close(self) -> None:
@@ -209,28 +220,32 @@ class YouCanAsyncHook(ConnectionUser):
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def _send(self, client: SharedClient, request: endpoints.Request, attempts: Attempts) -> dict[str, Any]:
+    async def _send(
+        self, client: SharedClient, request: endpoints.Request, turn: Turn, attempts: Attempts
+    ) -> dict[str, Any]:
         while True:
             was_sent = False
 
             async def send(credentials: Credentials) -> Answer:
                 nonlocal was_sent
-                self._check_stopped(request)
+                if self._is_stopped:
+                    raise self._stopped_error(request)
                 was_sent = True
                 attempts.send()
                 self.requests += 1
-                self.log.debug("%s %s", request.method, request.path)
+                _log.debug("%s %s", request.method, request.path)
                 answer = await client.send_request(request, credentials)
                 count_request(request.method, answer.status_code, self.youcan_conn_id)
                 return answer
 
             try:
-                look_up = partial(self._look_up, attempts.refused, may_renew=attempts.may_renew)
-                credentials = await client.get_credentials(look_up, attempts.refused)
+                credentials = client.credentials.find(attempts.refused) or await client.look_up_credentials(
+                    partial(self._look_up, attempts.refused, may_renew=attempts.may_renew), attempts.refused
+                )
                 attempts.begin(credentials)
-                limiter = self._get_limiter(client, credentials)
-                answer = await limiter.send(request, partial(send, credentials), attempts)
-                payload = read_response(request, answer, youcan_conn_id=self.youcan_conn_id, secret=credentials.token)
+                limiter = self._limiter or self._make_limiter(client, credentials)
+                answer = await limiter.send(request, partial(send, credentials), turn, attempts)
+                payload = read_response(request, answer, self.connection_name, credentials.token)
             except YouCanError as error:
                 if was_sent and error.status_code is None:
                     count_request(request.method, None, self.youcan_conn_id)
@@ -254,14 +269,12 @@ class YouCanAsyncHook(ConnectionUser):
             pause.cancel()
             self._pauses.discard(pause)
 
-    def _get_limiter(self, client: SharedClient, credentials: Credentials) -> RateLimiter:
+    def _make_limiter(self, client: SharedClient, credentials: Credentials) -> RateLimiter:
+        """Return the limiter of this hook's requests: its own if it sends many at a time, else the client's."""
         if self.max_concurrency is None:
             return client.limiter
-        if self._limiter is None:
-            from airflow_provider_youcan.hooks.limiter import RateLimiter
-
-            ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
-            self._limiter = RateLimiter(min(ceilings, default=None), max_windows=credentials.max_attempts)
+        ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
+        self._limiter = RateLimiter(min(ceilings, default=None), max_windows=credentials.max_attempts)
         return self._limiter
 
     def _acquire_client(self) -> SharedClient:

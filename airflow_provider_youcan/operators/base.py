@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,14 +23,14 @@ from airflow_provider_youcan.checks import (
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanPermanentError,
+    YouCanRecordError,
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.hooks.form import check_form_field
 from airflow_provider_youcan.metrics import count_outcomes
-from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, InterruptibleRun
-from airflow_provider_youcan.reconciliation.record.file import ReportFile
+from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, Interruption
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable, check_table_name
 from airflow_provider_youcan.reconciliation.thresholds import Threshold, read_threshold
 
@@ -38,12 +38,16 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-    from airflow_provider_youcan.reconciliation.plan import RunInput
-    from airflow_provider_youcan.reconciliation.record.lines import JsonLines, Sink
-    from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
+    from airflow_provider_youcan.reconciliation.inputs import RunInput
+    from airflow_provider_youcan.reconciliation.record.file import LocalFile, StoredFile
+    from airflow_provider_youcan.reconciliation.run import Reconciliation
     from airflow_provider_youcan.reconciliation.summary import Report
 
 __all__ = ["ReconcilingOperator", "describe_task", "pluralize"]
+
+
+_HURRIED_SECONDS = 1.0
+"""How long the last line may take when Airflow waits for the task to end, or the record takes no lines."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ class ReconcilingOperator(BaseOperator):
         self._set_optional(
             max_changes=max_changes, report_path=report_path, report_table=report_table, report_conn_id=report_conn_id
         )
-        self._interruptible: InterruptibleRun | None = None
+        self._interruption = Interruption()
         self._report: Report | None = None
         if "max_changes" in self._passed and not is_rendered_later(max_changes):
             read_threshold("max_changes", max_changes)
@@ -129,35 +133,37 @@ class ReconcilingOperator(BaseOperator):
             ``report_path`` that was written to.
         :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
         """
+        with self._interruption.watch():
+            self._interruption.check()
+            return self._execute(context)
+
+    def _execute(self, context: Context) -> dict[str, Any]:
         # Imported when a task runs: Airflow parses DAG files again and again.
-        from airflow_provider_youcan.reconciliation.record.lines import JsonLines
+        from airflow_provider_youcan.reconciliation.record.writer import Record
         from airflow_provider_youcan.reconciliation.summary import Report
 
         begun_at = time.monotonic()
         arguments = self._read_arguments()
-        source = self._read_source()
-        self._refuse_exceeded(source)
-        with ExitStack() as stack:
-            file = stack.enter_context(ReportFile(arguments.report_path))
-            lines = None if file.text is None else JsonLines(file.text)
-            sinks: list[Sink] = []
-            if arguments.report_table is not None:
-                # First, because it takes every line, and a full disk does not.
-                is_own = "report_conn_id" in self._passed
-                hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
-                keys = describe_task(context)
-                table = OutcomeTable(arguments.report_table, arguments.report_conn_id, hook_params, keys)
-                sinks.append(stack.enter_context(table))
-            if lines is not None:
-                sinks.append(lines)
-            self._report = report = Report(sinks)
-            report.rows = source.desired.rows
-            self._log_rows(source, dry_run=arguments.dry_run)
-            with self._report_on_exit(report, lines, file, arguments, context) as summary:
-                run = self._run(source, report, arguments, begun_at)
-                self._raise_interruption()
-            self._finish(report)
-            self._check_failures(source, run, report, arguments, file.path)
+        run_input = self._read_input()
+        self._refuse_exceeded(run_input)
+        file = None if arguments.report_path is None else self._make_file(arguments.report_path)
+        table = None if arguments.report_table is None else self._make_table(arguments, context)
+        record = Record([sink for sink in (file, table) if sink is not None])
+        self._report = report = Report(record)
+        report.rows = run_input.desired.rows
+        try:
+            record.open()
+            self._interruption.check()
+        except BaseException:
+            record.abandon()
+            raise
+        path = None if file is None else file.path
+        self._log_rows(run_input, dry_run=arguments.dry_run)
+        with self._report_on_exit(run_input, report, path, arguments, context) as summary:
+            run = self._run(run_input, report, table, arguments, begun_at)
+            self._raise_interruption()
+        self._finish(report)
+        self._check_failures(run_input, run, report, arguments, path)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
         add_event_extra(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
@@ -175,8 +181,7 @@ class ReconcilingOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Begin nothing more; Airflow calls this when the task is to end, in a signal handler."""
-        if self._interruptible is not None:
-            self._interruptible.stop()
+        self._interruption.stop()
 
     def _set_optional(self, **arguments: Any) -> None:
         """Set arguments that may be omitted, and remember which were passed."""
@@ -185,11 +190,11 @@ class ReconcilingOperator(BaseOperator):
             if was_passed(self, value):
                 self._passed.add(name)
 
-    def _read_source(self) -> RunInput:
+    def _read_input(self) -> RunInput:
         """Return what should hold."""
         raise NotImplementedError
 
-    def _log_rows(self, source: RunInput, *, dry_run: bool) -> None:
+    def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
         """Log what was read."""
         raise NotImplementedError
 
@@ -216,100 +221,125 @@ class ReconcilingOperator(BaseOperator):
             report_conn_id=self._read_passed("report_conn_id") or str(getattr(self, "conn_id", "")),
         )
 
-    def _refuse_exceeded(self, source: RunInput) -> None:
-        if source.exceeded is not None and "max_changes" not in self._passed:
+    def _refuse_exceeded(self, run_input: RunInput) -> None:
+        if run_input.exceeded is not None and "max_changes" not in self._passed:
             raise YouCanInvalidInputError(
-                f"This plan changes more than its own max_changes={source.exceeded} allows, so nothing was sent: give "
-                "a max_changes that allows it, if it is meant."
+                f"This plan exceeds its own max_changes={run_input.exceeded}, so nothing was sent: pass a larger "
+                "max_changes to apply it."
             )
+
+    @staticmethod
+    def _make_file(path: str) -> LocalFile | StoredFile:
+        from airflow_provider_youcan.reconciliation.record.file import open_record_file
+
+        return open_record_file(path)
+
+    def _make_table(self, arguments: _Arguments, context: Context) -> OutcomeTable:
+        is_own = "report_conn_id" in self._passed
+        hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
+        keys = describe_task(context)
+        name, conn_id = str(arguments.report_table), arguments.report_conn_id
+        return OutcomeTable(name, conn_id, hook_params, keys, self.youcan_conn_id)
 
     @contextmanager
     def _report_on_exit(
-        self, report: Report, lines: JsonLines | None, file: ReportFile, arguments: _Arguments, context: Context
+        self, run_input: RunInput, report: Report, path: str | None, arguments: _Arguments, context: Context
     ) -> Iterator[dict[str, Any]]:
-        """Write the end of the report, and push the XComs, however the run ends; the summary is there after that."""
+        """Complete the report and push the XComs even if the run fails. ``summary`` is filled on exit."""
         summary: dict[str, Any] = {}
-        exceeded: str | None = None
         failure: BaseException | None = None
         try:
             yield summary
         except BaseException as error:
             failure = error
-            if isinstance(error, YouCanTooManyChangesError):
-                exceeded = str(arguments.max_changes)
             if isinstance(error, YouCanTaskStoppedError):
-                # The stop's own error has the last word.
+                # If the task was interrupted, raise that instead.
                 self._raise_interruption()
             raise
         finally:
             try:
-                if lines is not None:
-                    # Before the XComs, so that it is whole whatever becomes of them.
-                    lines.complete(
-                        dry_run=arguments.dry_run, store=report.store, rows=report.rows, max_changes=exceeded
-                    )
-                    file.flush()
-            except Exception:  # whatever a storage raises
-                if failure is None:
-                    raise
-                self.log.exception("The report at %s could not be completed.", file.path)
+                self._complete(report, arguments, failure)
             finally:
-                summary |= report.summarise() | {"report_path": file.path}
-                self._publish(report, summary, context)
+                summary |= report.summarise() | {"report_path": path}
+                self._publish(report, summary, run_input.notes, context)
 
-    def _run(self, source: RunInput, report: Report, arguments: _Arguments, begun_at: float) -> Reconciliation:
+    def _complete(self, report: Report, arguments: _Arguments, failure: BaseException | None) -> None:
+        """Write the last line. An error in this does not take the place of the one that the run ended in."""
+        from airflow_provider_youcan.reconciliation.planner import Outcome
+        from airflow_provider_youcan.reconciliation.record.lines import make_last_line
+        from airflow_provider_youcan.reconciliation.record.writer import MAX_WAIT
+
+        exceeded = str(arguments.max_changes) if isinstance(failure, YouCanTooManyChangesError) else None
+        last_line = make_last_line(
+            dry_run=arguments.dry_run,
+            store=report.store,
+            rows=report.rows,
+            not_reached=report.count(Outcome.NOT_REACHED),
+            max_changes=exceeded,
+        )
+        is_hurried = self._interruption.was_stopped or isinstance(failure, YouCanRecordError)
+        try:
+            report.record.close(last_line, _HURRIED_SECONDS if is_hurried else MAX_WAIT)
+        except YouCanRecordError as error:
+            if failure is None:
+                raise
+            if not isinstance(failure, YouCanRecordError):
+                self.log.error("%s", error)
+
+    def _run(
+        self,
+        run_input: RunInput,
+        report: Report,
+        table: OutcomeTable | None,
+        arguments: _Arguments,
+        begun_at: float,
+    ) -> Reconciliation:
         from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
-        from airflow_provider_youcan.reconciliation.run import Options, Reconciliation
+        from airflow_provider_youcan.reconciliation.inputs import Options
+        from airflow_provider_youcan.reconciliation.run import Reconciliation
 
+        self._interruption.check()
         hook = YouCanAsyncHook(
             self.youcan_conn_id, max_concurrency=self.max_concurrency, requests_per_second=self.requests_per_second
         )
         options = Options(
-            guard=source.guard,
             allow_custom_label=self.allow_custom_label,
             skip_invalid=self._skips_invalid(),
             dry_run=arguments.dry_run,
-            is_plan=source.is_plan,
-            is_revert=source.is_revert,
             max_changes=arguments.max_changes,
-            total=source.total,
             max_concurrency=self.max_concurrency,
             guard_max_age=self.guard_max_age,
             youcan_conn_id=self.youcan_conn_id,
         )
-        reconciliation = Reconciliation(hook.run, source.desired, report, options, self.log)
-
-        async def prepare() -> int:
-            await self._prepare(hook, source, report, options, arguments)
-            return (await hook.get_credentials()).max_attempts
+        reconciliation = Reconciliation(hook.run, run_input, options, report, self.log)
 
         async def run() -> None:
-            async with hook:
-                await reconciliation.run(prepare)
+            async with hook, reconciliation:
+                await self._prepare(hook, run_input, report, arguments)
+                if table is not None:
+                    table.store = report.store
+                await reconciliation.run((await hook.get_credentials()).max_attempts)
 
         def stop() -> None:
             hook.stop()
             reconciliation.stop()
 
-        self._interruptible = interruptible = InterruptibleRun(stop)
         try:
-            interruptible.run(run(), self._seconds_left(begun_at))
+            self._interruption.run(run(), stop, self._seconds_left(begun_at))
         finally:
             report.requests = hook.requests
         return reconciliation
 
-    async def _prepare(
-        self, hook: YouCanAsyncHook, source: RunInput, report: Report, options: Options, arguments: _Arguments
-    ) -> None:
+    async def _prepare(self, hook: YouCanAsyncHook, run_input: RunInput, report: Report, arguments: _Arguments) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
         from airflow_provider_youcan.client.store import read_store_slug
 
-        if source.is_guarded:
-            await hook.check_ceiling(options.guard_max_age)
-        if source.stores or (arguments.dry_run and arguments.report_path is not None):
+        if run_input.is_guarded:
+            await hook.check_ceiling(self.guard_max_age)
+        if run_input.stores or (arguments.dry_run and arguments.report_path is not None):
             report.store = await hook.run(read_store_slug())
-        if source.stores and report.store is not None and source.stores != {report.store}:
-            other = ", ".join(map(repr, sorted(source.stores)))
+        if run_input.stores and report.store is not None and run_input.stores != {report.store}:
+            other = ", ".join(map(repr, sorted(run_input.stores)))
             raise YouCanInvalidInputError(
                 f"The report belongs to the store {other}, but the Airflow connection {self.youcan_conn_id!r} leads to "
                 f"{report.store!r}, so nothing was sent: use the connection of the same store."
@@ -324,21 +354,20 @@ class ReconcilingOperator(BaseOperator):
 
     def _raise_interruption(self) -> None:
         """Raise what Airflow expects of a task that was stopped, or whose time was over."""
-        interruptible = self._interruptible
-        if interruptible is None or not (interruptible.was_stopped or interruptible.timed_out):
-            return
-        if interruptible.timed_out:
+        interruption = self._interruption
+        if interruption.timed_out:
             raise AirflowTaskTimeout(
                 f"The table was not reconciled within the execution_timeout of {self.execution_timeout}; a retry "
                 "sends only what is missing."
             )
-        interruptible.handle_signals()
-        # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
-        raise YouCanTaskStoppedError(
-            "The task was stopped before the table was reconciled; a retry sends only what is missing."
-        )
+        if interruption.was_stopped:
+            interruption.handle_signals()
+            # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
+            raise YouCanTaskStoppedError(
+                "The task was stopped before the table was reconciled; a retry sends only what is missing."
+            )
 
-    def _publish(self, report: Report, summary: dict[str, Any], context: Context) -> None:
+    def _publish(self, report: Report, summary: dict[str, Any], notes: Sequence[str], context: Context) -> None:
         from airflow_provider_youcan.reconciliation.preview import write_preview
 
         self.log.info(
@@ -352,7 +381,7 @@ class ReconcilingOperator(BaseOperator):
         count_outcomes(summary["rows"], summary["by_context"], self.youcan_conn_id)
         if (task_instance := context.get("ti")) is None:
             return
-        preview = write_preview(report, notes=self._notes())
+        preview = write_preview(report, notes)
         try:
             # Now, so that a task that comes after a failure finds it, too.
             task_instance.xcom_push(key="summary", value=summary)
@@ -360,14 +389,11 @@ class ReconcilingOperator(BaseOperator):
         except Exception:  # an XCom that is refused must hide nothing
             self.log.warning("The summary could not be pushed as an XCom.", exc_info=True)
 
-    def _notes(self) -> Sequence[str]:
-        """Return what a reader of the preview has to know."""
-        return ()
-
     def _check_failures(
-        self, source: RunInput, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
+        self, run_input: RunInput, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
     ) -> None:
-        failed, total = len(report.failed_rows), source.total if source.total is not None else report.rows
+        failed = len(report.failed_rows)
+        total = report.rows if run_input.total is None else run_input.total
         if arguments.max_failures.allows(failed, total):
             return
         where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"

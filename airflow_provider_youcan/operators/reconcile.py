@@ -19,7 +19,6 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.base import ReconcilingOperator, pluralize
 from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.reconciliation.record.file import read_lines
 from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
 from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
@@ -27,7 +26,7 @@ from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
 from airflow_provider_youcan.version_compat import OPERATOR_ARGUMENTS, with_text_keys
 
 if TYPE_CHECKING:
-    from airflow_provider_youcan.reconciliation.plan import RunInput
+    from airflow_provider_youcan.reconciliation.inputs import RunInput
     from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
     from airflow_provider_youcan.reconciliation.summary import Report
 
@@ -194,27 +193,33 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         if not any(map(is_rendered_later, options)):
             check_file_options(self.file_options)
 
-    def _read_source(self) -> RunInput:
+    def _read_input(self) -> RunInput:
         min_rows = read_whole_number("min_rows", self.min_rows)
-        source = self._read_plan() if "plan" in self._passed else self._read_table()
-        rows = source.desired.rows if source.rows is None else source.rows
+        run_input = self._read_plan() if "plan" in self._passed else self._read_table()
+        rows = run_input.desired.rows if run_input.rows is None else run_input.rows
         if rows < min_rows:
             raise YouCanInvalidInputError(
                 f"The table has {pluralize(rows, 'row')}, fewer than min_rows={min_rows}, so nothing was sent: look at "
                 "what feeds it."
             )
-        return source
+        return run_input
 
     def _read_plan(self) -> RunInput:
         from airflow_provider_youcan.reconciliation.plan import read_plan
-        from airflow_provider_youcan.reconciliation.record.reader import read_report
+        from airflow_provider_youcan.reconciliation.record.file import find_newer, read_lines
+        from airflow_provider_youcan.reconciliation.record.reader import read_record
 
         path = check_rendered_text("plan", self.plan)
         if (report_path := self._read_passed("report_path")) is not None and is_same_file(path, report_path):
             raise YouCanInvalidInputError(
                 f"plan and report_path are both {path!r}, so nothing was sent: write the report elsewhere."
             )
-        return read_plan(read_report(read_lines(path), path))
+        if (newer := find_newer(path)) is not None:
+            raise YouCanInvalidInputError(
+                f"There is a newer plan than {path}: {newer}, so nothing was sent: name the one that was approved, "
+                "and delete or move the other."
+            )
+        return read_plan(read_record(self._interruption.interrupt(read_lines(path)), path))
 
     def _read_table(self) -> RunInput:
         from airflow_provider_youcan.reconciliation.plan import read_table
@@ -249,7 +254,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         columns, read = open_table(table, name)
         if columns is not None:
             desired.check_columns(columns)
-        for row in read(desired.find_columns(columns or ())):
+        for row in self._interruption.interrupt(read(desired.find_columns(columns or ()))):
             desired.add(row)
         desired.check_rows()
 
@@ -259,7 +264,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _query(self, desired: DesiredState) -> None:
         hook = get_database_hook(str(self.conn_id), self.hook_params)
-        for names, rows in query(hook, str(self.sql), self.parameters):
+        for names, rows in self._interruption.interrupt(query(hook, str(self.sql), self.parameters)):
             if not desired.rows:
                 desired.check_columns(names)
             for row in rows:
@@ -268,12 +273,12 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     def _skips_invalid(self) -> bool:
         return self.on_invalid == "skip"
 
-    def _log_rows(self, source: RunInput, *, dry_run: bool) -> None:
-        desired = source.desired
-        columns = f" Columns: {desired.describe_columns() or 'none'}." if not source.is_plan else ""
+    def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
+        desired = run_input.desired
+        columns = f" Columns: {desired.describe_columns() or 'none'}." if not run_input.is_plan else ""
         self.log.info(
             "Read %s, asking for %s of %s%s.%s",
-            pluralize(desired.rows, "planned change" if source.is_plan else "row"),
+            pluralize(desired.rows, "planned change" if run_input.is_plan else "row"),
             pluralize(desired.count_statuses(), "status", "statuses"),
             pluralize(sum(1 for _ in desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",

@@ -1,9 +1,9 @@
 """
-Running a coroutine in a task that Airflow may interrupt: by a signal, a timeout, or ``on_kill``.
+Stopping a task that Airflow interrupts, by a signal, a timeout, or ``on_kill``, from its first line on.
 
-Airflow raises its exceptions from signal handlers, and so in the midst of whatever runs. In an event loop that is any
-callback, which swallows it, or the coroutine that has a request under way, which takes it for a lost answer. So while
-the loop runs a signal only wakes it; it comes to an orderly end, and then the signal is handled as Airflow wants it.
+While rows are read, a SIGTERM ends that at once. While the event loop runs, a signal only wakes it: an exception raised
+from a handler would end up in whatever callback runs, which swallows it, or in the coroutine that has a request under
+way, which takes it for a lost answer. After the loop a signal waits until what was done is written down.
 """
 
 from __future__ import annotations
@@ -11,98 +11,134 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
-__all__ = ["InterruptibleRun"]
+from airflow_provider_youcan.exceptions import YouCanTaskStoppedError
+
+__all__ = ["GRACE_SECONDS", "Interruption"]
 
 T = TypeVar("T")
 
-GRACE_SECONDS = 3.0
+GRACE_SECONDS = 2.5
 """How long what is under way may take to come to its end: Airflow 3.3 kills a task 5 seconds after its SIGTERM."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGALRM)
 
 
-class InterruptibleRun:
-    """
-    Runs one coroutine, which can be stopped.
+class Interruption:
+    """Whether a task was stopped, and how its run ends then."""
 
-    :param on_stop: is called in the event loop when it is to end, once.
-    """
-
-    def __init__(self, on_stop: Callable[[], None]) -> None:
+    def __init__(self) -> None:
         self.was_stopped = False
         """Whether it was stopped."""
         self.timed_out = False
         """Whether its time was over."""
-        self._on_stop = on_stop
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stopping: asyncio.Event | None = None
-        self._received: list[tuple[Any, int]] = []
+        self._is_reading = False
+        self._wake: Callable[[], None] | None = None
+        self._received: list[tuple[Callable[[int, FrameType | None], Any], int]] = []
 
     def stop(self) -> None:
-        """Have it end. It may be called from a signal handler and from any thread, and only wakes the loop."""
+        """Ask the run to stop. Signal handlers and any thread may call it."""
         self.was_stopped = True
-        loop, stopping = self._loop, self._stopping
-        if loop is not None and stopping is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(stopping.set)
+        if self._wake is not None:
+            self._wake()
 
-    def run(self, coroutine: Coroutine[Any, Any, T], seconds: float | None = None) -> T | None:
+    def check(self) -> None:
         """
-        Run a coroutine to its end, or until it is stopped or its time is over.
+        End what runs, if the task was stopped.
 
-        :param coroutine: what runs.
-        :param seconds: how long it may take, before it is stopped; ``None`` sets no bound (default).
-        :return: what it returns, ``None`` where it had to be cancelled.
+        :raises YouCanTaskStoppedError: if so.
         """
-        with self._signals_wake_the_loop():
-            return asyncio.run(self._run(coroutine, seconds))
-
-    def handle_signals(self) -> None:
-        """Handle the signals that came, as Airflow does: it may raise ``AirflowTaskTimeout`` or the like."""
-        received, self._received = self._received, []
-        for handler, number in received:
-            if callable(handler):
-                handler(number, None)
-
-    async def _run(self, coroutine: Coroutine[Any, Any, T], seconds: float | None) -> T | None:
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
         if self.was_stopped:
-            self._stopping.set()
-        task = asyncio.ensure_future(coroutine)
-        stopping = asyncio.ensure_future(self._stopping.wait())
-        try:
-            await asyncio.wait({task, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not task.done():
-                self.timed_out = not stopping.done()
-                self._on_stop()
-                await asyncio.wait({task}, timeout=GRACE_SECONDS)
-                task.cancel()
-            await asyncio.wait({task})
-        finally:
-            stopping.cancel()
-        return None if task.cancelled() else task.result()
+            raise YouCanTaskStoppedError("The task was stopped, so nothing was sent; a retry begins again.")
 
     @contextmanager
-    def _signals_wake_the_loop(self) -> Iterator[None]:
+    def watch(self) -> Iterator[None]:
+        """Handle signals from here to the end of the block: at first a SIGTERM ends at once what runs."""
         # Python lets only the main thread handle signals, and only there does Airflow raise from them.
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         handlers = {number: signal.getsignal(number) for number in _SIGNALS}
 
-        def wake(number: int, _: Any) -> None:
-            self._received.append((handlers[signal.Signals(number)], number))
-            self.stop()
+        def receive(number: int, frame: FrameType | None) -> None:
+            handler = handlers[signal.Signals(number)]
+            assert callable(handler)  # noqa: S101  # for the type checker: else this is not installed
+            if not self._is_reading:
+                self._received.append((handler, number))
+                self.stop()
+                return
+            handler(number, frame)
+            if number == signal.SIGTERM:
+                # Airflow 3's own handler only calls on_kill.
+                self.stop()
+                self.check()
 
         for number in _SIGNALS:
             # A signal that no one handles ends the process, as it should.
             if callable(handlers[number]):
-                signal.signal(number, wake)
+                signal.signal(number, receive)
+        self._is_reading = True
         try:
             yield
         finally:
+            self._is_reading = False
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+    def interrupt(self, items: Iterable[T]) -> Iterator[T]:
+        """Return items, and end before the next one if the task was stopped: what makes them may swallow an error."""
+        for item in items:
+            if self.was_stopped:
+                self.check()
+            yield item
+
+    def run(
+        self, coroutine: Coroutine[Any, Any, T], on_stop: Callable[[], None], seconds: float | None = None
+    ) -> T | None:
+        """
+        Run a coroutine to its end, or until the task is stopped or its time is over.
+
+        :param coroutine: what runs.
+        :param on_stop: is called in the event loop when it is to end, once.
+        :param seconds: how long it may take, before it is stopped; ``None`` sets no bound (default).
+        :return: what it returns, ``None`` if it had to be cancelled.
+        """
+        # From here to the end of the block that watches, signals wait for what is written down.
+        self._is_reading = False
+        return asyncio.run(self._run(coroutine, on_stop, seconds))
+
+    def handle_signals(self) -> None:
+        """Handle the signals that came, as Airflow does: it may raise ``AirflowTaskTimeout`` or the like."""
+        received, self._received = self._received, []
+        for handler, number in received:
+            handler(number, None)
+
+    async def _run(
+        self, coroutine: Coroutine[Any, Any, T], on_stop: Callable[[], None], seconds: float | None
+    ) -> T | None:
+        loop, event = asyncio.get_running_loop(), asyncio.Event()
+
+        def wake() -> None:
+            loop.call_soon_threadsafe(event.set)
+
+        self._wake = wake
+        if self.was_stopped:
+            event.set()
+        task = asyncio.ensure_future(coroutine)
+        stopping = asyncio.ensure_future(event.wait())
+        try:
+            await asyncio.wait({task, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                self.timed_out = not stopping.done()
+                on_stop()
+                await asyncio.wait({task}, timeout=GRACE_SECONDS)
+                task.cancel()
+            await asyncio.wait({task})
+        finally:
+            self._wake = None
+            stopping.cancel()
+        return None if task.cancelled() else task.result()

@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from airflow_provider_youcan.client.procedures import Read, UpdateResult, move_order_status
+from airflow_provider_youcan.client.endpoints import Request
+from airflow_provider_youcan.client.procedures import Read, UpdateResult, update_under_guard
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.reconciliation.inputs import Options, RunInput
 from airflow_provider_youcan.reconciliation.planner import (
-    Guard,
     Outcome,
     Step,
+    block_general,
     contexts_in_order,
-    general_is_protected,
+    find_moved,
     plan,
     plan_status,
 )
@@ -29,13 +30,10 @@ from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, S
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage
 
-__all__ = ["IS_UNKNOWN", "OrderProgress", "OrderUpdater"]
+__all__ = ["OrderProgress", "OrderUpdater"]
 
-IS_UNKNOWN = "whether YouCan took it is unknown"
-"""Stands in the reason of each status of which an update was sent, and no confirmation came."""
-
-_UNCONFIRMED = f"An update was sent before that; {IS_UNKNOWN}."
-_CUT_OFF = f"the run was cut off while this was under way; {IS_UNKNOWN}"
+_UNCONFIRMED = "An update was sent, and it is unknown whether YouCan took it."
+_CUT_OFF = "the run was cut off while this update was under way, and it is unknown whether YouCan took it"
 
 
 @dataclass(slots=True, eq=False)
@@ -45,18 +43,23 @@ class OrderProgress:
     order: DesiredOrder
     left: dict[StatusContext, str]
     """The statuses of which it is not reported yet what became of them."""
-    unconfirmed: dict[StatusContext, UpdateResult] = field(default_factory=dict)
-    """The statuses of which an update was sent, and no confirmation came."""
-    obstacles: dict[StatusContext, str] = field(default_factory=dict)
-    """The statuses that were not set, each with what happened: the general one is not set after them."""
+    settled: dict[StatusContext, Step] = field(default_factory=dict)
+    """What became of the others."""
     failures: dict[StatusContext, Step] = field(default_factory=dict)
     """The statuses whose own update failed, each with why; it may work later."""
-    current: tuple[StatusContext, str | None] | None = None
+    unconfirmed: dict[StatusContext, UpdateResult] = field(default_factory=dict)
+    """The statuses of which an update was sent, and no confirmation came."""
+    under_way: tuple[StatusContext, str | None] | None = None
     """The status whose update is under way, and what it was, as far as that is known."""
-    planned: dict[StatusContext, Step] = field(default_factory=dict)
-    """The statuses that are planned to change."""
+    planned: dict[StatusContext, Step] | None = None
+    """The statuses that are planned to change, once that is known."""
     read: Read | None = None
     """What the plan rests on."""
+
+    @property
+    def is_touched(self) -> bool:
+        """Whether anything was tried for one of the statuses that are left."""
+        return bool(self.failures or self.unconfirmed or self.under_way)
 
 
 class OrderUpdater:
@@ -66,31 +69,21 @@ class OrderUpdater:
     :param run: runs a procedure against the shop.
     :param snapshot: what the shop shows.
     :param report: takes what became of each status.
-    :param guard: returns what a status of an order may be moved from, ``None`` for anything.
-    :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
-    :param is_revert: whether each status is decided alone, the general one first.
     :param outage: records each success.
+    :param run_input: what binds the run.
+    :param options: how it works.
     """
 
     def __init__(
-        self,
-        run: Run,
-        snapshot: Snapshot,
-        report: Report,
-        outage: Outage,
-        *,
-        guard: Callable[[DesiredOrder, StatusContext], Guard | None],
-        guard_max_age: float,
-        is_revert: bool,
+        self, run: Run, snapshot: Snapshot, report: Report, outage: Outage, run_input: RunInput, options: Options
     ) -> None:
         self._run = run
         self._snapshot = snapshot
         self._report = report
         self._outage = outage
-        self._guard = guard
-        self._guard_max_age = guard_max_age
-        self._is_revert = is_revert
-        self._contexts = contexts_in_order(is_revert=is_revert)
+        self._input = run_input
+        self._options = options
+        self._contexts = contexts_in_order(is_revert=run_input.is_revert)
 
     async def plan(self, progress: OrderProgress) -> None:
         """
@@ -98,11 +91,14 @@ class OrderUpdater:
 
         :raises YouCanError: if it could not be read.
         """
-        progress.read = self._snapshot.take(progress.order) or await self._read(progress)
+        order = progress.order
+        progress.read = self._snapshot.take(order) or await self._read(progress)
+        progress.planned = {}
         if self._report_other_ref(progress):
             return
-        guards = {context: guard for context in progress.left if (guard := self._guard(progress.order, context))}
-        steps = plan(progress.left, progress.read.statuses, guards, is_revert=self._is_revert)
+        guards = {context: guard for context in progress.left if (guard := self._input.guard(order, context))}
+        holds = self._input.holds.get(str(order.order_id))
+        steps = plan(progress.left, progress.read.statuses, guards, holds, is_revert=self._input.is_revert)
         for context, step in steps.items():
             if step.outcome is Outcome.PLANNED:
                 progress.planned[context] = step
@@ -111,7 +107,7 @@ class OrderUpdater:
 
     def report_planned(self, progress: OrderProgress) -> None:
         """Report of what is planned that it is planned, and no more."""
-        for context, step in progress.planned.items():
+        for context, step in (progress.planned or {}).items():
             self._settle(progress, context, step)
 
     async def apply(self, progress: OrderProgress) -> None:
@@ -130,15 +126,12 @@ class OrderUpdater:
     def report_all(self, progress: OrderProgress, outcome: Outcome, reason: str) -> None:
         """Report of all statuses that are left what became of them."""
         for context in [context for context in self._contexts if context in progress.left]:
-            step = Step(outcome, None, reason)
             own = progress.failures.get(context)
-            if (known := progress.unconfirmed.get(context)) is not None:
-                explained = self._explain(progress, context, str(own.reason) if own else reason)
-                step = Step(Outcome.FAILED, known.before, explained)
-            elif own is not None:
-                step = own
-            elif context is StatusContext.GENERAL and outcome is Outcome.FAILED:
-                step = self._hold_general(progress, context, step)
+            step = own or Step(outcome, None, reason)
+            if (sent := progress.unconfirmed.get(context)) is not None:
+                step = Step(Outcome.FAILED, sent.before, f"{step.reason} {_UNCONFIRMED}", unconfirmed=True)
+            elif own is None and outcome is Outcome.FAILED and (block := self._find_block(progress, context)):
+                step = Step(Outcome.PROTECTED, None, block)
             self._settle(progress, context, step)
 
     async def _apply(self, progress: OrderProgress) -> None:
@@ -150,15 +143,16 @@ class OrderUpdater:
         if self._report_other_ref(progress):
             return
         failure: YouCanTransientError | None = None
-        for context in [context for context in self._contexts if context in progress.left]:
-            if context is StatusContext.GENERAL and failure is not None and not self._is_revert:
+        for context in self._contexts:
+            if context not in progress.left:
+                continue
+            if context is StatusContext.GENERAL and failure is not None and not self._input.is_revert:
                 break
             try:
                 step, read = await self._apply_status(progress, context, read)
             except YouCanTransientError as error:
                 if isinstance(error, FATAL_ERRORS):
                     raise
-                progress.obstacles[context] = "could not be set"
                 before = None if read is None else read.statuses[context]
                 progress.failures[context] = Step(Outcome.FAILED, before, str(error))
                 failure = error
@@ -166,6 +160,77 @@ class OrderUpdater:
             self._settle(progress, context, step)
         if failure is not None:
             raise failure
+
+    async def _apply_status(
+        self, progress: OrderProgress, context: StatusContext, read: Read | None
+    ) -> tuple[Step, Read | None]:
+        """Bring one status to where it should be, and return what became of it, and what was read last."""
+        wanted, guard = progress.left[context], self._input.guard(progress.order, context)
+        if context in progress.unconfirmed:
+            return await self._update(progress, context, wanted, read)
+        if read is None and guard is None:
+            read = await self._read(progress)
+        before = None
+        if read is not None:
+            step = plan_status(wanted, read.statuses[context], guard)
+            if step.outcome is not Outcome.PLANNED:
+                return step, read
+            before = step.before
+        if block := self._find_block(progress, context):
+            # What it is now need not be read for this.
+            return Step(Outcome.PROTECTED, before, block), read
+        return await self._update(progress, context, wanted, read)
+
+    async def _update(
+        self, progress: OrderProgress, context: StatusContext, wanted: str, read: Read | None
+    ) -> tuple[Step, Read | None]:
+        order, begun_at = progress.order, time.monotonic()
+        guard, sent = self._input.guard(order, context), progress.unconfirmed.get(context)
+        holds = self._input.holds.get(str(order.order_id)) if context is StatusContext.GENERAL else None
+
+        async def announce(request: Request) -> None:
+            self._report.add_sending(order, context, request.before)
+            await self._report.record.flush()
+            progress.under_way = (context, request.before)
+
+        def check(statuses: OrderStatuses) -> str | None:
+            return find_moved(statuses, holds or {})
+
+        procedure = update_under_guard(
+            str(order.order_id),
+            wanted,
+            context,
+            None if guard is None else guard.only_from,
+            read=read,
+            guard_max_age=self._options.guard_max_age,
+            unconfirmed=sent,
+            check=check if holds else None,
+        )
+        try:
+            result = await self._run(procedure, announce)
+        except YouCanError as error:
+            before = error.status_before
+            if before is None and progress.under_way is not None:
+                before = progress.under_way[1]
+            progress.under_way = None
+            if error.unconfirmed:
+                progress.unconfirmed[context] = UpdateResult(before, changed=True)
+            is_about_this_status = isinstance(error, YouCanPermanentError) and not isinstance(
+                error, (*FATAL_ERRORS, YouCanOrderNotFoundError)
+            )
+            if not is_about_this_status:
+                raise
+            reason = f"{error} {_UNCONFIRMED}" if error.unconfirmed else str(error)
+            return Step(Outcome.FAILED, before, reason, error.unconfirmed), read
+        progress.under_way = None
+        self._outage.record_success()
+        if result.statuses is not None:
+            read = Read(result.statuses, begun_at)
+        if result.changed:
+            return Step(Outcome.CHANGED, result.before, result.reason), read
+        if result.reason is not None:
+            return Step(Outcome.PROTECTED, result.before, result.reason), read
+        return plan_status(wanted, result.before, guard), read
 
     def _report_other_ref(self, progress: OrderProgress) -> bool:
         if (ref := self._snapshot.find_other_ref(progress.order)) is None:
@@ -175,103 +240,30 @@ class OrderUpdater:
         )
         return True
 
-    async def _apply_status(
-        self, progress: OrderProgress, context: StatusContext, read: Read | None
-    ) -> tuple[Step, Read | None]:
-        """Bring one status to where it should be, and return what became of it, and what was read last."""
-        wanted, guard = progress.left[context], self._guard(progress.order, context)
-        known = progress.unconfirmed.get(context)
-        if known is None and read is None and guard is None:
-            read = await self._read(progress)
-        if known is None and read is not None:
-            step = plan_status(wanted, read.statuses[context], guard)
-            if step.outcome is Outcome.PLANNED:
-                step = self._hold_general(progress, context, step)
-            if step.outcome is not Outcome.PLANNED:
-                return step, read
-        held = self._hold_general(progress, context, Step(Outcome.PLANNED, None))
-        if held.outcome is Outcome.PROTECTED and known is None:
-            # What it is now was not read, and need not be.
-            return held, read
-        return await self._update(progress, context, wanted, read, known)
-
-    async def _update(
-        self,
-        progress: OrderProgress,
-        context: StatusContext,
-        wanted: str,
-        read: Read | None,
-        known: UpdateResult | None,
-    ) -> tuple[Step, Read | None]:
-        guard, begun_at = self._guard(progress.order, context), time.monotonic()
-        before = known.before if known is not None else (read.statuses[context] if read is not None else None)
-        procedure = move_order_status(
-            str(progress.order.order_id),
-            wanted,
-            context,
-            None if guard is None else guard.only_from,
-            read=read,
-            guard_max_age=self._guard_max_age,
-            unconfirmed=known,
-        )
-        # Of what has been read here. Where the procedure reads, a guard of one status says what it was.
-        is_certain = before is None and guard is not None and len(guard.only_from) == 1
-        progress.current = (context, guard.only_from[0] if is_certain and guard is not None else before)
-        try:
-            move = await self._run(procedure)
-        except YouCanError as error:
-            progress.current = None
-            if error.unconfirmed:
-                before = error.status_before if before is None else before
-                progress.unconfirmed[context] = UpdateResult(before, changed=True)
-            is_about_this_status = isinstance(error, YouCanPermanentError) and not isinstance(
-                error, (*FATAL_ERRORS, YouCanOrderNotFoundError)
-            )
-            if not is_about_this_status:
-                raise
-            is_unreadable = error.status_code is None and guard is not None and not error.unconfirmed
-            outcome = Outcome.PROTECTED if is_unreadable else Outcome.FAILED
-            return Step(outcome, before, self._explain(progress, context, str(error))), read
-        progress.current = None
-        self._outage.record_success()
-        if move.statuses is not None:
-            read = Read(move.statuses, begun_at)
-        if move.changed:
-            return Step(Outcome.CHANGED, move.before, move.reason), read
-        return plan_status(wanted, move.before, guard), read
-
     def _report_cut_off(self, progress: OrderProgress) -> None:
-        if progress.current is not None:
-            context, before = progress.current
-            self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF))
+        if progress.under_way is not None:
+            context, before = progress.under_way
+            progress.under_way = None
+            self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF, unconfirmed=True))
         self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
 
     def _settle(self, progress: OrderProgress, context: StatusContext, step: Step) -> None:
         del progress.left[context]
-        progress.obstacles.pop(context, None)
         progress.failures.pop(context, None)
-        if step.outcome is Outcome.PROTECTED:
-            progress.obstacles[context] = "was protected"
-        elif step.outcome not in (Outcome.CHANGED, Outcome.UNCHANGED, Outcome.PLANNED):
-            progress.obstacles[context] = "was not set"
+        progress.settled[context] = step
         self._report.add(progress.order, context, step)
 
-    def _hold_general(self, progress: OrderProgress, context: StatusContext, step: Step) -> Step:
-        obstacles = {other: what for other, what in progress.obstacles.items() if other is not context}
-        if context is not StatusContext.GENERAL or self._is_revert or not obstacles:
-            return step
-        other, what = next(iter(obstacles.items()))
-        return general_is_protected(step.before, other, what)
+    def _find_block(self, progress: OrderProgress, context: StatusContext) -> str | None:
+        """Return why the general status is left alone, ``None`` for any other and if it may be set."""
+        if context is not StatusContext.GENERAL or self._input.is_revert:
+            return None
+        return block_general([*progress.settled.items(), *progress.failures.items()])
 
     def _is_first_guarded(self, progress: OrderProgress) -> bool:
         first = next((context for context in self._contexts if context in progress.left), None)
-        return first is not None and self._guard(progress.order, first) is not None
+        return first is not None and self._input.guard(progress.order, first) is not None
 
     async def _read(self, progress: OrderProgress) -> Read:
         read = await self._snapshot.read(progress.order)
         self._outage.record_success()
         return read
-
-    @staticmethod
-    def _explain(progress: OrderProgress, context: StatusContext, reason: str) -> str:
-        return f"{reason} {_UNCONFIRMED}" if context in progress.unconfirmed and IS_UNKNOWN not in reason else reason

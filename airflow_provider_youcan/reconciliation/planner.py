@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 
+from airflow_provider_youcan.client.procedures import Decision, decide
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
-__all__ = ["Guard", "Outcome", "Step", "contexts_in_order", "general_is_protected", "plan", "plan_status"]
+__all__ = ["Guard", "Outcome", "Step", "block_general", "contexts_in_order", "find_moved", "plan", "plan_status"]
 
 _CONTEXTS = (StatusContext.SHIPPING, StatusContext.PAYMENT, StatusContext.GENERAL)
 
@@ -33,8 +34,11 @@ class Outcome(str, Enum):
     FAILED = "failed"
     NOT_REACHED = "not_reached"
     INVALID = "invalid"
+    SENDING = "sending"
+    """No outcome yet: an update is announced in the record."""
 
     __str__ = str.__str__
+    __hash__ = str.__hash__
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class Guard:
     """What a status may be moved from."""
 
     only_from: tuple[str, ...]
-    """The slugs; none at all where it may not be moved."""
+    """The slugs; none at all if it may not be moved."""
     refusal: str = "{now!r} is not in only_from"
     """Why another is not moved; ``now`` is what it is."""
 
@@ -59,14 +63,17 @@ class Step:
 
     outcome: Outcome
     before: str | None
-    """What the status is, ``None`` where it can't be read."""
+    """What the status is, ``None`` if it can't be read."""
     reason: str | None = None
+    unconfirmed: bool = False
+    """Whether an update may have been applied though no confirmation came."""
 
 
 def plan(
     desired: Mapping[StatusContext, str],
     actual: OrderStatuses,
     guards: Mapping[StatusContext, Guard],
+    holds: Mapping[StatusContext, str] | None = None,
     *,
     is_revert: bool = False,
 ) -> dict[StatusContext, Step]:
@@ -76,6 +83,7 @@ def plan(
     :param desired: what each status should be; one that isn't named is left alone.
     :param actual: what the statuses are.
     :param guards: for the statuses that are guarded, what they may be moved from.
+    :param holds: the statuses that have to hold for the general one to be set (default: none).
     :param is_revert: whether each status is decided alone, the general one first (default ``False``).
     :return: a step for each status that is desired, the general one last. That one is protected where another is.
     """
@@ -84,23 +92,49 @@ def plan(
         if context not in desired:
             continue
         step = plan_status(desired[context], actual[context], guards.get(context))
-        obstacle = next((other for other, made in steps.items() if made.outcome is Outcome.PROTECTED), None)
-        may_be_held = context is StatusContext.GENERAL and not is_revert and step.outcome is Outcome.PLANNED
-        if may_be_held and obstacle is not None:
-            step = general_is_protected(step.before, obstacle, "was protected")
+        if context is StatusContext.GENERAL and not is_revert and step.outcome is Outcome.PLANNED:
+            moved = find_moved(actual, holds or {})
+            reason = block_general(steps.items()) if moved is None else moved
+            step = step if reason is None else Step(Outcome.PROTECTED, step.before, reason)
         steps[context] = step
     return steps
 
 
 def plan_status(desired: str, actual: str | None, guard: Guard | None) -> Step:
     """Compare one status: it is planned to change, unchanged or protected."""
-    if actual == desired:
+    decision = decide(desired, actual, None if guard is None else guard.only_from)
+    if decision is Decision.UPDATE:
+        return Step(Outcome.PLANNED, actual)
+    if decision is Decision.UNCHANGED or guard is None:
         return Step(Outcome.UNCHANGED, actual)
-    if guard is not None and actual not in guard.only_from:
-        return Step(Outcome.PROTECTED, actual, guard.refuse(actual))
-    return Step(Outcome.PLANNED, actual)
+    return Step(Outcome.PROTECTED, actual, guard.refuse(actual))
 
 
-def general_is_protected(before: str | None, obstacle: StatusContext, what: str) -> Step:
-    """Return the step for a general status that is left alone, because another status of the order was not set."""
-    return Step(Outcome.PROTECTED, before, f"the {obstacle} status of this order {what}, so the order is left as it is")
+def block_general(steps: Iterable[tuple[StatusContext, Step]]) -> str | None:
+    """
+    Return why the general status of an order is left alone, ``None`` if it may be set.
+
+    :param steps: what became of the order's other statuses.
+    """
+    for context, step in steps:
+        what = _UNSET.get(step.outcome)
+        if context is not StatusContext.GENERAL and what is not None:
+            return f"the {context} status of this order {what}, so the order is left as it is"
+    return None
+
+
+def find_moved(actual: OrderStatuses, holds: Mapping[StatusContext, str]) -> str | None:
+    """Return which status no longer holds, ``None`` if all of them do."""
+    for context, slug in holds.items():
+        if actual[context] != slug:
+            now = "can't be read" if actual[context] is None else f"is now {actual[context]!r}"
+            return f"the {context} status of this order {now}, and was {slug!r} when this was planned"
+    return None
+
+
+_UNSET = {
+    Outcome.PROTECTED: "was protected",
+    Outcome.FAILED: "could not be set",
+    Outcome.NOT_FOUND: "was not set",
+    Outcome.NOT_REACHED: "was not set",
+}

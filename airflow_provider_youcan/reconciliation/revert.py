@@ -1,99 +1,148 @@
-"""What takes a run back: read from the reports of its tries."""
+"""What takes a run back, from the record of its tries alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from heapq import merge
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
-from airflow_provider_youcan.reconciliation.plan import RunInput, allow_from, follow
+from airflow_provider_youcan.reconciliation.inputs import RunInput
+from airflow_provider_youcan.reconciliation.plan import allow_from
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.record.reader import RecordedLine, RecordedReport
+from airflow_provider_youcan.reconciliation.record.reader import RecordedLine, RecordedTry
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
 __all__ = ["read_revert"]
 
+_Key = tuple[str, StatusContext]
 
-def read_revert(reports: Iterable[RecordedReport]) -> RunInput:
+
+def read_revert(tries: Sequence[RecordedTry]) -> RunInput:
     """
-    Return what takes a run back: each status that it changed, while that still is what the run set.
+    Return what takes a run back: each status that it set, or may have set, while that still is what the run set.
 
-    :param reports: the reports of the run's tries, from the first on. A plan counts for what no report is sure of.
-    :raises YouCanInvalidInputError: if one is a plan that is cut off, or they say nothing at all.
+    For each status the *effects* of a run are its changes, its unconfirmed updates, and each announcement that nothing
+    answers. Undo begins at the last effect; while its ``before`` is what an earlier effect set, it goes on to that one.
+
+    :param tries: the records of the run's tries, from the first on. A plan's lines count as announcements, beside other
+        records for what none of them names.
+    :raises YouCanInvalidInputError: if a plan among them is cut off, or they say nothing at all.
     """
-    reports = list(reports)
-    for report in reports:
-        _refuse_silence(report, reports)
-    changes: dict[tuple[str, StatusContext], _Change] = {}
-    sure, seen, was_killed, total = set(), set(), False, 0
-    for report in (one for one in reports if not one.is_plan):
-        total += report.statuses
-        for line in report.lines:
-            seen.add(line.key)
-            if line.may_have_changed:
-                changes.setdefault(line.key, _Change()).add(line)
-            # A try that follows one that was killed finds done what that one did, and has no record of.
-            if line.may_have_changed or not (was_killed or report.is_retry):
-                sure.add(line.key)
-        was_killed = was_killed or report.end is None
-    for report in (one for one in reports if one.is_plan):
-        for line in report.lines:
-            # A plan that is in a table need not be the one that was applied.
-            counts = line.outcome == Outcome.PLANNED and (report.end is not None or line.key in seen)
-            if counts and line.key not in sure:
-                total += line.key not in seen
-                changes.setdefault(line.key, _Change()).add(line)
-    guards = {
-        key: allow_from(change.may_be, "the run set", "what the run set is not known")
-        for key, change in changes.items()
-    }
-    source = follow((change.latest, change.before) for change in changes.values())
-    source.guard = lambda order, context: guards.get((str(order.order_id), context))
-    source.total, source.is_revert = total, True
-    source.stores = {report.end["store"] for report in reports if report.end is not None} - {None}
-    return source
+    for one in tries:
+        _refuse_silence(one, tries)
+    runs, plans = [one for one in tries if not one.is_plan], [one for one in tries if one.is_plan]
+    effects = _find_effects(runs)
+    statuses = set().union(*(one.statuses for one in runs))
+    for plan in plans:
+        for line in plan.lines:
+            if line.outcome is Outcome.PLANNED and line.key not in statuses:
+                effects.setdefault(line.key, []).append(_Effect(line, is_answered=False))
+    statuses.update(effects)
+    desired = DesiredState()
+    for effect, target in ((found[-1], _find_target(found)) for found in effects.values()):
+        error = (
+            None
+            if target is not None
+            else YouCanInvalidInputError("what it was before is not known, so it can't be set back")
+        )
+        desired.add_status(effect.line.order_id, effect.line.ref, effect.line.context, target or "", error)
+    unknown = "what the run set is not known"
+    guards = {key: allow_from(_find_shown(found), "the run set", unknown) for key, found in effects.items()}
+    return RunInput(
+        desired,
+        lambda order, context: guards.get((str(order.order_id), context)),
+        is_guarded=True,
+        total=len(statuses),
+        stores={one.end["store"] for one in tries if one.end is not None and one.end.get("store")},
+        is_revert=True,
+        notes=_find_notes(runs, effects),
+    )
 
 
-def _refuse_silence(report: RecordedReport, reports: Sequence[RecordedReport]) -> None:
+@dataclass(frozen=True, slots=True)
+class _Effect:
+    """One thing that a run did to a status, or may have done."""
+
+    line: RecordedLine
+    is_answered: bool = True
+    """Whether anything in the record says what became of it."""
+
+    @property
+    def is_confirmed(self) -> bool:
+        return self.line.outcome is Outcome.CHANGED and not self.line.unconfirmed
+
+
+def _find_effects(tries: Iterable[RecordedTry]) -> dict[_Key, list[_Effect]]:
+    """Return the effects on each status, those of a map index in the order of its tries, and all of them by time."""
+    by_index: dict[int | None, list[RecordedTry]] = {}
+    for one in tries:
+        by_index.setdefault(one.map_index, []).append(one)
+    streams = [[effect for one in found for effect in _read_effects(one)] for found in by_index.values()]
+    if len(streams) > 1:
+        streams = [list(merge(*streams, key=lambda effect: effect.line.recorded_at))]
+    effects: dict[_Key, list[_Effect]] = {}
+    for effect in streams[0] if streams else ():
+        effects.setdefault(effect.line.key, []).append(effect)
+    return effects
+
+
+def _read_effects(one: RecordedTry) -> Iterator[_Effect]:
+    announced: dict[_Key, list[RecordedLine]] = {}
+    for line in one.lines:
+        if line.outcome is Outcome.SENDING:
+            announced.setdefault(line.key, []).append(line)
+            continue
+        if line.outcome is Outcome.UNCHANGED and line.before != line.wanted:
+            continue  # another row asks for the same: it says nothing of the update
+        announced.pop(line.key, None)
+        if line.outcome is Outcome.CHANGED or line.unconfirmed:
+            yield _Effect(line)
+    for lines in announced.values():
+        yield from (_Effect(line, is_answered=False) for line in lines)
+
+
+def _find_target(effects: Sequence[_Effect]) -> str | None:
+    """Return what a status was before the run, ``None`` if that is not known."""
+    number = len(effects) - 1
+    while True:
+        before = effects[number].line.before
+        earlier = next((n for n in reversed(range(number)) if effects[n].line.wanted == before), None)
+        if before is None or earlier is None:
+            return before
+        number = earlier
+
+
+def _find_shown(effects: Sequence[_Effect]) -> list[str | None]:
+    """Return what the shop may show after the run, the likeliest first: back to the last effect that is certain."""
+    confirmed = [number for number, effect in enumerate(effects) if effect.is_confirmed]
+    last = effects[confirmed[-1] if confirmed else 0 :]
+    return list(dict.fromkeys(effect.line.wanted for effect in reversed(last)))
+
+
+def _find_notes(tries: Iterable[RecordedTry], effects: dict[_Key, list[_Effect]]) -> list[str]:
+    if all(one.end is not None for one in tries):
+        return []
+    doubts = sum(not found[-1].is_answered for found in effects.values())
+    many = f"{doubts:,} updates were announced, and nothing says what became of them: each is"
+    what = "1 update was announced, and nothing says what became of it: it is" if doubts == 1 else many
+    return [
+        f"This run was cut off. {what} taken back if the shop shows it, even if somebody else set the same in that "
+        "moment."
+        if doubts
+        else "This run was cut off. Its record says what became of each update that it announced."
+    ]
+
+
+def _refuse_silence(one: RecordedTry, tries: Sequence[RecordedTry]) -> None:
     """Refuse what would have a revert succeed that did nothing."""
-    if not report.is_plan and report.end is None and any(line.outcome == Outcome.PLANNED for line in report.lines):
+    if not one.is_plan and one.end is None and any(line.outcome is Outcome.PLANNED for line in one.lines):
         raise YouCanInvalidInputError(
-            f"The plan {report.name} is cut off: its last line is missing, so nothing was sent; give the whole one."
+            f"The plan {one.name} is cut off: its last line is missing, so nothing was sent; give the whole one."
         )
-    if report.is_empty and not any(other.lines or other.end for other in reports):
+    if one.is_empty and not any(other.lines or other.end for other in tries):
         raise YouCanInvalidInputError(
-            f"The report {report.name} is empty, so it does not say what to take back, and nothing was sent: its run "
-            "was killed, or its storage keeps nothing of a file that is not closed. Give the plan, or reverts_run_id."
+            f"The report {one.name} is empty, so it does not say what to take back, and nothing was sent: its run "
+            "was stopped before it announced any update. Look for another report of it, or give its plan."
         )
-
-
-class _Change:
-    """What the tries of a run did to one status, from the first on."""
-
-    def __init__(self) -> None:
-        self._lines: list[RecordedLine] = []
-
-    def add(self, line: RecordedLine) -> None:
-        self._lines.append(line)
-
-    @property
-    def latest(self) -> RecordedLine:
-        return self._lines[-1]
-
-    @property
-    def may_be(self) -> list[str | None]:
-        """What the run left it at: what it set last, or before that, where the last is not confirmed."""
-        confirmed = [number for number, line in enumerate(self._lines) if line.outcome == Outcome.CHANGED]
-        return list(dict.fromkeys(line.wanted for line in reversed(self._lines[confirmed[-1] if confirmed else 0 :])))
-
-    @property
-    def before(self) -> str | None:
-        """What it was before the run."""
-        changed = (number for number, line in enumerate(self._lines) if line.outcome == Outcome.CHANGED)
-        known = (number for number, line in enumerate(self._lines) if line.before is not None)
-        first = next(changed, next(known, 0))
-        before = self._lines[first].before
-        for line in reversed(self._lines[:first]):
-            if line.wanted == before:
-                # It was not confirmed, and shows by what came after it.
-                before = line.before
-        return before

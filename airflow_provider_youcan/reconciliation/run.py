@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE
 from airflow_provider_youcan.client.store import check_statuses
 from airflow_provider_youcan.exceptions import (
     YouCanError,
@@ -19,117 +17,82 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.logs import Logger
-from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.inputs import Options, RunInput
 from airflow_provider_youcan.reconciliation.order import OrderProgress, OrderUpdater
-from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState, InvalidRow
+from airflow_provider_youcan.reconciliation.planner import Outcome
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
-from airflow_provider_youcan.reconciliation.thresholds import Threshold
 from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
 
-__all__ = ["Options", "Reconciliation"]
+__all__ = ["Reconciliation"]
 
 T = TypeVar("T")
 
 _PROGRESS_SECONDS = 5.0
 _MAX_INVALID_SHOWN = 5
+_MAX_UNREACHED_LINES = 1000
 _STOPPED = "the task was stopped before it came to this order"
-
-
-@dataclass(frozen=True)
-class Options:
-    """
-    How a table is reconciled.
-
-    :param guard: returns what a status of an order may be moved from, ``None`` for anything.
-    :param allow_custom_label: take statuses that the store's own list does not have.
-    :param skip_invalid: leave rows that can't be used out, rather than refuse them all.
-    :param dry_run: send nothing.
-    :param is_plan: the rows are those of a plan.
-    :param is_revert: decide each status alone, the general one first.
-    :param max_changes: with it all is planned before anything is sent, and nothing is sent where more would change.
-    :param total: what a share is a share of, ``None`` for all statuses that the rows ask for.
-    :param max_concurrency: how many orders are worked on at a time.
-    :param guard_max_age: how old a status may be, in seconds, that a guarded update rests on.
-    :param youcan_conn_id: the Airflow connection to name in errors.
-    """
-
-    guard: Callable[[DesiredOrder, StatusContext], Guard | None] = lambda _order, _context: None
-    allow_custom_label: bool = False
-    skip_invalid: bool = False
-    dry_run: bool = False
-    is_plan: bool = False
-    is_revert: bool = False
-    max_changes: Threshold | None = None
-    total: int | None = None
-    max_concurrency: int = 16
-    guard_max_age: float = GUARD_MAX_AGE
-    youcan_conn_id: str = "youcan_default"
 
 
 class Reconciliation:
     """
-    One run of a desired state against a shop.
+    One run against a shop, as an async context manager: on exit it reports what was not reached.
 
     :param run: runs a procedure against the shop.
-    :param desired: what should hold.
-    :param report: takes what became of each status.
+    :param run_input: what should hold.
     :param options: how.
+    :param report: takes what became of each status.
     :param log: where it logs.
     """
 
-    def __init__(self, run: Run, desired: DesiredState, report: Report, options: Options, log: Logger) -> None:
+    def __init__(self, run: Run, run_input: RunInput, options: Options, report: Report, log: Logger) -> None:
         self.is_retryable = False
-        """Whether one of the errors that made orders fail may pass."""
+        """Whether a retry may help with one of the errors that made orders fail."""
         self.retry_after = 0.0
         """The longest that the shop asked to wait with one of these, in seconds."""
         self._run = run
-        self._desired = desired
+        self._input = run_input
+        self._desired = run_input.desired
         self._report = report
         self._options = options
         self._log = log
-        self._snapshot = Snapshot(run, desired, max_concurrency=options.max_concurrency, log=log)
+        self._snapshot = Snapshot(run, self._desired, max_concurrency=options.max_concurrency, log=log)
         self._outage = Outage()
-        self._applier = OrderUpdater(
-            run,
-            self._snapshot,
-            report,
-            self._outage,
-            guard=options.guard,
-            guard_max_age=options.guard_max_age,
-            is_revert=options.is_revert,
-        )
+        self._updater = OrderUpdater(run, self._snapshot, report, self._outage, run_input, options)
         self._planned = 0
         self._pool: WorkerPool[Any] | None = None
         self._begun: set[DesiredOrder] = set()
         self._open: dict[DesiredOrder, OrderProgress] = {}  # begun, and not reported to the end
         self._end_reason: str | None = None
         self._max_attempts = 1
+        self._logging: asyncio.Task[None] | None = None
 
-    async def run(self, prepare: Callable[[], Awaitable[int]]) -> None:
+    async def __aenter__(self) -> Reconciliation:
+        self._logging = asyncio.ensure_future(self._log_progress())
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, Exception):
+            self._end_early(error)
+        if self._logging is not None:
+            self._logging.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._logging
+        self._report_unreached()
+
+    async def run(self, max_attempts: int) -> None:
         """
         Carry it out.
 
-        :param prepare: checks the connection before anything is sent, and returns how often a request is sent at most;
-            with one, orders are not tried again either.
+        :param max_attempts: how often a request is sent at most; with one, orders are not tried again either.
         :raises YouCanError: if rows are refused, or the run was ended by what can't get better for any order.
         """
-        progress = asyncio.ensure_future(self._log_progress())
-        try:
-            self._max_attempts = await prepare()
-            await self._check_statuses()
-            self._desired.refuse_contradictions()
-            self._refuse_invalid_rows()
-            await self._reconcile()
-        except Exception as error:
-            self._end_reason = self._end_reason or f"the run ended early: {error}"
-            raise
-        finally:
-            progress.cancel()
-            with suppress(asyncio.CancelledError):
-                await progress
-            self._report_unreached()
+        self._max_attempts = max_attempts
+        await self._check_statuses()
+        self._desired.refuse_contradictions()
+        self._refuse_invalid_rows()
+        await self._reconcile()
 
     def stop(self) -> None:
         """Begin nothing more: the task was stopped."""
@@ -141,17 +104,19 @@ class Reconciliation:
 
     async def _check_statuses(self) -> None:
         statuses = self._desired.statuses
-        if self._options.allow_custom_label or not statuses:
+        # What a revert restores was there before.
+        if self._options.allow_custom_label or self._input.is_revert or not statuses:
             return
-        unknown, incomplete = await self._run(check_statuses(statuses, self._options.youcan_conn_id))
-        for context in incomplete:
+        checked = await self._run(check_statuses(statuses, self._options.youcan_conn_id))
+        for context in checked.incomplete:
             self._log.warning(
                 "The store's own list of %s statuses has none of YouCan's documented ones, so it is taken for "
                 "incomplete, and those count too.",
                 context,
             )
-        is_table = not self._options.is_plan and not self._options.is_revert
-        self._desired.refuse_statuses(unknown, ", or translate the word in status_map" if is_table else "")
+        self._snapshot.learn_slugs(checked.known)
+        advice = "" if self._input.is_plan else ", or translate the word in status_map"
+        self._desired.refuse_statuses(checked.unknown, advice)
 
     def _refuse_invalid_rows(self) -> None:
         rows = sorted(self._desired.invalid, key=lambda row: row.row)
@@ -159,9 +124,7 @@ class Reconciliation:
         for row in rows:
             self._report.add_invalid(row)
         if rows and not self._options.skip_invalid:
-            advice = (
-                "Plan again." if self._options.is_plan else "Correct them, or leave them out with on_invalid='skip'."
-            )
+            advice = "Plan again." if self._input.is_plan else "Correct them, or leave them out with on_invalid='skip'."
             raise _invalid_rows_error(rows, self._desired.rows, "so nothing was sent", advice)
         if self._report.invalid and self._report.invalid >= self._desired.rows:
             raise _invalid_rows_error(rows, self._desired.rows, "so none is left and nothing was sent", "Correct them.")
@@ -172,27 +135,27 @@ class Reconciliation:
 
     async def _reconcile(self) -> None:
         if not self._options.dry_run and self._options.max_changes is None:
-            await self._work_twice(self._orders(), self._applier.apply)
+            await self._work_twice(self._orders(), self._updater.apply)
             return
         await self._work_twice(self._orders(), self._plan)
         if self._end_reason is not None:
             return  # it was stopped
         self._check_max_changes()
-        await self._work_twice(_stream(list(self._open.values())), self._applier.apply)
+        await self._work_twice(_stream(list(self._open.values())), self._updater.apply)
 
     async def _plan(self, progress: OrderProgress) -> None:
-        await self._applier.plan(progress)
-        self._planned += len(progress.planned)
+        await self._updater.plan(progress)
+        self._planned += len(progress.planned or ())
         if self._options.dry_run:
-            self._applier.report_planned(progress)
+            self._updater.report_planned(progress)
 
     def _check_max_changes(self) -> None:
-        limit, total = self._options.max_changes, self._options.total
+        limit, total = self._options.max_changes, self._input.total
         total = self._desired.count_statuses() if total is None else total
         if limit is None or limit.allows(self._planned, total):
             return
         for progress in list(self._open.values()):
-            self._applier.report_planned(progress)
+            self._updater.report_planned(progress)
             del self._open[progress.order]
         most = "; ".join(self._report.describe_transitions(3))
         raise YouCanTooManyChangesError(
@@ -203,16 +166,17 @@ class Reconciliation:
     async def _work_twice(
         self, orders: AsyncIterator[OrderProgress], work: Callable[[OrderProgress], Awaitable[None]]
     ) -> None:
+        """Work on all orders, and once more on those that met an error that may have passed."""
         again: list[OrderProgress] = []
-        await self._work(orders, work, again if self._max_attempts > 1 else None)
+        await self._work(orders, work, self._report_failed if self._max_attempts == 1 else _collect(again))
         if again and self._end_reason is None:
             self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
-            await self._work(_stream(again), work, None)
+            await self._work(_stream(again), work, self._report_failed)
 
     async def _orders(self) -> AsyncIterator[OrderProgress]:
         """Return the orders as their statuses become known, and at last those that the list does not show."""
         if self._desired.refs:
-            # What a ref leads to may contradict what another row says of the same order: nothing is sent before that.
+            # Resolve all refs before sending anything: two rows may name the same order.
             async for _ in self._snapshot.read_list():
                 pass
             await self._resolve_refs()
@@ -226,25 +190,27 @@ class Reconciliation:
 
     def _begin(self, order: DesiredOrder) -> OrderProgress:
         self._begun.add(order)
-        self._open[order] = OrderProgress(order, order.desired)
-        return self._open[order]
+        self._open[order] = progress = OrderProgress(order, dict(order.desired))
+        return progress
 
     async def _work(
         self,
         orders: AsyncIterator[OrderProgress],
         work: Callable[[OrderProgress], Awaitable[None]],
-        again: list[OrderProgress] | None,
+        handle_transient: Callable[[OrderProgress, YouCanTransientError], None],
     ) -> None:
-        pool: WorkerPool[OrderProgress] = WorkerPool(self._options.max_concurrency)
-        self._pool = pool
+        self._pool = pool = WorkerPool[OrderProgress](self._options.max_concurrency)
+        record = self._report.record
 
         async def work_on(progress: OrderProgress) -> None:
             try:
                 await work(progress)
             except YouCanError as error:
-                self._handle(pool, progress, error, again)
+                self._handle(pool, progress, error, handle_transient)
             if not progress.left:
                 self._open.pop(progress.order, None)
+            if record.is_kept:
+                await record.drain()
 
         await pool.run(orders, work_on)
 
@@ -253,26 +219,30 @@ class Reconciliation:
         pool: WorkerPool[OrderProgress],
         progress: OrderProgress,
         error: YouCanError,
-        again: list[OrderProgress] | None,
+        handle_transient: Callable[[OrderProgress, YouCanTransientError], None],
     ) -> None:
         if isinstance(error, FATAL_ERRORS):
-            self._end_reason = self._end_reason or f"the run ended early: {error}"
+            self._end_early(error)
             pool.end(error)
         elif not isinstance(error, YouCanTransientError):
             self._outage.record_success()
             is_gone = isinstance(error, YouCanOrderNotFoundError)
-            self._applier.report_all(progress, Outcome.NOT_FOUND if is_gone else Outcome.FAILED, str(error))
+            self._updater.report_all(progress, Outcome.NOT_FOUND if is_gone else Outcome.FAILED, str(error))
         elif self._end_reason is not None:
             return  # it was stopped, and is reported so
         elif self._outage.record_failure():
-            self._end_reason = f"the run ended early: {error}"
+            self._end_early(error)
             pool.end(error)
-        elif again is not None:
-            again.append(progress)
         else:
-            self._applier.report_all(progress, Outcome.FAILED, str(error))
-            self.retry_after = max(self.retry_after, error.retry_after or 0.0)
-            self.is_retryable = True
+            handle_transient(progress, error)
+
+    def _report_failed(self, progress: OrderProgress, error: YouCanTransientError) -> None:
+        self._updater.report_all(progress, Outcome.FAILED, str(error))
+        self.retry_after = max(self.retry_after, error.retry_after or 0.0)
+        self.is_retryable = True
+
+    def _end_early(self, error: Exception) -> None:
+        self._end_reason = self._end_reason or f"the run ended early: {error}"
 
     async def _resolve_refs(self) -> None:
         """Find the orders that only a ref names, and bring together what is desired of the same one."""
@@ -287,7 +257,7 @@ class Reconciliation:
             outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
             if ref in failed or ids:
                 outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
-            self._applier.report_all(self._begin(order), outcome, reason)
+            self._updater.report_all(self._begin(order), outcome, reason)
             del self._open[order]
         self._desired.join(order_ids)
         self._desired.refuse_contradictions()
@@ -304,7 +274,6 @@ class Reconciliation:
                 except YouCanTransientError as error:
                     if isinstance(error, FATAL_ERRORS):
                         raise
-                    self._snapshot.ids.pop(ref, None)
                     if is_last:
                         failed[ref] = error
                         self.is_retryable = True
@@ -320,11 +289,22 @@ class Reconciliation:
 
     def _report_unreached(self) -> None:
         reason = self._end_reason or "the run ended before it came to this order"
+        fresh: list[OrderProgress] = []
         for progress in self._open.values():
-            self._applier.report_all(progress, Outcome.NOT_REACHED, reason)
-        for order in self._desired.orders:
-            if order not in self._begun:
-                self._applier.report_all(OrderProgress(order, order.desired), Outcome.NOT_REACHED, reason)
+            if progress.is_touched:
+                self._updater.report_all(progress, Outcome.NOT_REACHED, reason)
+            else:
+                fresh.append(progress)
+        fresh += [
+            OrderProgress(order, dict(order.desired)) for order in self._desired.orders if order not in self._begun
+        ]
+        # Lines for all of them would take longer than Airflow waits for a task that it stops.
+        has_lines = sum(len(progress.left) for progress in fresh) <= _MAX_UNREACHED_LINES
+        for progress in fresh:
+            if has_lines:
+                self._updater.report_all(progress, Outcome.NOT_REACHED, reason)
+            else:
+                self._report.count_unreached(progress.order, progress.left)
 
     async def _log_progress(self) -> None:
         while True:
@@ -337,6 +317,10 @@ class Reconciliation:
             self._log.info(
                 "%d of %d orders done, %.1f a second, %.0f s left.", done, total, rate, (total - done) / rate
             )
+
+
+def _collect(again: list[OrderProgress]) -> Callable[[OrderProgress, YouCanTransientError], None]:
+    return lambda progress, _: again.append(progress)
 
 
 async def _stream(items: Iterable[T]) -> AsyncIterator[T]:

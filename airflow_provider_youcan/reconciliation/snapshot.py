@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
 from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.endpoints import Request
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import Procedure, Read, request
 from airflow_provider_youcan.exceptions import (
@@ -17,12 +18,13 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanPermissionError,
     YouCanRateLimitError,
+    YouCanRecordError,
     YouCanStoreSuspendedError,
     YouCanTaskStoppedError,
     YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.logs import Logger
-from airflow_provider_youcan.orders import OrderStatuses
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState
 
 __all__ = ["FATAL_ERRORS", "Run", "Snapshot"]
@@ -35,6 +37,7 @@ FATAL_ERRORS = (
     YouCanPermissionError,
     YouCanInvalidInputError,
     YouCanRateLimitError,
+    YouCanRecordError,
     YouCanTaskStoppedError,
 )
 """Nothing gets better for any other order after one of these."""
@@ -46,8 +49,10 @@ MAX_READ_AGE = 300.0
 class Run(Protocol):
     """Runs a procedure against the shop, as ``YouCanAsyncHook.run`` does."""
 
-    def __call__(self, procedure: Procedure[T], /) -> Awaitable[T]:
-        """Run a procedure, and return what it returns."""
+    def __call__(
+        self, procedure: Procedure[T], announce: Callable[[Request], Awaitable[None]] | None = None, /
+    ) -> Awaitable[T]:
+        """Run a procedure, and return what it returns; ``announce`` is awaited before each update."""
 
 
 class Snapshot:
@@ -77,8 +82,15 @@ class Snapshot:
         self._max_concurrency = max_concurrency
         self._log = log
         self._clock = clock
+        self._known: Mapping[StatusContext, Collection[str]] = {
+            context: context.documented_slugs for context in StatusContext
+        }
         self._reads: dict[str, Read] = {}
         self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
+
+    def learn_slugs(self, known: Mapping[StatusContext, Collection[str]]) -> None:
+        """Take the slugs that there are: a list's text that is none of them may be a translated label."""
+        self._known = {context: frozenset(known[context]) for context in StatusContext}
 
     async def read_list(self) -> AsyncIterator[DesiredOrder]:
         """
@@ -135,9 +147,7 @@ class Snapshot:
     def take(self, order: DesiredOrder) -> Read | None:
         """Return what is known of an order, once, unless it is too old or lacks a status that is desired."""
         read = self.keep_fresh(self._reads.pop(str(order.order_id), None))
-        if read is None:
-            return None
-        return read if all(read.statuses[context] is not None for context in order.desired) else None
+        return read if read is not None and _has_all(read.statuses, order.desired) else None
 
     def keep_fresh(self, read: Read | None) -> Read | None:
         """Return what was read, unless it is too old to report anything of it."""
@@ -159,7 +169,7 @@ class Snapshot:
             pages.end()
             return []
 
-    async def _read_page(self, page: endpoints.Request) -> dict[str, Any] | None:
+    async def _read_page(self, page: Request) -> dict[str, Any] | None:
         try:
             return await self._run(request(page))
         except YouCanError as error:
@@ -175,21 +185,30 @@ class Snapshot:
         """Keep an order of the list, and return whose it is, if that saves a request."""
         order_id, ref = _normalise(order["id"]), str(order.get("ref"))
         desired = self._desired.find(order_id, ref)
-        if desired is None or order_id in self._refs or not is_order_id(order_id):
+        is_new = desired is not None and order_id not in self._refs
+        if desired is None or not is_new or (desired.order_id is None and not is_order_id(order_id)):
             return None
         self._refs[order_id] = ref
         is_by_ref = self._desired.is_ref(ref)
         if is_by_ref:
             self.ids.setdefault(ref, set()).add(order_id)
-        statuses = OrderStatuses.from_order(order)
-        if any(statuses[context] is None for context in desired.desired):
+        statuses = OrderStatuses.from_order(order, self._known)
+        if not _has_all(statuses, desired.desired):
             return desired if is_by_ref else None
         self._reads[order_id] = Read(statuses, read_at)
         return desired
 
     def _differs(self, order: DesiredOrder) -> bool:
         read = self._reads.get(str(order.order_id))
-        return read is not None and any(read.statuses[context] != slug for context, slug in order.desired.items())
+        if read is not None:
+            for context, slug in order.desired.items():
+                if read.statuses[context] != slug:
+                    return True
+        return False
+
+
+def _has_all(statuses: OrderStatuses, contexts: Iterable[StatusContext]) -> bool:
+    return None not in [statuses[context] for context in contexts]
 
 
 def _normalise(order_id: str) -> str:

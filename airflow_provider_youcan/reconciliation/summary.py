@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from io import StringIO
 from typing import Any
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
-from airflow_provider_youcan.reconciliation.record.lines import Sink
+from airflow_provider_youcan.reconciliation.record.lines import make_line
+from airflow_provider_youcan.reconciliation.record.writer import Record
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
 
 __all__ = ["MAX_SHOWN", "Report"]
@@ -21,18 +22,19 @@ __all__ = ["MAX_SHOWN", "Report"]
 MAX_SHOWN = 20
 """How many transitions, changes and invalid rows are shown at most."""
 
-_OUTCOMES = [outcome for outcome in Outcome if outcome is not Outcome.INVALID]
+_OUTCOMES = [outcome for outcome in Outcome if outcome not in (Outcome.INVALID, Outcome.SENDING)]
 
 
 class Report:
     """
     Keeps what became of each status that a row asks for, and of each row that can't be used.
 
-    :param sinks: where a line of each is written at once.
+    :param record: keeps a line of each (default: nowhere).
     :param clock: returns the time in seconds (default the machine's monotonic one).
     """
 
-    def __init__(self, sinks: Sequence[Sink] = (), clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, record: Record | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self.record = record or Record()
         self.rows = 0
         self.invalid = 0
         self.requests = 0
@@ -44,7 +46,6 @@ class Report:
         """The first of the changes that were made, or planned: of which order, its status, from what, to what."""
         self.invalid_rows: list[InvalidRow] = []
         """The first of the rows that can't be used."""
-        self._sinks = sinks
         self._clock = clock
         self._start = clock()
         self._counts: dict[StatusContext, Counter[Outcome]] = {context: Counter() for context in StatusContext}
@@ -59,6 +60,9 @@ class Report:
         :param step: what became of it.
         """
         first: int | None = None
+        if order.more is None:
+            self._add(order, context, order.row, order.statuses[context], step)
+            return
         for row, wanted in order.rows_for(context):
             if first is not None and step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
                 # It happens once.
@@ -68,13 +72,32 @@ class Report:
             first = row
             self._add(order, context, row, wanted, step)
 
+    def add_sending(self, order: DesiredOrder, context: StatusContext, before: str | None) -> None:
+        """
+        Announce an update in the record. It is no outcome, and is not counted.
+
+        :param order: the order.
+        :param context: which of its statuses.
+        :param before: the status that the update rests on.
+        """
+        if self.record.is_kept:
+            row, wanted = order.rows_for(context)[0]
+            step = Step(Outcome.SENDING, before)
+            self.record.write(row, make_line(order.order_id, order.ref, context.value, wanted, step))
+
+    def count_unreached(self, order: DesiredOrder, contexts: Iterable[StatusContext]) -> None:
+        """Count statuses that were not reached, without a line for each."""
+        for context in contexts:
+            self._counts[context][Outcome.NOT_REACHED] += len(order.rows_for(context))
+
     def add_invalid(self, row: InvalidRow) -> None:
         """Keep why a row can't be used."""
         self.invalid += 1
         if len(self.invalid_rows) < MAX_SHOWN:
             self.invalid_rows.append(row)
         step = Step(Outcome.INVALID, None, f"row {row.row}: {row.reason}")
-        self._write(row.row, row.order_id, row.ref, None, None, step)
+        if self.record.is_kept:
+            self.record.write(row.row, make_line(row.order_id, row.ref, None, None, step))
 
     def count(self, outcome: Outcome) -> int:
         """Return how many statuses ended so."""
@@ -153,25 +176,5 @@ class Report:
         if step.outcome in (Outcome.FAILED, Outcome.NOT_FOUND):
             self.failed_rows.add(row)
             self.first_failure = self.first_failure or f"row {row}: {step.reason}"
-        self._write(row, order.order_id, order.ref, context, wanted, step)
-
-    def _write(
-        self,
-        row: int,
-        order_id: str | None,
-        ref: str | None,
-        context: StatusContext | None,
-        wanted: str | None,
-        step: Step,
-    ) -> None:
-        line = {
-            "order_id": order_id,
-            "ref": ref,
-            "context": context and context.value,
-            "before": step.before,
-            "wanted": wanted,
-            "outcome": step.outcome.value,
-            "reason": step.reason,
-        }
-        for sink in self._sinks:
-            sink.write(row, line)
+        if self.record.is_kept:
+            self.record.write(row, make_line(order.order_id, order.ref, context.value, wanted, step))

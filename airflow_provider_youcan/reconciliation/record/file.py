@@ -1,133 +1,230 @@
-"""The files of reports: any path or URL that Airflow's ``ObjectStoragePath`` takes."""
+"""The files of records: any path or URL that Airflow's ``ObjectStoragePath`` takes."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import logging
-from collections.abc import Iterator
-from types import TracebackType
-from typing import TYPE_CHECKING, TextIO
+import json
+import os
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, Line
 from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-__all__ = ["ReportFile", "read_lines"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["LocalFile", "StoredFile", "find_newer", "open_record_file", "read_lines"]
 
 
-class ReportFile:
+def open_record_file(path: str) -> LocalFile | StoredFile:
     """
-    A file to which a report is written, beside what is there already: ``name.jsonl``, ``name.2.jsonl``, and so on.
-
-    Opening it writes and closes an empty one first: an object store refuses what it does not take only when it is
-    closed. No error of the file takes the place of the error that the run itself ended in.
-
-    :param path: the path or URL, or ``None`` for no report.
-    :raises YouCanConnectionError: when it is opened, if nothing can be written there.
-    """
-
-    def __init__(self, path: str | None) -> None:
-        self.path = path
-        """Where it is, once it is open."""
-        self.text: TextIO | None = None
-        """Where to write, ``None`` for no report."""
-
-    def __enter__(self) -> ReportFile:
-        if self.path is not None:
-            self.path, self.text = self._open(self.path)
-        return self
-
-    def flush(self) -> None:
-        """Have what was written so far leave this process, as far as its storage can do that."""
-        if self.text is None:
-            return
-        try:
-            self.text.flush()
-        except Exception:  # whatever a storage raises
-            _log.warning("The report at %s could not be flushed.", self.path, exc_info=True)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self.text is None:
-            return
-        try:
-            self.text.close()
-        except Exception:
-            if error is None:
-                raise
-            _log.exception("The report at %s could not be closed, so it may lack what was done.", self.path)
-
-    @staticmethod
-    def _open(path: str) -> tuple[str, TextIO]:
-        try:
-            target = _claim_free_place(as_path(path))
-            text: TextIO = target.open("w", encoding="utf-8", errors="backslashreplace")  # type: ignore[no-untyped-call]
-        except ImportError as error:
-            # What a storage needs, and is not installed; its own words say what.
-            missing = str(error)
-        except Exception as error:  # whatever a storage raises
-            missing, reason = "", f"{type(error).__name__}: {error}"
-        else:
-            return path if target == as_path(path) else _as_text(target, path), text
-        if missing:
-            raise YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {missing}.")
-        raise YouCanConnectionError(
-            f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
-            "storage allows."
-        )
-
-
-def read_lines(path: str) -> Iterator[str]:
-    """
-    Return the lines of a report, each with its end.
+    Return the sink of a file, beside what is there already: ``name.jsonl``, ``name.2.jsonl``, and so on.
 
     :param path: the path or URL.
-    :raises YouCanInvalidInputError: if there is no such file, or it is no text.
+    :raises YouCanInvalidInputError: if what its storage needs is not installed.
+    """
+    try:
+        target = as_path(path)
+        return LocalFile(path, target) if is_local(target) else StoredFile(path, target)
+    except ImportError as error:
+        missing = str(error)
+    except Exception as error:  # whatever a storage raises
+        missing, reason = "", f"{type(error).__name__}: {error}"
+    raise _not_writable(path, missing) if missing else _refused(path, reason)
+
+
+class LocalFile:
+    """
+    A file of this machine, to which lines are appended: each is the operating system's once it is written.
+
+    :param path: where it is to be.
+    :param target: the same, as Airflow reads it.
+    """
+
+    def __init__(self, path: str, target: ObjectStoragePath) -> None:
+        self.path = path
+        """Where it is, once it is open."""
+        self.name = f"The report at {path}"
+        self._target = target
+        self._descriptor: int | None = None
+        self._size = 0
+
+    def open(self) -> None:
+        """Create the file."""
+        try:
+            self._target.parent.mkdir(parents=True, exist_ok=True)
+            free = next(filter(_claim_local, _names(self._target)))
+            self._descriptor = os.open(free.path, os.O_WRONLY | os.O_APPEND)
+        except Exception as error:  # whatever a file system raises
+            raise _refused(self.path, f"{type(error).__name__}: {error}") from None
+        self.path = self.path if free == self._target else _as_text(free, self.path)
+        self.name = f"The report at {self.path}"
+
+    def append(self, lines: list[tuple[int, int | None, Line]]) -> None:
+        """Write lines, or none of them."""
+        assert self._descriptor is not None  # noqa: S101  # for the type checker: it is open
+        text = _encode(line for _, _, line in lines)
+        written = 0
+        try:
+            while written < len(text):
+                written += os.write(self._descriptor, text[written:])
+        except OSError:
+            if written:
+                os.ftruncate(self._descriptor, self._size)
+            raise
+        self._size += written
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+
+
+class StoredFile:
+    """
+    A file of an object store, which can't be appended to: parts beside its name, which become one file at the end.
+
+    The parts of ``run.jsonl`` are ``run.jsonl.parts/000001.jsonl`` and so on, each whole once it is closed.
+
+    :param path: where it is to be.
+    :param target: the same, as Airflow reads it.
+    """
+
+    def __init__(self, path: str, target: ObjectStoragePath) -> None:
+        self.path = path
+        """Where it is, once it is open."""
+        self.name = f"The report at {path}"
+        self._target = target
+        self._parts = 0
+        self._is_complete = False
+
+    def open(self) -> None:
+        """Write an empty part: only then an object store says whether it takes anything."""
+        try:
+            free = next(name for name in _names(self._target) if not _is_taken(name))
+            self._target, path = free, (self.path if free == self._target else _as_text(free, self.path))
+            self._write_part(b"")
+        except Exception as error:  # whatever a storage raises
+            raise _refused(self.path, f"{type(error).__name__}: {error}") from None
+        self.path = path
+        self.name = f"The report at {self.path}"
+
+    def append(self, lines: list[tuple[int, int | None, Line]]) -> None:
+        """Write lines as a part."""
+        self._write_part(_encode(line for _, _, line in lines))
+        self._is_complete = lines[-1][2]["outcome"] == COMPLETE
+
+    def close(self) -> None:
+        """Make one file of the parts. Without the last line they stay as they are, and are found all the same."""
+        if not self._is_complete:
+            return
+        parts = _parts_of(self._target)
+        # Until the parts are gone, a reader takes the file only if it is as long as they are.
+        with self._target.open("wb") as file:  # type: ignore[no-untyped-call]
+            for part in parts:
+                file.write(part.read_bytes())
+        for part in parts:
+            part.unlink()
+
+    def _write_part(self, text: bytes) -> None:
+        # The same name again after a failure: what it holds then is whole.
+        part = _parts_folder(self._target) / f"{self._parts + 1:06}.jsonl"
+        part.write_bytes(text)
+        self._parts += 1
+
+
+def read_lines(path: str) -> Iterator[bytes]:
+    """
+    Return the lines of a record, each with its end; of a file that is not there, those of its parts.
+
+    :param path: the path or URL.
+    :raises YouCanInvalidInputError: if there is no such file.
     :raises YouCanConnectionError: if its storage is out of reach.
     """
-    with open_file(path, "report") as file:
-        try:
-            yield from io.TextIOWrapper(file, encoding="utf-8")
-        except UnicodeDecodeError:
-            raise YouCanInvalidInputError(
-                f"The file at {path} is not a report, because it is not text, so nothing was sent."
-            ) from None
+    for place in _find_parts(path) or [path]:
+        with open_file(place, "report") as file:
+            yield from file
 
 
-def _claim_free_place(target: ObjectStoragePath) -> ObjectStoragePath:
-    """Return the path, or one beside it where another try or run has left its report, with an empty file there."""
-    if is_local(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
+def find_newer(path: str) -> str | None:
+    """Return the newest file that stands beside one because its name was taken, ``None`` if there is none."""
+    target = as_path(path)
+    base, _, number = target.stem.rpartition(".")
+    is_numbered = bool(base) and number.isdecimal() and _is_taken(target.with_name(base + target.suffix))
+    names = _names(target.with_name(base + target.suffix) if is_numbered else target)
+    newest = None
+    for name in itertools.islice(names, int(number) if is_numbered else 1, None):
+        if not _is_taken(name):
+            return newest
+        newest = _as_text(name, path)
+    return newest
+
+
+def _is_taken(name: ObjectStoragePath) -> bool:
+    return bool(name.exists()) or (not is_local(name) and bool(_parts_of(name)))
+
+
+def _find_parts(path: str) -> list[str]:
+    """Return the parts of a file, if they say more than the file: it may not be there, or not be whole."""
+    try:
+        target = as_path(path)
+        parts = [] if is_local(target) else _parts_of(target)
+        if not parts or (target.exists() and _size(target) >= sum(map(_size, parts))):
+            return []
+        return [_as_text(part, path) for part in parts]
+    except Exception:  # whatever a storage raises, opening the file raises again
+        return []
+
+
+def _size(target: ObjectStoragePath) -> int:
+    return int(target.stat().st_size)
+
+
+def _names(target: ObjectStoragePath) -> Iterator[ObjectStoragePath]:
+    yield target
     for number in itertools.count(2):
-        free = target if number == 2 else target.with_name(f"{target.stem}.{number - 1}{target.suffix}")
-        if _claim(free):
-            return free
-    raise AssertionError("there is always another number")
+        yield target.with_name(f"{target.stem}.{number}{target.suffix}")
 
 
-def _claim(free: ObjectStoragePath) -> bool:
-    if not is_local(free):
-        # An object store can't tell which of two tasks came first.
-        if free.exists():
-            return False
-        free.write_text("", encoding="utf-8")
-        return True
+def _parts_folder(target: ObjectStoragePath) -> ObjectStoragePath:
+    return target.with_name(f"{target.name}.parts")
+
+
+def _parts_of(target: ObjectStoragePath) -> list[ObjectStoragePath]:
+    folder = _parts_folder(target)
+    return sorted(folder.iterdir(), key=lambda part: part.name) if folder.exists() else []
+
+
+def _claim_local(free: ObjectStoragePath) -> bool:
     from pathlib import Path
 
     try:
         Path(free.path).touch(exist_ok=False)
     except FileExistsError:
         # What is there and is no file, such as a device, takes all that is written to it.
-        return not free.is_file()
+        return not free.is_file() and not free.is_dir()
     return True
+
+
+def _encode(lines: Iterable[Line]) -> bytes:
+    return b"".join(
+        [json.dumps(line, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n" for line in lines]
+    )
 
 
 def _as_text(target: ObjectStoragePath, path: str) -> str:
     # A local path stays one, rather than become a URL.
     return str(target.path) if "://" not in path else str(target)
+
+
+def _not_writable(path: str, missing: str) -> YouCanInvalidInputError:
+    return YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {missing}.")
+
+
+def _refused(path: str, reason: str) -> YouCanConnectionError:
+    return YouCanConnectionError(
+        f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
+        "storage allows."
+    )

@@ -1,57 +1,89 @@
-"""The lines of a report: JSON, one for each status."""
+"""The lines of a record: one for each status, one before each update, and the last one."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol, TypeAlias
 
-__all__ = ["COMPLETE", "LINE_KEYS", "JsonLines", "Sink"]
+from airflow_provider_youcan.reconciliation.planner import Step
+
+__all__ = ["COMPLETE", "LINE_KEYS", "RECORD_VERSION", "Line", "Sink", "make_last_line", "make_line"]
+
+RECORD_VERSION = 1
+"""The version of the format, in the last line. What was written before it had one lacks ``unconfirmed``."""
+
+COMPLETE = "complete"
+"""The outcome of the last line, which is about no status."""
 
 LINE_KEYS = ("order_id", "ref", "context", "before", "wanted", "outcome", "reason")
-COMPLETE = "complete"
-"""The outcome of the last line of a report, which is about no status."""
+"""The keys that the lines of every version have."""
+
+Line: TypeAlias = Mapping[str, Any]
+"""Plain JSON."""
 
 
 class Sink(Protocol):
-    """Takes the lines of a report as they come."""
+    """Keeps lines where they survive this process. All of its methods are called in one thread of its own."""
 
-    def write(self, row: int | None, line: Mapping[str, Any]) -> None:
+    name: str
+    """What it is called in messages."""
+
+    def open(self) -> None:
         """
-        Take a line.
+        Open it, and find out whether it can be written to.
 
-        :param row: the row that it is about.
-        :param line: plain JSON.
+        :raises YouCanError: if it can't be.
         """
 
+    def append(self, lines: list[tuple[int, int | None, Line]]) -> None:
+        """
+        Keep lines: all of them, or none.
 
-class JsonLines:
+        :param lines: each with its number within the try, from 1, and the row that it is about.
+        :raises Exception: whatever kept it from doing so; it is called again with the same lines.
+        """
+
+    def close(self) -> None:
+        """Close it; everything that was appended is kept already."""
+
+
+def make_line(
+    order_id: str | None, ref: str | None, context: str | None, wanted: str | None, step: Step
+) -> dict[str, Any]:
     """
-    Writes a report as JSON lines.
+    Return the line of one status, or of a row that can't be used.
 
-    :param file: where.
+    :param order_id: the order's UUID, ``None`` if it is not known.
+    :param ref: its ref, ``None`` if no row gives one.
+    :param context: which of its statuses, ``None`` for a row that can't be used.
+    :param wanted: the slug that the row asks for.
+    :param step: what became of it.
     """
+    return {
+        "order_id": order_id,
+        "ref": ref,
+        "context": context,
+        "before": step.before,
+        "wanted": wanted,
+        "outcome": step.outcome.value,
+        "reason": step.reason,
+        "unconfirmed": step.unconfirmed,
+    }
 
-    def __init__(self, file: TextIO) -> None:
-        self._file: TextIO | None = file
 
-    def write(self, row: int | None, line: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """Write a line at once, so that a task that is killed leaves what it did."""
-        if self._file is None:
-            return
-        try:
-            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-            self._file.flush()
-        except Exception:  # whatever a storage raises
-            # A full disk takes no more; what is under way is still counted.
-            self._file = None
-            raise
+def make_last_line(
+    *, dry_run: bool, store: str | None, rows: int, not_reached: int, max_changes: str | None
+) -> dict[str, Any]:
+    """
+    Return the last line, which says that nothing is missing.
 
-    def complete(self, *, dry_run: bool, store: str | None, rows: int, max_changes: str | None) -> None:
-        """Write the last line, which says that nothing is missing."""
-        end: dict[str, Any] = {**dict.fromkeys(LINE_KEYS), "outcome": COMPLETE}
-        end |= {"dry_run": dry_run, "store": store, "rows": rows}
-        if max_changes is not None:
-            # Only where more would change than it allowed, so that the plan is not applied as if it had not been.
-            end["max_changes"] = max_changes
-        self.write(None, end)
+    :param dry_run: whether nothing was sent.
+    :param store: the store's slug, ``None`` if it was not asked for.
+    :param rows: how many rows the table had.
+    :param not_reached: how many statuses were not reached; more than 1,000 of them have no lines of their own.
+    :param max_changes: the threshold, if more would change than it allows: such a plan is not applied unasked.
+    """
+    line: dict[str, Any] = {**dict.fromkeys(LINE_KEYS), "outcome": COMPLETE, "unconfirmed": False}
+    line |= {"record_version": RECORD_VERSION, "dry_run": dry_run, "store": store, "rows": rows}
+    line |= {"not_reached": not_reached}
+    return line if max_changes is None else line | {"max_changes": max_changes}

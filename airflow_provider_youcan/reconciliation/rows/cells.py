@@ -33,8 +33,11 @@ def read_order_id(value: object) -> str | None:
 
     :raises YouCanInvalidInputError: if it can be none.
     """
-    value = read_cell(value)
-    return None if value is None else check_order_id(str(value) if isinstance(value, UUID) else value)
+    if type(value) is not str:
+        value = read_cell(value)
+        if value is None:
+            return None
+    return check_order_id(str(value) if isinstance(value, UUID) else value)
 
 
 def read_ref(value: object) -> str | None:
@@ -43,8 +46,7 @@ def read_ref(value: object) -> str | None:
 
     :raises YouCanInvalidInputError: if it can be none.
     """
-    value = read_cell(value)
-    if value is None:
+    if value is None or (value := read_cell(value)) is None:
         return None
     if isinstance(value, Decimal) and value.is_finite() and abs(value) < 10**18 and value == value.to_integral_value():
         value = int(value)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow_provider_youcan.checks import check_contexts, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.rows.cells import read_cell, read_order_id, read_ref, translate
 
 __all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow"]
@@ -21,7 +20,13 @@ STATUS_COLUMNS = {
 }
 COLUMNS = ("order_id", "ref", *STATUS_COLUMNS.values())
 
-_NOTHING = OrderStatuses()
+_PLAIN = {str, type(None)}
+_NO_CELLS = (None,) * len(STATUS_COLUMNS)
+_MAX_COMBINATIONS = 10_000
+"""The number of combinations of cells that are kept: a column of free text has too many."""
+
+Statuses: TypeAlias = Mapping[StatusContext, str]
+"""The slugs that a row asks for. Rows that ask for the same share one mapping."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,52 +49,62 @@ class DesiredOrder:
     order_id: str | None
     ref: str | None
     row: int
-    statuses: OrderStatuses
-    more: tuple[tuple[int, OrderStatuses], ...] = ()
+    statuses: Statuses
+    more: list[tuple[int, Statuses]] | None = None
     """Further rows that name it."""
     other_ref: str | None = None
     """Another ref that a row gives to the same order."""
+    contradiction: str | None = None
+    """The contradiction for which its rows were refused: whatever row joins them is refused, too."""
 
     @property
-    def entries(self) -> Iterator[tuple[int, OrderStatuses]]:
+    def entries(self) -> list[tuple[int, Statuses]]:
         """The rows that name it, each with what it asks for."""
-        yield self.row, self.statuses
-        yield from self.more
+        return [(self.row, self.statuses), *(self.more or ())]
 
     @property
-    def desired(self) -> dict[StatusContext, str]:
+    def desired(self) -> Statuses:
         """What each status should be that a row asks for."""
-        return {
-            context: status
-            for _, statuses in self.entries
-            for context in StatusContext
-            if (status := statuses[context]) is not None
-        }
+        if self.more is None:
+            return self.statuses
+        return {context: status for _, statuses in self.entries for context, status in statuses.items()}
 
     def rows_for(self, context: StatusContext) -> list[tuple[int, str]]:
         """Return the rows that ask for a status, each with the slug."""
-        return [(row, status) for row, statuses in self.entries if (status := statuses[context]) is not None]
+        if self.more is None:
+            return [(self.row, self.statuses[context])]
+        return [(row, statuses[context]) for row, statuses in self.entries if context in statuses]
 
     def find_contradiction(self) -> str | None:
         """Return what the rows say of it that can't all be true, if they do."""
+        if self.contradiction is not None:
+            return self.contradiction
         if self.other_ref is not None:
             return f"the rows contradict each other on the ref of this order: {self.ref!r} and {self.other_ref!r}"
-        for context in StatusContext if self.more else ():
+        for context in StatusContext if self.more is not None else ():
             wanted = self.rows_for(context)
             if len({status for _, status in wanted}) > 1:
                 rows = " and ".join(f"row {row} wants {status!r}" for row, status in wanted[:4])
                 return f"the rows contradict each other on the {context} status of this order: {rows}"
         return None
 
-    def add(self, entries: Iterable[tuple[int, OrderStatuses]]) -> None:
-        """Take what further rows ask for."""
-        self.more = tuple(sorted((*self.more, *entries), key=lambda entry: entry[0]))
+    def add(self, row: int, statuses: Statuses) -> None:
+        """Take what a further row asks for."""
+        self.more = self.more or []
+        self.more.append((row, statuses))
+
+    def join(self, other: DesiredOrder) -> None:
+        """Take the rows that name the same order in another way."""
+        (self.row, self.statuses), *more = sorted(self.entries + other.entries, key=lambda entry: entry[0])
+        self.more = more
+        self.ref = self.ref or other.ref
+        self.contradiction = self.contradiction or other.contradiction
 
     def remove(self, rows: Collection[int]) -> None:
         """Forget what some of its rows ask for."""
         left = [(row, statuses) for row, statuses in self.entries if row not in rows]
-        (self.row, self.statuses), *more = left or [(self.row, _NOTHING)]
-        self.more = tuple(more)
+        (self.row, self.statuses), *more = left or [(self.row, {})]
+        self.more = more or None
 
 
 class DesiredState:
@@ -114,16 +129,15 @@ class DesiredState:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
         self._renamed = _check_columns(columns)
-        named_statuses = self._renamed.keys() & set(STATUS_COLUMNS.values())
-        read = [column for column in COLUMNS if not named_statuses or column in (*named_statuses, "order_id", "ref")]
-        self._names = {column: self._renamed.get(column, column) for column in read}
+        self._names = _find_names(self._renamed)
         self._seen_columns: dict[str, None] = {}
         self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self._words = _check_status_map(status_map)
         translated = {STATUS_COLUMNS[context] for context, words in self._words.items() if "" in words}
         self._null_if_empty = set(COLUMNS) - translated if empty_is_null else set()
         # One object for each combination of statuses, of which a million rows have a handful.
-        self._combinations: dict[OrderStatuses, OrderStatuses] = {}
+        self._combinations: dict[tuple[str | None, ...], Statuses] = {}
+        self._by_cells: dict[tuple[object, ...], Statuses] = {}
         self._by_id: dict[str, DesiredOrder] = {}
         self._by_ref: dict[str, DesiredOrder] = {}
 
@@ -143,22 +157,43 @@ class DesiredState:
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
             if order_id is None and ref is None:
                 raise YouCanInvalidInputError(
-                    f"it names no order: {self._names['order_id']!r} and {self._names['ref']!r} are empty or missing"
+                    f"it names no order: {self._names.get('order_id')!r} and {self._names.get('ref')!r} are empty or "
+                    "missing"
                 )
             statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
             # Without its traceback, which would keep the whole row in memory.
-            reason = _reason(error) if line is None else f"{_reason(error)} (line {line:,})"
+            reason = error.reason if line is None else f"{error.reason} (line {line:,})"
             self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error.with_traceback(None)))
             return
         orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
         if (order := orders.get(key)) is None:
             orders[key] = DesiredOrder(order_id, ref, self.rows, statuses)
             return
-        order.add([(self.rows, statuses)])
+        order.add(self.rows, statuses)
         order.ref = order.ref or ref
         if ref not in (None, order.ref):
             order.other_ref = ref
+
+    def add_status(
+        self, order_id: str, ref: str | None, context: StatusContext, status: str, error: YouCanInvalidInputError | None
+    ) -> None:
+        """
+        Take one status that a record names: it is not checked again.
+
+        :param order_id: the order's UUID.
+        :param ref: its ref, ``None`` if the record has none.
+        :param context: which of its statuses.
+        :param status: what it should be.
+        :param error: why it can't be set, ``None`` if it can.
+        """
+        self.rows += 1
+        if error is not None:
+            self.invalid.append(InvalidRow(self.rows, order_id, ref, error.reason, error))
+        elif (order := self._by_id.get(order_id)) is None:
+            self._by_id[order_id] = DesiredOrder(order_id, ref, self.rows, {context: status})
+        else:
+            order.add(self.rows, {context: status})
 
     def check_columns(self, names: Iterable[str]) -> None:
         """
@@ -211,12 +246,12 @@ class DesiredState:
     def orders(self) -> Iterator[DesiredOrder]:
         """The orders of which a row asks for something."""
         for orders in (self._by_id, self._by_ref):
-            yield from (order for order in orders.values() if order.statuses != _NOTHING or order.more)
+            yield from [order for order in orders.values() if order.statuses or (order.more and order.desired)]
 
     @property
     def refs(self) -> list[str]:
-        """The refs of the orders that are named by a ref alone."""
-        return [ref for ref, order in self._by_ref.items() if order.desired]
+        """The refs of the orders that are named by a ref alone: what they lead to may be named by an id as well."""
+        return [ref for ref, order in self._by_ref.items() if order.desired or order.contradiction]
 
     def is_ref(self, ref: str) -> bool:
         """Return whether a row names an order by this ref alone."""
@@ -229,9 +264,8 @@ class DesiredState:
     @property
     def statuses(self) -> list[tuple[StatusContext, str]]:
         """All statuses that are asked for, each once."""
-        combinations = dict.fromkeys(statuses for order in self.orders for _, statuses in order.entries)
-        found = ((context, statuses[context]) for statuses in combinations for context in StatusContext)
-        return list(dict.fromkeys((context, status) for context, status in found if status is not None))
+        by_identity = {id(statuses): statuses for order in self.orders for _, statuses in order.entries}
+        return list(dict.fromkeys(item for statuses in by_identity.values() for item in statuses.items()))
 
     def count_statuses(self) -> int:
         """Return for how many statuses the rows ask, counting each once, however many rows ask for it."""
@@ -248,13 +282,10 @@ class DesiredState:
         """
         for order in list(self.orders) if errors else ():
             refused = {
-                row: error
-                for row, statuses in order.entries
-                for context in StatusContext
-                if (error := errors.get((context, statuses[context] or ""))) is not None
+                row: errors[item] for row, statuses in order.entries for item in statuses.items() if item in errors
             }
             self.invalid += [
-                InvalidRow(row, order.order_id, order.ref, f"{_reason(error)}{advice}", error)
+                InvalidRow(row, order.order_id, order.ref, f"{error.reason}{advice}", error)
                 for row, error in refused.items()
             ]
             order.remove(refused)
@@ -266,6 +297,7 @@ class DesiredState:
                 rows = [row for row, _ in order.entries]
                 self.invalid += [InvalidRow(row, order.order_id, order.ref, reason) for row in rows]
                 order.remove(rows)
+                order.contradiction = reason
 
     def join(self, order_ids: Mapping[str, str]) -> None:
         """
@@ -278,8 +310,7 @@ class DesiredState:
             order.order_id = order_id
             joined = self._by_id.setdefault(order_id, order)
             if joined is not order:
-                joined.ref = joined.ref or ref
-                joined.add(order.entries)
+                joined.join(order)
 
     def _read_columns(self, row: object) -> dict[str, Any]:
         if not isinstance(row, Mapping):
@@ -300,24 +331,34 @@ class DesiredState:
         found = {column: name if name in names else folded.get(name.casefold()) for column, name in self._names.items()}
         return {column: name for column, name in found.items() if name is not None}
 
-    def _read_statuses(self, values: Mapping[str, Any]) -> OrderStatuses:
-        if not values.keys() & set(STATUS_COLUMNS.values()):
+    def _read_statuses(self, values: Mapping[str, Any]) -> Statuses:
+        cells = tuple([values.get(column) for column in STATUS_COLUMNS.values()])
+        # Cells that came before were checked before. 1 and True are the same key, so only texts and nulls are kept.
+        is_plain = {*map(type, cells)} <= _PLAIN
+        if is_plain and (known := self._by_cells.get(cells)):
+            return known
+        if cells == _NO_CELLS and not values.keys() & set(STATUS_COLUMNS.values()):
             names = ", ".join(repr(name) for column, name in self._names.items() if column in STATUS_COLUMNS.values())
             raise YouCanInvalidInputError(f"it asks for nothing: it has none of the columns {names}")
-        found: dict[str, str] = {}
-        for context, column in STATUS_COLUMNS.items():
-            value = read_cell(values.get(column))
+        found: dict[StatusContext, str] = {}
+        for context, cell in zip(StatusContext, cells, strict=True):
+            value = read_cell(cell)
             if value is not None and (words := self._words.get(context)):
                 value = translate(value, words)
             if value is not None:
-                found[context.value] = check_status_text(value)
-        statuses = OrderStatuses(**found)
-        return self._combinations.setdefault(statuses, statuses)
+                found[context] = check_status_text(value)
+        statuses = self._combinations.setdefault(tuple([found.get(context) for context in StatusContext]), found)
+        if is_plain and len(self._by_cells) < _MAX_COMBINATIONS:
+            self._by_cells[cells] = statuses
+        return statuses
 
 
-def _reason(error: YouCanInvalidInputError) -> str:
-    """Return what an error says of one row; that nothing was sent is said of the table, once."""
-    return re.sub("(; |, so )nothing was sent", "", str(error)).rstrip(".")
+def _find_names(renamed: Mapping[str, str]) -> dict[str, str]:
+    """Return for each column that is read what it is called; a name that another column claims is not its own."""
+    named_statuses = renamed.keys() & set(STATUS_COLUMNS.values())
+    read = [column for column in COLUMNS if not named_statuses or column in (*named_statuses, "order_id", "ref")]
+    claimed = {name.casefold() for name in renamed.values()}
+    return {column: renamed.get(column, column) for column in read if column in renamed or column not in claimed}
 
 
 def _check_columns(columns: object) -> dict[str, str]:
