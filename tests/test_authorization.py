@@ -177,8 +177,8 @@ def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, m
     [
         ("--host", "http://192.0.2.2:8765", "would travel in clear"),
         ("--host", "https://user:pass@example.com", "holds a login"),
-        ("--redirect-uri", "http://127.0.0.1:99999/callback", "is no address"),
-        ("--redirect-uri", "callback", "is no address"),
+        ("--redirect-uri", "http://127.0.0.1:99999/callback", "is not a URL such as"),
+        ("--redirect-uri", "callback", "is not a URL such as"),
     ],
 )
 def test_an_address_that_no_secret_must_be_sent_to_is_refused(

@@ -117,6 +117,27 @@ def test_a_list_is_paged_sorted_and_searched(ask: Client) -> None:
     assert [order["ref"] for order in found["data"]] == ["013"]
 
 
+def test_a_search_looks_into_ref_notes_and_customer_as_they_are_now(sandbox: Sandbox, ask: Client) -> None:
+    def search(text: str, **query: int) -> tuple[int, list[str]]:
+        page = ask("GET", "/orders", params={"q": text, **query}).json()
+        return page["meta"]["pagination"]["total"], [order["ref"] for order in page["data"]]
+
+    orders = {order_id: sandbox.shop.order(order_id) or {} for order_id in sandbox.shop.order_ids()}
+    with_notes = [order["ref"] for order in orders.values() if order["notes"] == "التوصيل بعد السادسة"]
+    assert search("017") == (1, ["017"])
+    assert search("التوصيل", limit=2) == (len(with_notes), with_notes[::-1][:2])
+    assert search("التوصيل", limit=2, page=2) == (len(with_notes), with_notes[::-1][2:4])
+    customer = json.loads(orders[sandbox.shop.order_ids()[4]]["customer"])
+    assert search(customer["phone"]) == (1, ["005"])
+    assert "005" in search(customer["full_name"].upper(), limit=50)[1]
+    assert search("100%") == (0, [])
+
+    (new,) = sandbox.shop.add_orders(1)
+    assert search("021") == (1, ["021"])
+    sandbox.shop.delete_order(new)
+    assert search("021") == (0, [])
+
+
 def test_the_stores_statuses_can_be_read_and_replaced(ask: Client) -> None:
     lists = ask("GET", "/orders/settings").json()
     assert {"slug": "تم التسليم", "name": "تم التسليم", "color": "#8A9CA0FF", "type": "shipping"} in lists["shipping"]

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
@@ -89,13 +90,18 @@ def exchanges(sandbox: Sandbox) -> list[int | None]:
     return [request["status"] for request in sandbox.shop.requests() if request["path"] == "/oauth/token"]
 
 
-def kept() -> dict[str, Any]:
-    """What Airflow keeps, by the name of the Variable."""
+def variables() -> dict[str, str]:
+    """The Variables of Airflow, by name."""
     from airflow.models.variable import Variable
     from airflow.utils.session import create_session
 
     with create_session() as session:
-        return {variable.key: json.loads(variable.val) for variable in session.query(Variable)}
+        return {variable.key: variable.val for variable in session.query(Variable)}
+
+
+def kept() -> dict[str, Any]:
+    """The pairs of tokens that Airflow stores, by the name of the Variable."""
+    return {name: json.loads(value) for name, value in variables().items() if not name.endswith("_trial")}
 
 
 def test_a_refresh_token_is_all_it_takes(sandbox: Sandbox, connect: Call, ask: Call) -> None:
@@ -365,14 +371,14 @@ def expire(sandbox: Sandbox, access_token: str | None = None) -> None:
 def test_a_new_token_that_airflow_does_not_keep_is_no_success(
     sandbox: Sandbox, connect: Call, ask: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Given an Airflow that keeps other Variables, but not the pair,
+    # Given an Airflow that stores other Variables, but not the pair,
     from airflow.models.variable import Variable
 
     connect(sandbox.shop.issue_token())
     set_variable = Variable.set
     monkeypatch.setattr(tokens, "_STORE_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(
-        Variable, "set", lambda key, *rest, **named: "_trial_" in key and set_variable(key, *rest, **named)
+        Variable, "set", lambda key, *rest, **named: key.endswith("_trial") and set_variable(key, *rest, **named)
     )
 
     with pytest.raises(YouCanAuthenticationError, match="didn't keep it in its Variable 'youcan_token_.*authorise"):
@@ -400,6 +406,48 @@ def test_no_refresh_token_is_spent_where_airflow_cannot_keep_another(
     assert exchanges(sandbox) == [200]
     ask()
     assert exchanges(sandbox) == [200, 200]
+
+
+def test_each_renewal_tries_the_same_variable_with_another_value(sandbox: Sandbox, connect: Call, ask: Call) -> None:
+    # Given a connection whose token was renewed,
+    connect(sandbox.shop.issue_token())
+    ask()
+    ((name, _),) = kept().items()
+    first = variables()[f"{name}_trial"]
+
+    # when it is renewed again,
+    expire(sandbox)
+    ask()
+
+    # then the trial left no further Variable behind.
+    assert variables().keys() == {name, f"{name}_trial"}
+    assert variables()[f"{name}_trial"] != first
+
+
+@pytest.mark.parametrize("is_later", [True, False])
+def test_a_trial_that_meets_another_tasks_is_no_error(
+    sandbox: Sandbox, connect: Call, ask: Call, monkeypatch: pytest.MonkeyPatch, *, is_later: bool
+) -> None:
+    # Given another task that tries the same Variable at the same moment: it sets it right after this one does, or
+    # first, so that the database refuses to insert the same name once more,
+    from airflow.models.variable import Variable
+
+    connect(sandbox.shop.issue_token())
+    set_variable = Variable.set
+
+    def set_beside_another(key: str, *rest: Any) -> None:
+        if key.endswith("_trial"):
+            set_variable(key, "another task's")
+            if not is_later:
+                raise IntegrityError("insert", {}, Exception())
+        else:
+            set_variable(key, *rest)
+
+    monkeypatch.setattr(Variable, "set", set_beside_another)
+
+    # when the token is renewed, then it is.
+    ask()
+    assert exchanges(sandbox) == [200]
 
 
 def test_a_variable_that_cannot_be_read_for_a_moment_costs_no_pair(
@@ -612,7 +660,7 @@ def test_the_pair_is_encrypted_and_masked(sandbox: Sandbox, connect: Call, monke
     ((name, pair),) = kept().items()
 
     with create_session() as session:
-        (raw,) = session.execute(text("select val from variable")).one()
+        (raw,) = session.execute(text("select val from variable where \"key\" not like '%_trial'")).one()
     assert pair["access_token"] not in raw
     assert pair["refresh_token"] not in raw
     assert should_hide_value_for_key(name)

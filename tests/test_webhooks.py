@@ -568,9 +568,19 @@ def test_the_secret_and_the_store_come_from_the_connection(app: Sandbox, monkeyp
     monkeypatch.setenv("YOUCAN_CLIENT_SECRET", "old, new")
     monkeypatch.setenv("YOUCAN_WEBHOOKS_STORE", "My-Store")
     monkeypatch.setenv("YOUCAN_WEBHOOKS_AIRFLOW_URL", "https://airflow.example.com")
+    monkeypatch.setenv("YOUCAN_WEBHOOKS_AIRFLOW_USERNAME", "receiver")
+    monkeypatch.setenv("YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD", "hunter2")
+    monkeypatch.setenv("YOUCAN_WEBHOOKS_AIRFLOW_TOKEN", "a-token")
     settings = read_settings()
-    assert (settings.secrets, settings.store) == (("old", "new"), "my-store")
-    assert settings.airflow_url == "https://airflow.example.com"
+    assert settings == Settings(
+        ("old", "new"),
+        "my-store",
+        "youcan-webhooks.db",
+        "https://airflow.example.com",
+        username="receiver",
+        password="hunter2",
+        token="a-token",
+    )
 
 
 @pytest.mark.parametrize(("options", "named"), [([], "of_environment"), (["--conn-id", "of_option"], "of_option")])

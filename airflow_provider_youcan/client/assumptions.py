@@ -1,7 +1,7 @@
 """
-What this provider takes for granted about YouCan, and whether it holds in a shop. It reads only.
+The assumptions of this provider about YouCan, and a check of a shop against them, which only reads.
 
-The facts come from the pages under https://developer.youcan.shop/store-admin; what no page states is marked *assumed*.
+The facts come from the pages under https://developer.youcan.shop/store-admin; *assumed* marks what no page states.
 """
 
 from __future__ import annotations
@@ -24,65 +24,76 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
-__all__ = ["MAX_REQUESTS", "Assumption", "Observations", "judge", "observe"]
+__all__ = ["Answers", "Assumption", "collect", "evaluate"]
 
-MAX_REQUESTS = 20
 _UNKNOWN_ROUTE = endpoints.Request("GET", "/no-such-route", "ask for a route that is not there", lambda _: False)
 
 
 @dataclass(frozen=True)
 class Assumption:
-    """One thing that is taken for granted."""
+    """One assumption about YouCan."""
 
     name: str
     source: str
-    """The page of YouCan's that says so, or ``assumed``."""
+    """The page of YouCan's documentation that states it, or ``assumed``."""
     holds: bool | None
-    """``None`` where this shop does not show it."""
+    """``None`` if this shop does not show it."""
     seen: str
-    """What was seen, without anything of a customer's."""
+    """What the shop answered, without anything of a customer's."""
 
 
 @dataclass
-class Observations:
-    """What a shop answered to a few requests, by name."""
+class Answers:
+    """A shop's answers to a few requests, by a name for each."""
 
-    requests: dict[str, endpoints.Request] = field(default_factory=dict)
-    answers: dict[str, Answer] = field(default_factory=dict)
-    token: str = ""
+    token: str = field(repr=False)
+    by_name: dict[str, tuple[endpoints.Request, Answer]] = field(default_factory=dict)
 
     def payload(self, name: str) -> dict[str, Any]:
         """
-        Return the payload of a success.
+        Return the payload of a successful answer.
 
-        :raises YouCanError: if it was none, or the list, on which the others rest, was none.
-        :raises LookupError: if it could not be asked, because the shop has no order.
+        :raises YouCanError: if the request failed, or was not sent because the one for the list failed.
+        :raises LookupError: if it was not sent because the shop has no order.
         """
-        if name not in self.answers:
+        if name not in self.by_name:
             self.payload("page")
-        return read_response(self.requests[name], self.answers[name], secret=self.token)
+        request, answer = self.by_name[name]
+        return read_response(request, answer, secret=self.token)
 
     def orders(self, name: str = "page") -> list[dict[str, Any]]:
         """Return the orders of a page."""
         orders: list[dict[str, Any]] = self.payload(name)["data"]
         return orders
 
+    def some_orders(self) -> list[dict[str, Any]]:
+        """Return the orders of the first page, or raise LookupError if it has none."""
+        if not (orders := self.orders()):
+            raise LookupError
+        return orders
 
-def observe(send: Callable[[endpoints.Request], Answer], token: str) -> Observations:
+    def pagination(self) -> Mapping[str, Any]:
+        """Return the pagination of the first page."""
+        pagination: Mapping[str, Any] = self.payload("page")["meta"]["pagination"]
+        return pagination
+
+
+def collect(send: Callable[[endpoints.Request], Answer], token: str) -> Answers:
     """
-    Ask a shop for what shows whether the assumptions hold: ten requests, each of which reads.
+    Send a shop ten requests whose answers show whether the assumptions hold. Each of them only reads.
 
     :param send: sends a request.
-    :param token: the access token, which no finding may pass on.
-    :raises YouCanError: if no answer came, the token or the store is refused, or there were too many requests.
+    :param token: the access token, which no finding may contain.
+    :raises YouCanError: if an answer is missing, the token or the store is refused, or there were too many requests.
     """
-    seen = Observations(token=token)
+    answers = Answers(token)
 
     def ask(name: str, request: endpoints.Request) -> None:
-        seen.requests[name], seen.answers[name] = request, send(request)
-        if seen.answers[name].status_code in (401, 402, 429):
-            # It is not about the shop's ways: the others would say the same.
-            read_response(request, seen.answers[name], secret=token)
+        answer = send(request)
+        answers.by_name[name] = request, answer
+        if answer.status_code in (401, 402, 429):
+            # Not specific to this request; the others would fail too.
+            read_response(request, answer, secret=token)
 
     oldest_first = {"sort_field": "created_at", "sort_order": "asc"}
     ask("store", endpoints.get_store())
@@ -93,32 +104,29 @@ def observe(send: Callable[[endpoints.Request], Answer], token: str) -> Observat
     ask("unknown order", endpoints.get_order(str(uuid4())))
     ask("unknown route", _UNKNOWN_ROUTE)
     try:
-        page = seen.payload("page")
+        orders, pages = answers.orders(), answers.pagination()["total_pages"]
     except YouCanError:
-        return seen
-    ask("beyond", endpoints.list_orders(page["meta"]["pagination"]["total_pages"] + 1, page_size=100))
-    if (orders := page["data"]) and is_order_id(orders[0]["id"]):
+        return answers
+    ask("beyond", endpoints.list_orders(pages + 1, page_size=100))
+    if orders and is_order_id(orders[0]["id"]):
         ask("order", endpoints.get_order(orders[0]["id"]))
         ask("search", endpoints.list_orders(query={"q": str(orders[0].get("ref"))}))
-    return seen
+    return answers
 
 
-def judge(seen: Observations) -> list[Assumption]:
-    """Return for each assumption whether what was seen bears it out."""
-    return [_judge(row, seen) for row in _rows(seen)]
+def evaluate(answers: Answers) -> list[Assumption]:
+    """Return each assumption, and whether the answers confirm it."""
+    return [Assumption(name, source, *_run(check, answers)) for name, source, check in _checks(answers)]
 
 
-_Row = tuple[str, str, Callable[[Observations], tuple[bool | None, str]]]
+_Check = Callable[[Answers], tuple[bool, str]]
 
 
-def _rows(seen: Observations) -> Iterator[_Row]:
-    for scope, name in (
-        ("read-orders", "page"),
-        ("read-orders-statuses", "settings"),
-        ("view-store-info", "store"),
-    ):
+def _checks(answers: Answers) -> Iterator[tuple[str, str, _Check]]:
+    scopes = {"read-orders": "page", "read-orders-statuses": "settings", "view-store-info": "store"}
+    for scope, name in scopes.items():
         yield f"The token has the scope {scope}", "introduction/oauth-scopes", _has_scope(name)
-    if (claims := oauth.read_scopes(seen.token)) is not None:
+    if (claims := oauth.read_scopes(answers.token)) is not None:
         has = bool(claims & {"edit-orders", "*"})
         yield "The token has the scope edit-orders", "assumed", lambda _: (has, "the token says so itself")
     yield "The store has a slug, by which a plan knows it", "store/details", _has_slug
@@ -140,57 +148,55 @@ def _rows(seen: Observations) -> Iterator[_Row]:
     yield "A rate limit shows in X-RateLimit-*, or not at all", "assumed", _rate_limit
 
 
-def _judge(row: _Row, seen: Observations) -> Assumption:
-    name, source, look = row
+def _run(check: _Check, answers: Answers) -> tuple[bool | None, str]:
     try:
-        holds, what = look(seen)
+        return check(answers)
     except LookupError:
-        holds, what = None, "this shop has too few orders to see it by"
+        return None, "this shop has too few orders to see it by"
     except YouCanServerError as error:
-        # It is the server's trouble of the moment, and says nothing of what is assumed.
-        holds, what = None, _describe(error)
+        # A failure of the moment, which says nothing about the assumption.
+        return None, _describe(error)
     except YouCanError as error:
-        holds, what = False, _describe(error)
-    return Assumption(name, source, holds, what)
+        return False, _describe(error)
 
 
 def _describe(error: YouCanError) -> str:
-    # Not its own text, which may quote what the shop said.
+    # Without the error's text, which may quote the shop.
     status = "no answer" if error.status_code is None else f"HTTP {error.status_code}"
     return f"{status}: {type(error).__name__}"
 
 
-def _has_scope(name: str) -> Callable[[Observations], tuple[bool | None, str]]:
-    def look(seen: Observations) -> tuple[bool | None, str]:
+def _has_scope(name: str) -> _Check:
+    def check(answers: Answers) -> tuple[bool, str]:
         try:
-            seen.payload(name)
+            answers.payload(name)
         except YouCanPermissionError:
             return False, "refused with 403: grant it in the seller area"
         return True, "granted"
 
-    return look
+    return check
 
 
-def _has_slug(seen: Observations) -> tuple[bool | None, str]:
-    slug = seen.payload("store").get("slug")
+def _has_slug(answers: Answers) -> tuple[bool, str]:
+    slug = answers.payload("store").get("slug")
     return isinstance(slug, str) and slug != "", "there" if slug else "missing"
 
 
-def _page_size(seen: Observations) -> tuple[bool | None, str]:
-    per_page, number = _pagination_of(seen).get("per_page"), len(seen.orders())
+def _page_size(answers: Answers) -> tuple[bool, str]:
+    per_page, number = answers.pagination().get("per_page"), len(answers.orders())
     what = f"asked for 100: {number}, of {_number(per_page)} a page"
     return per_page == endpoints.MAX_PAGE_SIZE and number <= endpoints.MAX_PAGE_SIZE, what
 
 
-def _pagination(seen: Observations) -> tuple[bool | None, str]:
-    pagination = _pagination_of(seen)
+def _pagination(answers: Answers) -> tuple[bool, str]:
+    pagination = answers.pagination()
     numbers = [pagination.get(name) for name in ("current_page", "total_pages", "total")]
     page, pages, total = map(_number, numbers)
     return numbers[0] == 1 and "?" not in (pages, total), f"page {page} of {pages}, {total} orders"
 
 
-def _is_sorted(seen: Observations) -> tuple[bool | None, str]:
-    dates = [str(order.get("created_at")) for name in ("first", "second") for order in seen.orders(name)]
+def _is_sorted(answers: Answers) -> tuple[bool, str]:
+    dates = [str(order.get("created_at")) for name in ("first", "second") for order in answers.orders(name)]
     if len(dates) < 2:
         raise LookupError
     try:
@@ -201,65 +207,65 @@ def _is_sorted(seen: Observations) -> tuple[bool | None, str]:
     return is_sorted, f"{len(dates)} orders, {'the oldest first' if is_sorted else 'not the oldest first'}"
 
 
-def _follow_each_other(seen: Observations) -> tuple[bool | None, str]:
-    first, second = ({order["id"] for order in seen.orders(name)} for name in ("first", "second"))
+def _follow_each_other(answers: Answers) -> tuple[bool, str]:
+    first, second = ({order["id"] for order in answers.orders(name)} for name in ("first", "second"))
     if not second:
         raise LookupError
     repeated = len(first & second)
     return not repeated and len(first) == 3, f"{len(first)} and {len(second)} orders, {repeated} repeated"
 
 
-def _is_empty_beyond(seen: Observations) -> tuple[bool | None, str]:
-    number = len(seen.orders("beyond"))
+def _is_empty_beyond(answers: Answers) -> tuple[bool, str]:
+    number = len(answers.orders("beyond"))
     return number == 0, f"{number} orders"
 
 
-def _ids(seen: Observations) -> tuple[bool | None, str]:
-    ids = [order["id"] for order in _some_orders(seen)]
+def _ids(answers: Answers) -> tuple[bool, str]:
+    ids = [order["id"] for order in answers.some_orders()]
     odd = sum(not is_uuid(order_id) or order_id != order_id.lower() for order_id in ids)
     return not odd, f"{odd} of {len(ids)} are not"
 
 
-def _refs(seen: Observations) -> tuple[bool | None, str]:
-    orders = _some_orders(seen)
+def _refs(answers: Answers) -> tuple[bool, str]:
+    orders = answers.some_orders()
     odd = sum(not isinstance(order.get("ref"), str) or not order["ref"] for order in orders)
     return not odd, f"{odd} of {len(orders)} have none"
 
 
-def _list_statuses(seen: Observations) -> tuple[bool | None, str]:
-    orders = _some_orders(seen)
+def _list_statuses(answers: Answers) -> tuple[bool, str]:
+    orders = answers.some_orders()
     lacking = _count_lacking([OrderStatuses.from_order(order) for order in orders])
     return not lacking, lacking or f"all of {len(orders)} orders"
 
 
-def _include(seen: Observations) -> tuple[bool | None, str]:
-    missing = [name for name in ("payment", "shipping") if not isinstance(seen.payload("order").get(name), Mapping)]
+def _include(answers: Answers) -> tuple[bool, str]:
+    missing = [name for name in ("payment", "shipping") if not isinstance(answers.payload("order").get(name), Mapping)]
     return not missing, f"missing: {', '.join(missing)}" if missing else "both"
 
 
-def _order_statuses(seen: Observations) -> tuple[bool | None, str]:
-    lacking = _count_lacking([OrderStatuses.from_order(seen.payload("order"))])
+def _order_statuses(answers: Answers) -> tuple[bool, str]:
+    lacking = _count_lacking([OrderStatuses.from_order(answers.payload("order"))])
     return not lacking, lacking or "all three"
 
 
-def _same_statuses(seen: Observations) -> tuple[bool | None, str]:
-    order = seen.payload("order")
-    listed = next((one for one in seen.orders() if one["id"].casefold() == order["id"].casefold()), None)
+def _same_statuses(answers: Answers) -> tuple[bool, str]:
+    order = answers.payload("order")
+    listed = next((one for one in answers.orders() if one["id"].casefold() == order["id"].casefold()), None)
     if listed is None:
-        return False, "the list has it not"
+        return False, "not in the list"
     one, other = OrderStatuses.from_order(listed), OrderStatuses.from_order(order)
     differing = [context.value for context in StatusContext if one[context] != other[context]]
     return not differing, f"another {' and '.join(differing)} status" if differing else "the same three"
 
 
-def _search(seen: Observations) -> tuple[bool | None, str]:
-    wanted = seen.payload("order")["id"].casefold()
-    is_found = wanted in [order["id"].casefold() for order in seen.orders("search")]
+def _search(answers: Answers) -> tuple[bool, str]:
+    wanted = answers.payload("order")["id"].casefold()
+    is_found = wanted in [order["id"].casefold() for order in answers.orders("search")]
     return is_found, "found" if is_found else "not found"
 
 
-def _store_lists(seen: Observations) -> tuple[bool | None, str]:
-    slugs = endpoints.read_store_slugs(seen.payload("settings"))
+def _store_lists(answers: Answers) -> tuple[bool, str]:
+    slugs = endpoints.read_store_slugs(answers.payload("settings"))
     lacks = {context: [slug for slug in context.documented_slugs if slug not in slugs[context]] for context in slugs}
     described = [f"{context} lacks {', '.join(lacking)}" for context, lacking in lacks.items() if lacking]
     own = sum(slug not in context.documented_slugs for context in slugs for slug in slugs[context])
@@ -267,18 +273,18 @@ def _store_lists(seen: Observations) -> tuple[bool | None, str]:
     return is_known, "; ".join([*described, f"{own} of the store's own"])
 
 
-def _unknown_order(seen: Observations) -> tuple[bool | None, str]:
+def _unknown_order(answers: Answers) -> tuple[bool, str]:
     try:
-        seen.payload("unknown order")
+        answers.payload("unknown order")
     except YouCanOrderNotFoundError:
         return True, "HTTP 404"
     return False, "an order"
 
 
-def _unknown_route(seen: Observations) -> tuple[bool | None, str]:
-    request, answer = seen.requests["unknown order"], seen.answers["unknown route"]
+def _unknown_route(answers: Answers) -> tuple[bool, str]:
+    (request, _), (_, answer) = answers.by_name["unknown order"], answers.by_name["unknown route"]
     try:
-        # As if it were the answer to a request for an order.
+        # Read as the answer to a request for an order.
         read_response(request, answer)
     except YouCanOrderNotFoundError:
         return False, "it speaks of an order"
@@ -287,9 +293,9 @@ def _unknown_route(seen: Observations) -> tuple[bool | None, str]:
     return False, f"HTTP {answer.status_code}"
 
 
-def _rate_limit(seen: Observations) -> tuple[bool | None, str]:
+def _rate_limit(answers: Answers) -> tuple[bool, str]:
     shown = set()
-    for answer in seen.answers.values():
+    for _, answer in answers.by_name.values():
         headers = {name.lower(): value for name, value in answer.headers.items()}
         pair = tuple(headers.get(f"x-ratelimit-{name}") for name in ("limit", "remaining"))
         if any(value is not None for value in pair):
@@ -303,17 +309,6 @@ def _rate_limit(seen: Observations) -> tuple[bool | None, str]:
 
 def _number(value: object) -> str:
     return str(value) if type(value) is int else "?"
-
-
-def _pagination_of(seen: Observations) -> Mapping[str, Any]:
-    pagination: Mapping[str, Any] = seen.payload("page")["meta"]["pagination"]
-    return pagination
-
-
-def _some_orders(seen: Observations) -> list[dict[str, Any]]:
-    if not (orders := seen.orders()):
-        raise LookupError
-    return orders
 
 
 def _count_lacking(orders: list[OrderStatuses]) -> str:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from airflow_provider_youcan.checks import describe_bounds, shorten
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.version_compat import UNCHANGED_SECRET
+# Airflow reads the fields while it is imported itself, and whatever else of this package is imported imports Airflow.
 
 __all__ = ["FIELDS", "OWN_FIELDS", "check_form_field", "get_connection_form_widgets", "get_ui_field_behaviour"]
 
@@ -74,6 +72,9 @@ def check_form_field(field: str, value: object, label: str | None = None) -> flo
     :param label: what to call it in the error message (default its name).
     :raises YouCanInvalidInputError: for anything else.
     """
+    from airflow_provider_youcan.checks import describe_bounds, shorten
+    from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
     schema = FIELDS[field]["schema"]
     exclusive = "exclusiveMinimum" in schema
     least, most = schema["exclusiveMinimum" if exclusive else "minimum"], schema["maximum"]
@@ -90,6 +91,8 @@ def get_connection_form_widgets() -> dict[str, Any]:
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
     from wtforms import PasswordField, StringField
     from wtforms.validators import Optional
+
+    from airflow_provider_youcan.version_compat import UNCHANGED_SECRET
 
     class SecretWidget(BS3PasswordFieldWidget):  # type: ignore[misc]
         # An empty field would delete what is saved; Airflow 2 keeps the stored secret when it gets this placeholder.

@@ -1,11 +1,11 @@
 """
-Access tokens that renew themselves: obtained with the OAuth client that a connection holds, kept in Airflow.
+Access tokens that renew themselves: obtained with the OAuth client of a connection, and stored in Airflow.
 
-A refresh token works once, and the access token that it came with dies with it. So the newest pair is kept where
-every worker finds it, in an Airflow Variable, and whoever comes second at a renewal takes up what the first one kept.
+A refresh token works once, and ends the access token that it came with. So the newest pair is stored in an Airflow
+Variable, where every worker finds it. If two tasks renew at once, the second one uses the pair of the first.
 
-The facts come from https://developer.youcan.shop/store-admin (``introduction/oauth``); that a refresh token works
-once is assumed from Laravel Passport.
+The facts come from https://developer.youcan.shop/store-admin (``introduction/oauth``). It is an assumption, after
+Laravel Passport, that a refresh token works once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection
@@ -36,23 +35,25 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks.session import Session
 from airflow_provider_youcan.metrics import count_renewal
-from airflow_provider_youcan.version_compat import mask_secret
+from airflow_provider_youcan.version_compat import find_variable_class, mask_secret
 
 __all__ = ["with_current_token"]
 
 _MAX_MARGIN = 300.0
-"""A token is renewed so many seconds before it runs out, or a tenth of its life if that is less."""
+"""Seconds before its expiry at which a token is renewed, or a tenth of its lifetime if that is less."""
 
 _WAIT_FOR_OTHER_SECONDS = 20.0
-"""How long a task waits for a pair that another one is storing: two requests, both of which may be slow."""
+"""How long a task waits for the pair that another one is storing: two requests, both of which may be slow."""
 
 _STORE_RETRY_SECONDS = 120.0
-"""How long it is tried to store a new pair: without it, a person has to authorise again."""
+"""How long to try to store a new pair: if it is lost, a person has to authorise again."""
 
 _RENEWAL_COOLDOWN = 30.0
-"""How long an early renewal that failed is not tried again."""
+"""Seconds before a renewal ahead of the expiry is tried again after it failed."""
 
 _MAX_ROUNDS = 10
+
+_wait = tenacity.wait_random_exponential(multiplier=0.1, max=2)
 
 _log = logging.getLogger(__name__)
 
@@ -66,17 +67,18 @@ def with_current_token(
     max_retry_seconds: float | None = None,
 ) -> Credentials:
     """
-    Return the credentials with a token that is good, as far as is known without asking YouCan.
+    Return the credentials with a token that is valid, as far as is known without a request to YouCan.
 
-    :param credentials: what the Airflow connection says.
-    :param youcan_conn_id: its id, for the error messages.
-    :param refused: the tokens that YouCan refused, if any.
-    :param may_renew: whether a new token may be obtained, rather than taken up from who else did (default ``True``).
-    :param max_retry_seconds: YouCan is not asked for one later than this after the first time; ``None`` leaves it to
-        the connection's ``max_attempts`` alone (default).
+    :param credentials: the credentials as the Airflow connection has them.
+    :param youcan_conn_id: the id of that connection, for the error messages.
+    :param refused: the tokens that YouCan refused, if any (default none).
+    :param may_renew: whether to obtain a new token; ``False`` uses at most one that another task has obtained (default
+        ``True``).
+    :param max_retry_seconds: seconds after the first request for a token after which none is sent any more; ``None``
+        for as many attempts as the connection's ``max_attempts`` (default).
     :return: the credentials, with a refused token if there is no other and none may be obtained.
-    :raises YouCanAuthenticationError: if YouCan gives no new token, and no one else obtained one.
-    :raises YouCanTransientError: if YouCan could not be asked for one, or Airflow can't keep one now.
+    :raises YouCanAuthenticationError: if YouCan gives no new token, and no other task obtained one.
+    :raises YouCanTransientError: if the request for one failed, or Airflow can't store one now.
     """
     client = credentials.oauth_client
     if client is None:
@@ -85,13 +87,13 @@ def with_current_token(
     kept = variable.read()
     if kept is not None and kept.is_usable(refused):
         return kept.apply_to(credentials)
-    # The connection's own token, until it is refused: a person may have put in a better one than is kept.
+    # The connection's own token counts until it is refused: a person may have replaced it since the pair was stored.
     if credentials.token not in ("", *refused) and (kept is None or kept.access_token in refused):
         return credentials
     if not may_renew:
         return kept.apply_to(credentials) if kept is not None else credentials
     try:
-        return _renew(credentials, client, variable, kept, refused, youcan_conn_id, max_retry_seconds)
+        return _Renewal(credentials, client, variable, refused, youcan_conn_id, max_retry_seconds).run(kept)
     except YouCanTransientError as error:
         if kept is None or kept.access_token in refused or time.time() >= kept.expires_at:
             raise
@@ -115,103 +117,103 @@ class _Pair:
 
     @property
     def is_valid(self) -> bool:
-        """Whether it holds what it should: a person may have edited the Variable."""
-        numbers = (self.expires_at, self.lifetime)
-        return all(map(oauth.is_token, (self.access_token, self.refresh_token))) and all(
-            isinstance(number, (int, float)) for number in numbers
-        )
+        """Whether its values are of their types: a person may have edited the Variable."""
+        has_numbers = all(isinstance(number, (int, float)) for number in (self.expires_at, self.lifetime))
+        return has_numbers and oauth.is_token(self.access_token) and oauth.is_token(self.refresh_token)
+
+    def mask(self) -> None:
+        mask_secret(self.access_token)
+        mask_secret(self.refresh_token)
 
     def apply_to(self, credentials: Credentials, *, is_renewed: bool = False) -> Credentials:
         return replace(credentials, token=self.access_token, renew_at=self.renew_at, is_renewed=is_renewed)
 
 
-def _renew(
-    credentials: Credentials,
-    client: OAuthClient,
-    variable: _TokenVariable,
-    kept: _Pair | None,
-    refused: Collection[str],
-    youcan_conn_id: str,
-    max_retry_seconds: float | None,
-) -> Credentials:
-    # Before a refresh token is spent that could not be kept, or that only seems to be the newest because Airflow
-    # takes a database that is out of reach for one without the Variable.
-    variable.check_that_it_can_be_stored()
-    newest = variable.read()
-    if newest is not None and newest.is_usable(refused):
-        return newest.apply_to(credentials)
-    kept = newest or kept
-    for _ in range(_MAX_ROUNDS):
-        try:
-            new = _exchange(credentials, client, variable, kept, youcan_conn_id, max_retry_seconds)
-        except YouCanAuthenticationError as error:
-            # Only a refresh token that YouCan refuses may have been spent by another.
-            if error.status_code is None or error.detail == "invalid_client":
+@dataclass(frozen=True)
+class _Renewal:
+    """The renewal of one connection's token; the arguments are those of :func:`with_current_token`."""
+
+    credentials: Credentials
+    client: OAuthClient
+    variable: _TokenVariable
+    refused: Collection[str]
+    youcan_conn_id: str
+    max_retry_seconds: float | None
+
+    def run(self, kept: _Pair | None) -> Credentials:
+        """
+        Obtain a new pair, or take over the one that another task has stored meanwhile.
+
+        :param kept: the pair that was in the Variable, if any.
+        """
+        # Test that Variables can be stored before using the refresh token. This also detects an unreachable database,
+        # which Airflow reports as a missing Variable.
+        self.variable.check_that_it_can_be_stored()
+        kept = self.variable.read() or kept
+        for _ in range(_MAX_ROUNDS):
+            if kept is not None and kept.is_usable(self.refused):
+                return kept.apply_to(self.credentials)
+            try:
+                new = self._exchange(kept)
+            except YouCanAuthenticationError as error:
+                # If YouCan rejects the refresh token, another task may have used it. Any other 401 is final.
+                if error.status_code is None or error.detail == "invalid_client":
+                    raise
+                seconds = _WAIT_FOR_OTHER_SECONDS
+                _log.info("The refresh token was refused; waiting up to %g s for another task to renew it.", seconds)
+                kept = self.variable.wait_for_another(kept)
+                if kept is None:
+                    raise
+            else:
+                count_renewal(self.youcan_conn_id)
+                _log.info("Renewed the access token of the Airflow connection %r.", self.youcan_conn_id)
+                return new.apply_to(self.credentials, is_renewed=True)
+        raise YouCanAuthenticationError(
+            f"The access token of the Airflow connection {self.youcan_conn_id!r} runs out faster than it can be "
+            "renewed; check its lifetime on YouCan."
+        )
+
+    def _exchange(self, kept: _Pair | None) -> _Pair:
+        """Exchange the refresh token for a new pair, and store that, in as many attempts as the connection allows."""
+        refresh_token = kept.refresh_token if kept else self.client.refresh_token
+        request = oauth.exchange_refresh_token(self.client.client_id, self.client.client_secret, refresh_token)
+        # The request for a token is sent without one.
+        anonymous = replace(self.credentials, token="")
+        attempts = Attempts(self.max_retry_seconds)
+
+        def exchange_and_store() -> _Pair:
+            asked_at = time.time()
+            with Session(anonymous) as session:
+                answer = session.send_request(request, anonymous)
+            payload = read_response(request, answer, f"the Airflow connection {self.youcan_conn_id!r}")
+            new = _read_pair(payload, refresh_token, asked_at)
+            self.variable.write(new, instead_of=kept)
+            return new
+
+        while True:
+            attempts.begin(anonymous)
+            try:
+                return _run_uninterrupted(exchange_and_store)
+            except YouCanAuthenticationError:
                 raise
-            _log.info(
-                "The refresh token was refused; waiting up to %g s for another task to renew it.",
-                _WAIT_FOR_OTHER_SECONDS,
-            )
-            newer = variable.wait_for_another(kept)
-            if newer is None:
-                raise
-            if newer.is_usable(refused):
-                return newer.apply_to(credentials)
-            kept = newer
-        else:
-            count_renewal(youcan_conn_id)
-            _log.info("Renewed the access token of the Airflow connection %r.", youcan_conn_id)
-            return new.apply_to(credentials, is_renewed=True)
-    raise YouCanAuthenticationError(
-        f"The access token of the Airflow connection {youcan_conn_id!r} runs out faster than it can be renewed; check "
-        "its lifetime on YouCan."
-    )
+            except YouCanError as error:
+                seconds = attempts.fail(request, error)
+                _log.warning("%s Trying again in %.1f s.", error, seconds)
+            time.sleep(seconds)
 
 
-def _exchange(
-    credentials: Credentials,
-    client: OAuthClient,
-    variable: _TokenVariable,
-    kept: _Pair | None,
-    youcan_conn_id: str,
-    max_retry_seconds: float | None,
-) -> _Pair:
-    """Give the refresh token for a new pair, and store that."""
-    refresh_token = kept.refresh_token if kept else client.refresh_token
-    request = oauth.exchange_refresh_token(client.client_id, client.client_secret, refresh_token)
-    # The request for a token has none itself.
-    anonymous = replace(credentials, token="")
-    attempts = Attempts(max_retry_seconds)
-
-    def exchange_and_store() -> _Pair:
-        asked_at = time.time()
-        with Session(anonymous) as session:
-            answer = read_response(
-                request, session.send_request(request, anonymous), f"the Airflow connection {youcan_conn_id!r}"
-            )
-        # Some servers leave the refresh token out, and then the old one stays.
-        next_refresh_token = answer["refresh_token"] if oauth.is_token(answer.get("refresh_token")) else refresh_token
-        lifetime = oauth.read_lifetime(answer)
-        mask_secret(answer["access_token"])
-        mask_secret(next_refresh_token)
-        new = _Pair(answer["access_token"], next_refresh_token, asked_at + lifetime, lifetime)
-        variable.write(new, instead_of=kept)
-        return new
-
-    while True:
-        attempts.begin(anonymous)
-        try:
-            return _run_uninterrupted(exchange_and_store)
-        except YouCanAuthenticationError:
-            raise
-        except YouCanError as error:
-            seconds = attempts.fail(request, error)
-            _log.warning("%s Trying again in %.1f s.", error, seconds)
-        time.sleep(seconds)
+def _read_pair(payload: dict[str, Any], old_refresh_token: str, asked_at: float) -> _Pair:
+    """Read a pair from the payload of the token endpoint, and have Airflow mask it."""
+    # Some servers omit the refresh token; then the old one stays valid.
+    refresh_token = payload["refresh_token"] if oauth.is_token(payload.get("refresh_token")) else old_refresh_token
+    lifetime = oauth.read_lifetime(payload)
+    pair = _Pair(payload["access_token"], refresh_token, asked_at + lifetime, lifetime)
+    pair.mask()
+    return pair
 
 
 def _run_uninterrupted(function: Callable[[], _Pair]) -> _Pair:
-    """Call a function where no timeout of the task's interrupts it, between a new pair and its storing."""
+    """Call a function in a thread, so that no timeout of the task interrupts it before a new pair is stored."""
     if threading.current_thread() is not threading.main_thread():
         return function()
     with ThreadPoolExecutor(1, "youcan-renewal") as thread:
@@ -222,9 +224,9 @@ class _TokenVariable:
     """
     The Airflow Variable that holds the newest pair of one connection.
 
-    Its name has "token" in it, by which Airflow knows what to mask, and a fingerprint of the refresh token that the
-    connection itself holds. So a refresh token that a person changes starts again, two connections with the same one
-    don't spend it twice, and the Test button, which gives the connection another id, finds the pair all the same.
+    Its name has "token" in it, so that Airflow masks its value, and a fingerprint of the refresh token in the
+    connection. So a person's new refresh token starts a new Variable, two connections with the same refresh token don't
+    use it twice, and the Test button, which gives the connection another id, finds the pair too.
     """
 
     def __init__(self, client: OAuthClient) -> None:
@@ -236,7 +238,7 @@ class _TokenVariable:
         )
 
     def read(self) -> _Pair | None:
-        text = _variable_class().get(self.name, None)
+        text = find_variable_class().get(self.name, None)
         if text is None:
             return None
         try:
@@ -246,52 +248,53 @@ class _TokenVariable:
         if pair is None or not pair.is_valid:
             _log.warning("The Airflow Variable %r holds no valid tokens, and is ignored.", self.name)
             return None
-        mask_secret(pair.access_token)
-        mask_secret(pair.refresh_token)
+        pair.mask()
         return pair
 
     def check_that_it_can_be_stored(self) -> None:
         """
-        Set another Variable and read it back: what Airflow can't keep now must not be asked for.
+        Set another Variable and read it: a new pair that Airflow can't store now must not be requested.
 
-        :raises YouCanConnectionError: if Airflow doesn't hand out what was set.
+        :raises YouCanConnectionError: if Airflow doesn't return what was set.
         """
-        trial = f"{self.name}_trial_{secrets.token_hex(4)}"
-        variables = _variable_class()
+        trial, variables = f"{self.name}_trial", find_variable_class()
+        reason, is_stored = "LookupError", False
         try:
-            variables.set(trial, "kept", "Whether a new access token could be kept; it can be deleted.")
-            is_kept = variables.get(trial, None) == "kept"
-            variables.delete(trial)
-            if not is_kept:
-                raise LookupError("it was not kept")
+            before = variables.get(trial, None)
+            try:
+                variables.set(trial, secrets.token_hex(8), "Shows that Airflow can store a token; it can be deleted.")
+            except Exception as error:  # perhaps only because another task has set it at the same moment
+                reason = type(error).__name__
+            # Another task's value proves as much, so it is no error if two tasks do this at once.
+            is_stored = variables.get(trial, None) not in (None, before)
         except Exception as error:  # whatever Airflow's database or API raises
             reason = type(error).__name__
-        else:
-            return
-        raise YouCanConnectionError(
-            f"The access token has to be renewed, but Airflow can't keep a new one in its Variables now ({reason}), so "
-            "none was asked for; see that tasks can set Variables, or it may work later."
-        )
+        if not is_stored:
+            raise YouCanConnectionError(
+                "The access token has to be renewed, but Airflow can't keep a new one in its Variables now "
+                f"({reason}), so none was asked for; see that tasks can set Variables, or it may work later."
+            )
 
     def write(self, pair: _Pair, instead_of: _Pair | None) -> None:
         """
-        Keep a pair, and see that it is kept.
+        Store a pair, and check that it is stored.
 
-        :raises YouCanAuthenticationError: if Airflow didn't keep it.
+        :param pair: the new pair.
+        :param instead_of: the one that it replaces; a pair that another task has stored since then stays.
+        :raises YouCanAuthenticationError: if Airflow didn't store it.
         """
         value = json.dumps(vars(pair))
 
-        def keep() -> None:
-            # None may only mean that the Variable can't be read now. What is another is newer: who read this pair
-            # at an earlier attempt has renewed it.
+        def store() -> None:
+            # None may mean "not readable right now". A different pair is newer: another task renewed ours.
             if self.read() in (None, instead_of):
-                _variable_class().set(self.name, value, self._description)
+                find_variable_class().set(self.name, value, self._description)
                 if self.read() in (None, instead_of):
-                    raise LookupError("it was not kept")
+                    raise LookupError("it was not stored")
 
         retries = tenacity.Retrying(stop=tenacity.stop_after_delay(_STORE_RETRY_SECONDS), wait=_wait, reraise=True)
         try:
-            retries(keep)
+            retries(store)
         except Exception as error:  # whatever Airflow's database or API raises
             reason = type(error).__name__
         else:
@@ -303,7 +306,7 @@ class _TokenVariable:
         )
 
     def wait_for_another(self, pair: _Pair | None) -> _Pair | None:
-        """Wait until someone keeps another pair, and return it, or ``None`` if no one does."""
+        """Wait until another task stores another pair, and return it; ``None`` if none does."""
         policy = tenacity.Retrying(
             retry=tenacity.retry_if_result(lambda read: read is None or read == pair),
             stop=tenacity.stop_after_delay(_WAIT_FOR_OTHER_SECONDS),
@@ -311,17 +314,3 @@ class _TokenVariable:
             retry_error_callback=lambda _: None,
         )
         return policy(self.read)
-
-
-_wait = tenacity.wait_random_exponential(multiplier=0.1, max=2)
-
-
-def _variable_class() -> Any:
-    """Return the Task SDK's Variable in a task of Airflow 3, and else the model: the Test button works in a service."""
-    if hasattr(sys.modules.get("airflow.sdk.execution_time.task_runner"), "SUPERVISOR_COMMS"):
-        from airflow.providers.common.compat.sdk import Variable
-
-        return Variable
-    from airflow.models.variable import Variable as Model
-
-    return Model

@@ -241,7 +241,7 @@ class YouCanHook(ConnectionUser):
         :return: each assumption with its source, whether it holds, and what was seen: nothing of a customer.
         :raises YouCanError: if the shop can't be asked.
         """
-        from airflow_provider_youcan.client.assumptions import judge, observe
+        from airflow_provider_youcan.client.assumptions import collect, evaluate
 
         credentials = self._get_credentials(Attempts())
         if credentials.oauth_client is not None:
@@ -249,7 +249,7 @@ class YouCanHook(ConnectionUser):
             self.run(store.read_store_name())
             credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
-        return judge(observe(lambda request: session.send_request(request, credentials), credentials.token))
+        return evaluate(collect(lambda request: session.send_request(request, credentials), credentials.token))
 
     def run(self, procedure: Procedure[_Result]) -> _Result:
         """

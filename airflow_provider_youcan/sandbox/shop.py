@@ -62,12 +62,6 @@ create table if not exists deliveries (
     number integer primary key, delivery_id text not null, url text not null, status integer not null,
     attempt integer not null);
 create table if not exists settings (name text primary key, value text not null);
-create table if not exists searched (number integer not null);
-insert into searched select 0 where not exists (select 1 from searched);
-create trigger if not exists order_added after insert on orders begin update searched set number = number + 1; end;
-create trigger if not exists order_deleted after delete on orders begin update searched set number = number + 1; end;
-create trigger if not exists order_renamed after update of ref, notes, customer on orders
-begin update searched set number = number + 1; end;
 """
 
 _OWN_STATUSES = {
@@ -143,7 +137,6 @@ class Shop:
         self.notify: Callable[[str, dict[str, Any]], None] = lambda _event, _order: None
         """Called for each event, with the order's row."""
         self._lock = threading.RLock()
-        self._searched: tuple[int, list[tuple[int, str]]] = (-1, [])
         self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
         # A sandbox may lose its last second when the machine dies, but not when it is killed.
@@ -228,34 +221,29 @@ class Shop:
         self._write("delete from orders where id = ?", order_id)
 
     def find_orders(
-        self, text: str, sort_field: str, descending: bool, *, offset: int = 0, limit: int = -1
+        self, text: str, sort_field: str, descending: bool, *, offset: int, limit: int
     ) -> tuple[int, list[dict[str, Any]]]:
-        """Return how many orders have ``text`` in their ref, notes or customer, and a part of them, sorted."""
-        direction = "desc" if descending else "asc"
-        # A ref is a number written as text. Each order has an index, so that no page sorts the whole shop.
-        column = "cast(ref as integer)" if sort_field == "ref" else sort_field
-        order = f"order by {column} {direction}, id {direction}"
-        if not text:
-            # The ids come from an index alone; a whole row is read for those of the page only.
-            page, values = "select id from orders", []
-            total = self._read("select count(*) from orders")[0][0]
-        else:
-            found = [number for number, searched in self._searched_texts() if text.lower() in searched]
-            page, values = "select id from orders where rowid in (select value from json_each(?))", [json.dumps(found)]
-            total = len(found)
-        rows = self._read(
-            f"select * from orders where id in ({page} {order} limit ? offset ?) {order}", *values, limit, offset
-        )
-        return total, [dict(row) for row in rows]
+        """
+        Return the number of orders with ``text`` in their ref, notes or customer, and one page of them.
 
-    def _searched_texts(self) -> list[tuple[int, str]]:
-        """Return of each order what a search looks at, read again only where that has changed."""
-        version = self._read("select number from searched")[0][0]
-        if self._searched[0] != version:
-            columns = "rowid, lower(ref || ' ' || notes || ' ' || customer) as searched"
-            rows = self._read(f"select {columns} from orders")
-            self._searched = (version, [(row["rowid"], row["searched"]) for row in rows])
-        return self._searched[1]
+        :param text: the text, in capitals or not; ``""`` for all orders.
+        :param sort_field: ``ref``, ``total`` or ``created_at``.
+        :param descending: whether the greatest comes first.
+        :param offset: the number of orders before the page.
+        :param limit: the size of the page.
+        """
+        # A ref is a number written as text. Each sort field has an index, so that no page sorts the whole shop.
+        column = "cast(ref as integer)" if sort_field == "ref" else sort_field
+        direction = "desc" if descending else "asc"
+        order = f"order by {column} {direction}, id {direction}"
+        if text:
+            where = "where instr(lower(ref || ' ' || notes || ' ' || customer), ?)"
+            found = self._read(f"select * from orders {where} {order}", text.lower())
+            return len(found), list(map(dict, found[offset : offset + limit]))
+        # The ids come from the index alone, and only the page's rows are read whole.
+        page = f"select id from orders {order} limit ? offset ?"
+        rows = self._read(f"select * from orders where id in ({page}) {order}", limit, offset)
+        return self._read("select count(*) from orders")[0][0], list(map(dict, rows))
 
     # --- the store and its statuses ---
 

@@ -1,11 +1,12 @@
-"""How a receiver is set up: by options of its command, or by environment variables."""
+"""The settings of a receiver, from the options of its command or from environment variables."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from airflow_provider_youcan.assets import sanitize_uri
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
@@ -19,15 +20,17 @@ _PREFIX = "YOUCAN_WEBHOOKS_"
 @dataclass(frozen=True)
 class Settings:
     """
-    What a receiver needs.
+    The settings of a receiver.
 
-    :param secrets: the OAuth app's client secret, with which YouCan signs; two while it is changed for another.
-    :param store: the slug of the store, as it stands in the assets.
-    :param spool: the SQLite file that keeps what Airflow does not have yet; each receiver has its own.
-    :param airflow_url: where Airflow's API server (before Airflow 3 its webserver) is.
-    :param username: who logs in at Airflow, with ``password``.
-    :param password: the password.
-    :param token: a token of Airflow's, in place of both.
+    :param secrets: the OAuth app's client secret, with which YouCan signs; two while it is being replaced.
+    :param store: the slug of the store, as in the URIs of the assets.
+    :param spool: the path of the SQLite file for deliveries that Airflow does not have yet; one for each receiver
+        (default ``youcan-webhooks.db``).
+    :param airflow_url: the URL of Airflow's API server, before Airflow 3 of its webserver (default
+        ``http://localhost:8080``).
+    :param username: the user who logs in to Airflow with ``password`` (default ``None``: nobody logs in).
+    :param password: the password of that user.
+    :param token: a token for Airflow, instead of both.
     """
 
     secrets: tuple[str, ...] = field(repr=False)
@@ -41,15 +44,15 @@ class Settings:
 
 def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     """
-    Return the settings, which the environment holds.
+    Read the settings from options and environment variables.
 
     The variables are ``YOUCAN_WEBHOOKS_`` with ``CONN_ID``, ``STORE``, ``SPOOL``, ``AIRFLOW_URL``,
-    ``AIRFLOW_USERNAME``, ``AIRFLOW_PASSWORD`` and ``AIRFLOW_TOKEN``, and ``YOUCAN_CLIENT_SECRET``: one, or two that
-    a comma separates. The secret and the store's slug, where they are not given, are those of the Airflow connection
-    ``CONN_ID`` (default ``youcan_default``).
+    ``AIRFLOW_USERNAME``, ``AIRFLOW_PASSWORD`` and ``AIRFLOW_TOKEN``, and ``YOUCAN_CLIENT_SECRET``: one secret, or two
+    with a comma between them. A missing secret and a missing slug are read from the Airflow connection ``CONN_ID``
+    (default ``youcan_default``).
 
-    :param options: what goes before the environment.
-    :raises YouCanError: if one of them is missing or makes no sense.
+    :param options: values that win over the environment, by the names of the variables in lower case (default none).
+    :raises YouCanError: if a setting is missing or invalid.
     """
     given = {name: value for name, value in (options or {}).items() if value is not None}
 
@@ -62,15 +65,15 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     if not secrets or store is None:
         known_secret, known_store = _ask_connection(read("conn_id") or "youcan_default", is_store_known=bool(store))
         secrets, store = secrets or known_secret, store or known_store
-    settings = Settings(secrets, _check_store(store), airflow_url=_check_url(read("airflow_url")))
-    names = {
-        "spool": "spool",
-        "airflow_username": "username",
-        "airflow_password": "password",
-        "airflow_token": "token",
-    }
-    others: dict[str, Any] = {names[name]: value for name in names if (value := read(name)) is not None}
-    return replace(settings, **others)
+    return Settings(
+        secrets,
+        _check_store(store),
+        spool=read("spool") or Settings.spool,
+        airflow_url=_check_url(read("airflow_url") or Settings.airflow_url),
+        username=read("airflow_username"),
+        password=read("airflow_password"),
+        token=read("airflow_token"),
+    )
 
 
 def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, ...], str | None]:
@@ -87,24 +90,20 @@ def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, .
     return ((client.client_secret,) if client is not None else ()), store
 
 
-def _check_url(url: str | None) -> str:
-    from urllib.parse import urlsplit
-
+def _check_url(url: str) -> str:
     try:
-        address = urlsplit(url or Settings.airflow_url)
+        address = urlsplit(url)
         if address.scheme in ("http", "https") and address.hostname and "@" not in address.netloc:
             return address.geturl()
     except ValueError:
         pass
-    # Not the address itself, which may hold a password.
+    # Without the URL itself, which may hold a password.
     raise YouCanInvalidInputError(
         "The address of Airflow is not a valid URL: give one such as http://localhost:8080, without a user name in it."
     )
 
 
 def _check_store(store: str | None) -> str:
-    from urllib.parse import urlsplit
-
     if store is None:
         raise YouCanInvalidInputError(
             "The token may not read the store's slug: grant the scope 'view-store-info' to it, or give --store."
