@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-
 __all__ = ["OrderStatuses", "StatusContext", "is_text", "order_page"]
 
 
@@ -42,6 +40,9 @@ class StatusContext(str, Enum):
 
     @classmethod
     def _missing_(cls, value: object) -> StatusContext:
+        # Imported here, because all of Airflow comes with it, and the sandbox does without.
+        from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+
         raise YouCanInvalidInputError(
             f"{value!r} is not a status context: use one of {', '.join(repr(context.value) for context in cls)}."
         )

@@ -421,6 +421,12 @@ def test_it_runs_from_the_command_line(command_line: subprocess.Popen[str]) -> N
     assert "Traceback" not in rest
 
 
+def test_it_starts_without_airflow() -> None:
+    code = "import sys, airflow_provider_youcan.sandbox.__main__; sys.exit('airflow' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_a_database_that_is_none_is_reported_in_a_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "airflow_provider_youcan.sandbox", "--database", str(tmp_path / "no" / "x.db")]
 
