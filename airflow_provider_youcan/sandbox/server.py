@@ -113,9 +113,10 @@ class Sandbox:
         So it can change the shop, or make the sandbox misbehave, at a known moment between two requests::
 
             def refund(request):
-                if request.method == "GET":
+                if request.status == 503:
                     sandbox.shop.set_status(order_id, "payment", "refunded")
 
+            sandbox.misbehave("status", status=503, route="PUT *", times=1)
             with sandbox.on_request(refund):
                 YouCanHook().move_order_status(order_id, "paid", "payment", only_from=["pending"])
 
