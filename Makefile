@@ -136,6 +136,8 @@ clean:
 	rm -rf $(VENV) $(VENV_2) $(VENV_LOWEST) .venv-airflow-3.* .demo .cache build dist
 
 $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
+	  echo "There is no $(PYTHON) with venv: on Debian, apt-get install -y python3-venv make" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed: name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv

@@ -32,6 +32,7 @@ from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.sandbox import Request
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from tests.conftest import HOME, ROOT, RunDag, Sandbox, read_report
 
@@ -69,17 +70,6 @@ def move(request: pytest.FixtureRequest, sandbox: Sandbox, no_waiting: None) -> 
     return run
 
 
-def on_request(sandbox: Sandbox, react: Callable[[str, int | None], None]) -> None:
-    """Call ``react(method, status)`` after each request, before its answer is sent."""
-    keep_request = sandbox.shop.keep_request
-
-    def keep_and_react(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        react(method, status)
-
-    sandbox.shop.keep_request = keep_and_react  # type: ignore[method-assign]
-
-
 # --- the guard is fresh when its update is sent ---
 
 
@@ -109,16 +99,14 @@ def look_to_update_ages(sandbox: Sandbox) -> list[float]:
 def timed(sandbox: Sandbox) -> Sandbox:
     timeline: list[tuple[str, str, float]] = []
     sandbox.timeline = timeline  # type: ignore[attr-defined]
-    keep_request = sandbox.shop.keep_request
 
-    def keep(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        if status != 429:
-            timeline.append((method, path, time.monotonic()))
-        if path == "/orders":
+    def note_time(request: Request) -> None:
+        if request.status != 429:
+            timeline.append((request.method, request.path, time.monotonic()))
+        if request.path == "/orders":
             sandbox.listed_at = time.monotonic()  # type: ignore[attr-defined]
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(note_time)
     return sandbox
 
 
@@ -158,14 +146,14 @@ def test_a_refund_that_a_look_could_see_is_never_overwritten(timed: Sandbox) -> 
     orders = payable(timed)
     refunded: dict[str, float] = {}
 
-    def refund(method: str, _: int | None) -> None:
+    def refund(request: Request) -> None:
         # A person refunds the orders from the other end, one for each update that the shop takes.
         left = [order_id for order_id in reversed(orders) if timed.shop.statuses(order_id)["payment"] == "pending"]
-        if method == "PUT" and left:
+        if request.method == "PUT" and left:
             timed.shop.set_status(left[0], "payment", "refunded")
             refunded[left[0]] = time.monotonic()
 
-    on_request(timed, refund)
+    timed.on_request(refund)
     summary = reconcile(
         [{"order_id": order_id, "payment_status": "paid"} for order_id in orders],
         only_from=GUARD,
@@ -208,18 +196,14 @@ def test_a_limit_of_one_request_a_window_sends_nothing_under_a_guard(
     assert sandbox.shop.history() == []
 
 
-def test_a_status_that_changed_after_it_was_read_is_protected_once_it_is_too_old(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_status_that_changed_after_it_was_read_is_protected_once_it_is_too_old(sandbox: Sandbox) -> None:
     orders = payable(sandbox)
-    find_orders = sandbox.shop.find_orders
 
-    def refund_after_listing(*arguments: Any, **options: Any) -> Any:
-        listed = find_orders(*arguments, **options)
-        sandbox.shop.set_status(orders[0], "payment", "refunded")
-        return listed
+    def refund_after_listing(request: Request) -> None:
+        if request.path == "/orders":
+            sandbox.shop.set_status(orders[0], "payment", "refunded")
 
-    monkeypatch.setattr(sandbox.shop, "find_orders", refund_after_listing)
+    sandbox.on_request(refund_after_listing)
     sandbox.misbehave("latency", route="GET /orders", seconds=0.6)
     rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in orders]
 
@@ -240,15 +224,13 @@ def test_orders_are_set_while_the_list_is_read(sandbox: Sandbox) -> None:
 
 def test_a_status_that_changed_while_a_slow_look_was_answered_is_protected(sandbox: Sandbox, move: Move) -> None:
     (order_id, *_) = payable(sandbox)
-    keep_request = sandbox.shop.keep_request
 
-    def refund_and_answer_late(method: str, *request: Any) -> None:
-        keep_request(method, *request)
+    def refund_and_answer_late(_: Request) -> None:
         if sandbox.shop.statuses(order_id)["payment"] == "pending":
             sandbox.shop.set_status(order_id, "payment", "refunded")
             time.sleep(5.2)
 
-    sandbox.shop.keep_request = refund_and_answer_late  # type: ignore[method-assign]
+    sandbox.on_request(refund_and_answer_late)
 
     assert move(order_id, "paid", only_from=["pending"]) == ("refunded", False)
 
@@ -259,10 +241,7 @@ def test_a_status_that_changed_while_a_slow_look_was_answered_is_protected(sandb
 def test_a_change_that_someone_else_made_is_not_claimed(sandbox: Sandbox, move: Move) -> None:
     (order_id, *_) = payable(sandbox)
     sandbox.misbehave("status", route="PUT *", status=429, headers={"Retry-After": "0"}, times=1)
-    on_request(
-        sandbox,
-        lambda method, status: status == 429 and sandbox.shop.set_status(order_id, "payment", "paid") and None,
-    )
+    sandbox.on_request(lambda request: request.status == 429 and sandbox.shop.set_status(order_id, "payment", "paid"))
 
     assert move(order_id, "paid", only_from=["pending"]) == ("paid", False)
 
@@ -279,15 +258,15 @@ def test_a_lost_answer_is_never_reported_as_nothing_sent(sandbox: Sandbox, move:
     (order_id, *_) = payable(sandbox)
     sandbox.misbehave("lose-answer", route="PUT *", times=1)
 
-    def go_on(method: str, _: int | None) -> None:
-        if method != "PUT":
+    def go_on(request: Request) -> None:
+        if request.method != "PUT":
             return
         if next_status is None:
             sandbox.shop.delete_order(order_id)
         else:
             sandbox.shop.set_status(order_id, "payment", next_status)
 
-    on_request(sandbox, go_on)
+    sandbox.on_request(go_on)
 
     with pytest.raises(YouCanTransientError, match="no confirmation came") as raised:
         move(order_id, "paid", only_from=["pending"])
@@ -298,7 +277,7 @@ def test_a_lost_answer_is_never_reported_as_nothing_sent(sandbox: Sandbox, move:
 def test_an_operator_never_skips_after_a_lost_answer(sandbox: Sandbox, no_waiting: None) -> None:
     (order_id, *_) = payable(sandbox)
     sandbox.misbehave("lose-answer", route="PUT *", times=1)
-    on_request(sandbox, lambda method, _: sandbox.shop.delete_order(order_id) if method == "PUT" else None)
+    sandbox.on_request(lambda request: sandbox.shop.delete_order(order_id) if request.method == "PUT" else None)
     operator = YouCanUpdatePaymentStatusOperator(
         task_id="pay", order_id=order_id, status="paid", only_from="pending", skip_not_found=True
     )
@@ -315,11 +294,8 @@ def test_the_report_says_what_is_not_known(
 ) -> None:
     (order_id, *_) = payable(sandbox)
     sandbox.misbehave("lose-answer", route="PUT *", times=1)
-    on_request(
-        sandbox,
-        lambda method, _: (
-            sandbox.shop.set_status(order_id, "payment", next_status) and None if method == "PUT" else None
-        ),
+    sandbox.on_request(
+        lambda request: request.method == "PUT" and sandbox.shop.set_status(order_id, "payment", next_status)
     )
     report = tmp_path / "report.jsonl"
     row = {"order_id": order_id, "payment_status": "paid"}
@@ -760,10 +736,7 @@ def test_a_stop_while_refs_are_searched_for_leaves_them_not_reached(sandbox: San
         orders=[{"ref": ref, "payment_status": "paid"} for ref in refs],
         max_concurrency=1,
     )
-    on_request(
-        sandbox,
-        lambda *_: operator.on_kill() if any("q=" in one["query"] for one in sandbox.shop.requests()[-1:]) else None,
-    )
+    sandbox.on_request(lambda request: operator.on_kill() if "q=" in request.query else None)
     with pytest.raises(YouCanTaskStoppedError, match="stopped before the table was reconciled"):
         operator.execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
 

@@ -27,6 +27,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.sandbox import Request
 from tests.conftest import RunDag, Sandbox, read_report
 
 UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
@@ -246,17 +247,12 @@ def test_a_guard_protects_what_stands_elsewhere(sandbox: Sandbox, fresh: list[st
     assert "the payment status of this order was protected" in lines["general"]["reason"]
 
 
-def test_a_guard_sees_what_changed_since_the_list_was_read(
-    sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    find_orders = sandbox.shop.find_orders
+def test_a_guard_sees_what_changed_since_the_list_was_read(sandbox: Sandbox, fresh: list[str]) -> None:
+    def refund_after_listing(request: Request) -> None:
+        if request.path == "/orders":
+            sandbox.shop.set_status(fresh[0], "payment", "refunded")
 
-    def refund_after_listing(*arguments: Any, **options: Any) -> Any:
-        listed = find_orders(*arguments, **options)
-        sandbox.shop.set_status(fresh[0], "payment", "refunded")
-        return listed
-
-    monkeypatch.setattr(sandbox.shop, "find_orders", refund_after_listing)
+    sandbox.on_request(refund_after_listing)
     rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in fresh[:3]]
 
     summary = reconcile(rows, only_from={"payment": "pending"}, guard_max_age=0)
@@ -498,16 +494,12 @@ def test_a_shop_that_cannot_be_read_fails_for_now(sandbox: Sandbox, fresh: list[
 def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: Sandbox, no_waiting: None) -> None:
     sandbox.shop.add_orders(80)
     orders = sandbox.shop.orders()
-    list_orders = sandbox.shop.find_orders
-    calls: list[int] = []
 
-    def fail_from_the_second(*arguments: Any, **options: Any) -> Any:
-        calls.append(1)
-        if len(calls) > 1:
-            raise RuntimeError("the sandbox answers 500")
-        return list_orders(*arguments, **options)
+    def fail_from_the_second(request: Request) -> None:
+        if request.path == "/orders":
+            sandbox.misbehave("status", status=500, route="GET /orders")
 
-    sandbox.shop.find_orders = fail_from_the_second  # type: ignore[method-assign]
+    sandbox.on_request(fail_from_the_second)
     summary = reconcile([{"order_id": order["id"], "status": order["general_status"]} for order in orders])
 
     assert summary["unchanged"] == 100
@@ -530,14 +522,9 @@ def test_an_update_that_nobody_could_confirm_says_so(
     report = tmp_path / "report.jsonl"
     sandbox.misbehave("lose-answer", route="PUT /orders/*", times=1)
     # The first look, and then none any more.
-    get_order, looks = sandbox.shop.order, iter(range(100))
-
-    def look_once(order_id: str) -> Any:
-        if next(looks) >= 2:
-            raise RuntimeError("the sandbox answers 500")
-        return get_order(order_id)
-
-    sandbox.shop.order = look_once  # type: ignore[method-assign]
+    sandbox.on_request(
+        lambda request: request.method == "PUT" and sandbox.misbehave("status", status=500, route="GET *")
+    )
     with pytest.raises(YouCanTransientError):
         reconcile([{"order_id": fresh[0], "payment_status": "paid"}], report_path=str(report))
 
@@ -551,15 +538,10 @@ def test_an_update_confirmed_in_the_second_round_is_reported_as_a_change(
 ) -> None:
     report = tmp_path / "report.jsonl"
     sandbox.misbehave("lose-answer", route="PUT /orders/*", times=1)
-    get_order, looks = sandbox.shop.order, iter(range(100))
-
-    def look_and_look_again(order_id: str) -> Any:
-        # Found for the first look and the update; then three looks fail, which ends the first round.
-        if 2 <= next(looks) < 5:
-            raise RuntimeError("the sandbox answers 500")
-        return get_order(order_id)
-
-    sandbox.shop.order = look_and_look_again  # type: ignore[method-assign]
+    # Three looks fail after the update, which ends the first round.
+    sandbox.on_request(
+        lambda request: request.method == "PUT" and sandbox.misbehave("status", status=500, route="GET *", times=3)
+    )
     summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], report_path=str(report))
 
     assert summary["changed"] == 1
@@ -642,14 +624,9 @@ def test_an_id_in_other_letters_is_the_same_order(sandbox: Sandbox, fresh: list[
 
 def test_a_guard_is_asked_again_after_a_rate_limit(sandbox: Sandbox, fresh: list[str]) -> None:
     sandbox.misbehave("status", route="PUT /orders/*", status=429, headers={"Retry-After": "1"}, times=1)
-    keep_request = sandbox.shop.keep_request
-
-    def refund_meanwhile(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        if status == 429:
-            sandbox.shop.set_status(fresh[0], "payment", "refunded")
-
-    sandbox.shop.keep_request = refund_meanwhile  # type: ignore[method-assign]
+    sandbox.on_request(
+        lambda request: request.status == 429 and sandbox.shop.set_status(fresh[0], "payment", "refunded")
+    )
     summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], only_from={"payment": "pending"})
 
     assert (summary["protected"], summary["changed"]) == (1, 0)

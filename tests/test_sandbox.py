@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
-from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Sandbox, Shop
+from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Request, Sandbox, Shop
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
 from airflow_provider_youcan.sandbox.shop import ALL_SCOPES, CLIENT_ID, CLIENT_SECRET
 
@@ -357,6 +358,36 @@ def test_a_rule_that_makes_no_sense_is_refused(ask: Client, rule: dict[str, Any]
 # --- by hand ---
 
 
+def test_each_request_is_seen_before_its_answer_is_sent(ask: Client, sandbox: Sandbox, order_id: str) -> None:
+    seen: list[Request] = []
+    sandbox.on_request(seen.append)
+
+    with sandbox.on_request(lambda _: sandbox.shop.set_status(order_id, "payment", "refunded")):
+        read = ask("GET", f"/orders/{order_id}?include=payment").json()
+    ask("PUT", f"/orders/{order_id}/status/payment", json={"status": "paid"})
+    ask("POST", "/oauth/token", data={"client_secret": "wrong"})
+
+    # The change came after the answer was made, and only as long as it was asked for.
+    assert read["payment"]["status_text"] == "pending"
+    assert [entry["after"] for entry in sandbox.shop.history(order_id)] == ["refunded", "paid"]
+    assert seen == sandbox.requests
+    assert [(one.number, one.method, one.query, json.loads(one.body or "null"), one.status) for one in seen] == [
+        (1, "GET", "include=payment", None, 200),
+        (2, "PUT", "", {"status": "paid"}, 200),
+        (3, "POST", "", None, 401),
+    ]
+
+
+def test_a_request_that_came_is_answered_before_it_stops() -> None:
+    with ThreadPoolExecutor() as pool:
+        with Sandbox(orders=1) as sandbox:
+            sandbox.misbehave("latency", seconds=0.3, times=1)
+            answer = pool.submit(Client(sandbox.url), "GET", "/orders")
+            while list(sandbox.misbehaviours):  # until it has met the rule
+                time.sleep(0.01)
+        assert answer.result().status_code == 200
+
+
 def test_it_is_steered_over_http(ask: Client, sandbox: Sandbox, order_id: str) -> None:
     assert ask("POST", "/sandbox/misbehaviours", json={"kind": "html"}).status_code == 201
     assert "Log in" in ask("GET", "/me").text
@@ -440,6 +471,12 @@ def test_it_runs_from_the_command_line(command_line: subprocess.Popen[str]) -> N
     # Without a port, Airflow's Test button refuses the connection.
     assert f"--conn-port {url.rpartition(':')[2]}" in rest
     assert "Traceback" not in rest
+
+
+def test_it_starts_without_airflow() -> None:
+    code = "import sys, airflow_provider_youcan.sandbox.__main__; sys.exit('airflow' in sys.modules)"
+
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_a_database_that_is_none_is_reported_in_a_line(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from airflow_provider_youcan.exceptions import (
     to_dict,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
-from airflow_provider_youcan.sandbox import ACCESS_TOKEN
+from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Request
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait
@@ -107,19 +107,17 @@ def fire(trigger: Any) -> Any:
 @pytest.fixture
 def later(sandbox: Sandbox) -> Callable[[Callable[[], Any], int], None]:
     """Do something once the shop has been asked for an order so many times."""
-    keep_request = sandbox.shop.keep_request
 
     def later(do: Callable[[], Any], reads: int = 2) -> None:
         asked = 0
 
-        def keep(method: str, *rest: Any) -> None:
+        def count(request: Request) -> None:
             nonlocal asked
-            keep_request(method, *rest)
-            asked += method == "GET"
+            asked += request.method == "GET"
             if asked == reads:
                 do()
 
-        sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+        sandbox.on_request(count)
 
     return later
 
@@ -455,13 +453,7 @@ def test_the_event_carries_the_error_that_a_worker_would_have_raised(
 
 def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, order_id: str) -> None:
     polled_at: list[float] = []
-    keep_request = sandbox.shop.keep_request
-
-    def keep(*request: Any) -> None:
-        keep_request(*request)
-        polled_at.append(time.time())
-
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(lambda _: polled_at.append(time.time()))
     start = time.time()
 
     async def main() -> None:

@@ -29,7 +29,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks import tokens
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook
-from airflow_provider_youcan.sandbox import Sandbox
+from airflow_provider_youcan.sandbox import Request, Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET, TOKEN_SECONDS
 from tests.conftest import RunDag
 
@@ -553,23 +553,20 @@ def test_a_guard_is_asked_again_after_a_renewal(
     order_id = next(
         order_id for order_id in sandbox.shop.order_ids() if sandbox.shop.statuses(order_id)["payment"] == "pending"
     )
-    keep_request = sandbox.shop.keep_request
 
-    def after_the_look(method: str, path: str, *rest: Any) -> None:
-        keep_request(method, path, *rest)
-        if method == "GET" and path == f"/orders/{order_id}":
-            # from then on the token is of no use,
+    def interfere(request: Request) -> None:
+        # From its look on the token is of no use,
+        if request.path == f"/orders/{order_id}" and sandbox.shop.statuses(order_id)["payment"] == "pending":
             if why == "refused":
                 expire(sandbox)
             else:
                 monkeypatch.setattr("time.time", lambda: late)
-        if path == "/oauth/token":
-            # and a person refunds the order while it is renewed,
-            monkeypatch.setattr(sandbox.shop, "keep_request", keep_request)
+        # and a person refunds the order while it is renewed,
+        if request.path == "/oauth/token":
             sandbox.shop.set_status(order_id, "payment", "refunded")
 
     late = time.time() + TOKEN_SECONDS - 60
-    monkeypatch.setattr(sandbox.shop, "keep_request", after_the_look)
+    sandbox.on_request(interfere)
 
     # when a guarded update is sent,
     async def move() -> tuple[str | None, bool]:

@@ -36,6 +36,7 @@ from airflow_provider_youcan.operators.reconcile import (
 from airflow_provider_youcan.orders import OrderStatuses
 from airflow_provider_youcan.reconciliation.record.file import ReportFile
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
+from airflow_provider_youcan.sandbox import Request
 from tests.conftest import HOME, Sandbox, read_report
 
 TABLE = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}
@@ -310,14 +311,7 @@ def test_no_more_is_changed_than_was_planned(sandbox: Sandbox) -> None:
     # Given two orders of which one holds already, until someone changes it while the first update is made,
     first, second, *_ = payable(sandbox)
     sandbox.shop.set_status(second, "payment", "paid")
-    keep_request = sandbox.shop.keep_request
-
-    def keep(method: str, *request: Any) -> None:
-        if method == "PUT":
-            sandbox.shop.set_status(second, "payment", "unpaid")
-        keep_request(method, *request)
-
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(lambda request: request.method == "PUT" and sandbox.shop.set_status(second, "payment", "unpaid"))
 
     summary = reconcile(
         [{"order_id": one, "payment_status": "paid"} for one in (first, second)], max_changes=1, max_concurrency=1
@@ -525,16 +519,14 @@ def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlit
 
 def drop_outcomes_after(sandbox: Sandbox, updates: int, folder: Path) -> None:
     """Have the table of outcomes dropped, once the shop has taken so many updates."""
-    keep_request = sandbox.shop.keep_request
 
-    def keep(*request: Any) -> None:
-        keep_request(*request)
+    def drop(_: Request) -> None:
         if len(requests(sandbox, "PUT")) == updates:
             with closing(sqlite3.connect(folder / "warehouse.db", timeout=60)) as database:
                 database.execute("drop table if exists youcan_outcomes")
                 database.commit()
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(drop)
 
 
 def outcomes(warehouse: sqlite3.Connection, table: str = "youcan_outcomes") -> list[dict[str, Any]]:
@@ -860,18 +852,14 @@ def test_an_update_whose_outcome_was_unknown_is_taken_back_where_the_shop_shows_
     sandbox.misbehave("lose-answer", route=f"PUT /orders/{first}*")
     sandbox.misbehave("status", status=500, route=f"PUT /orders/{second}*")
     rows = [{"order_id": one, "payment_status": "paid"} for one in (first, second)]
-    keep_request = sandbox.shop.keep_request
 
-    def keep(method: str, *request: Any) -> None:
-        keep_request(method, *request)
-        if method == "PUT":
+    def hide_orders(request: Request) -> None:
+        if request.method == "PUT":
             sandbox.misbehave("status", status=503, route="GET /orders/*-*")
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
-    with pytest.raises(YouCanError):
+    with sandbox.on_request(hide_orders), pytest.raises(YouCanError):
         reconcile(rows, report_path=str(report), max_concurrency=1)
     sandbox.misbehaviours.clear()
-    sandbox.shop.keep_request = keep_request  # type: ignore[method-assign]
     assert everything(sandbox) != before
 
     summary = revert(report=str(report))
@@ -1204,27 +1192,21 @@ def test_a_plan_changes_no_more_than_it_says_and_can_be_taken_back(
     }
     # when it is applied while others change statuses, too,
     touched: set[tuple[str, str]] = set()
-    keep_request, asked = sandbox.shop.keep_request, len(sandbox.shop.requests())
+    asked = len(sandbox.requests)
 
-    def keep(*request: Any) -> None:
-        keep_request(*request)
-        if (change := others.get(len(sandbox.shop.requests()) - asked)) is not None:
+    def meddle(request: Request) -> None:
+        if (change := others.get(request.number - asked)) is not None:
             order, context, slug = change
             touched.add((orders[order], context))
             sandbox.shop.set_status(orders[order], context, SLUGS[context][slug])
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
-    try:
+    with sandbox.on_request(meddle):
         report = reconcile(plan=plan, report_path=str(tmp_path / "report.jsonl"))["report_path"]
-    finally:
-        sandbox.shop.keep_request = keep_request  # type: ignore[method-assign]
 
     # then no more was sent than it says,
     sent = {
         (path.split("/")[2], path.split("/")[4] if path.count("/") > 3 else "general", json.loads(body)["status"])
-        for path, body in (
-            (one["path"], one["body"]) for one in sandbox.shop.requests()[asked:] if one["method"] == "PUT"
-        )
+        for path, body in ((one.path, one.body) for one in sandbox.requests[asked:] if one.method == "PUT")
     }
     assert sent <= planned
     # and what nobody else touched is as before, once it is taken back.

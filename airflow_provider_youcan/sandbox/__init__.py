@@ -9,6 +9,6 @@ from __future__ import annotations
 
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour
 from airflow_provider_youcan.sandbox.server import Sandbox
-from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Request, Shop
 
-__all__ = ["ACCESS_TOKEN", "Misbehaviour", "Sandbox", "Shop"]
+__all__ = ["ACCESS_TOKEN", "Misbehaviour", "Request", "Sandbox", "Shop"]

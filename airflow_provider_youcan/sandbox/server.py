@@ -7,6 +7,8 @@ import dataclasses
 import json
 import socket
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, cast
@@ -17,7 +19,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from airflow_provider_youcan.sandbox.application import build_application, error_body
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
-from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Request, Shop
 from airflow_provider_youcan.sandbox.webhooks import Webhooks
 
 __all__ = ["Sandbox"]
@@ -34,6 +36,7 @@ class Sandbox:
             sandbox.misbehave("status", status=503, times=2)
             ...
             assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+            assert [request.method for request in sandbox.requests] == ["PUT", "PUT", "PUT"]
 
     :param host: the address to listen on (default ``127.0.0.1``, so that only this machine can reach it).
     :param port: the port, ``0`` for any free one (default).
@@ -54,6 +57,7 @@ class Sandbox:
         self.shop = shop or Shop(orders=orders)
         self.misbehaviours = Misbehaviours()
         self._webhooks = Webhooks(self.shop, self.misbehaviours, webhook_pace)
+        self._callbacks: list[Callable[[Request], object]] = []
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
@@ -62,12 +66,13 @@ class Sandbox:
         self.host, self.port = self._socket.getsockname()[:2]
         connections: dict[Any, asyncio.Transport] = {}
         self._connections = connections
-        self._server = uvicorn.Server(
+        self._server = _Server(
             uvicorn.Config(
                 _Gate(
                     build_application(self.shop, self.misbehaviours, self._webhooks),
                     self.shop,
                     self.misbehaviours,
+                    self._callbacks,
                     connections,
                 ),
                 http=_protocol(connections),
@@ -96,6 +101,34 @@ class Sandbox:
             {"conn_type": "youcan", "host": self.url, "password": token, **({"extra": extra} if extra else {})}
         )
 
+    @property
+    def requests(self) -> list[Request]:
+        """The requests to the API so far, the oldest first."""
+        return [Request(**row) for row in self.shop.requests()]
+
+    def on_request(self, callback: Callable[[Request], object]) -> AbstractContextManager[object]:
+        """
+        Call ``callback`` for each request to the API from now on, when the answer is made and not yet sent.
+
+        So it can change the shop, or make the sandbox misbehave, at a known moment between two requests::
+
+            def refund(request):
+                if request.status == 503:
+                    sandbox.shop.set_status(order_id, "payment", "refunded")
+
+            sandbox.misbehave("status", status=503, route="PUT *", times=1)
+            with sandbox.on_request(refund):
+                YouCanHook().move_order_status(order_id, "paid", "payment", only_from=["pending"])
+
+        :param callback: is called with the :class:`Request`, in the sandbox's thread, which handles no other request
+            meanwhile.
+        :return: a context manager that ends the calls; without ``with`` they go on as long as the sandbox.
+        """
+        self._callbacks.append(callback)
+        calls = ExitStack()
+        calls.callback(self._callbacks.remove, callback)
+        return calls
+
     def misbehave(self, kind: str, **options: Any) -> Misbehaviour:
         """Put a :class:`Misbehaviour` in force."""
         return self.misbehaviours.add(Misbehaviour(kind, **options))
@@ -114,10 +147,43 @@ class Sandbox:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._server.should_exit = True
+        self._server.stop()
         self._thread.join()
         self._socket.close()
         self.shop.close()
+
+
+class _Server(uvicorn.Server):
+    """Stops at once. uvicorn's own sleeps a tenth of a second before it sees that it has to stop, and another then."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def stop(self) -> None:
+        """Stop; may be called from any thread."""
+        self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def main_loop(self) -> None:
+        self._stopping = asyncio.Event()
+        self._loop = asyncio.get_running_loop()  # from here on stop() wakes it; before, its first tick sees should_exit
+        ticks = asyncio.create_task(super().main_loop())
+        stop = asyncio.create_task(self._stopping.wait())
+        # A signal ends the ticks.
+        await asyncio.wait({ticks, stop}, return_when=asyncio.FIRST_COMPLETED)
+        ticks.cancel()
+        stop.cancel()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        await asyncio.sleep(0)  # closes the idle ones
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
 
 
 @dataclass(frozen=True)
@@ -137,11 +203,13 @@ class _Gate:
         application: ASGIApp,
         shop: Shop,
         misbehaviours: Misbehaviours,
+        callbacks: list[Callable[[Request], object]],
         connections: dict[Any, asyncio.Transport],
     ) -> None:
         self._application = application
         self._shop = shop
         self._misbehaviours = misbehaviours
+        self._callbacks = callbacks
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -150,8 +218,8 @@ class _Gate:
             return
         body = await _read_body(receive)
         answer = await self._answer(scope, body)
-        # Kept before it is sent, so that whoever has the answer finds the request.
-        self._shop.keep_request(
+        # Before it is sent, so that whoever has the answer finds the request.
+        request = self._shop.log_request(
             scope["method"],
             scope["path"],
             scope["query_string"].decode("latin-1"),
@@ -159,6 +227,8 @@ class _Gate:
             "" if scope["path"] == "/oauth/token" else body.decode("utf-8", "replace"),
             None if answer.sent_share < 1 else answer.status,
         )
+        for callback in list(self._callbacks):
+            callback(request)
         await self._send(answer, scope, receive, send)
 
     async def _answer(self, scope: Scope, body: bytes) -> _Answer:

@@ -10,12 +10,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_youcan.orders import StatusContext
 
-__all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidGrantError", "Shop"]
+__all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidGrantError", "Request", "Shop"]
 
 ACCESS_TOKEN = "sandbox-access-token"
 CLIENT_ID = "sandbox-client"
@@ -114,6 +115,23 @@ _STANDS = (
 
 class InvalidGrantError(Exception):
     """The code or the refresh token is unknown, or was used before."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request to the shop's API, and how it was answered."""
+
+    number: int
+    """Its place among the shop's requests, from 1."""
+    method: str
+    path: str
+    query: str
+    body: str
+    """The body as text; empty for a request for a token, so that no secret is kept."""
+    status: int | None
+    """The status code of the answer; ``None`` if the connection was dropped."""
+    at: str
+    """The time of the answer, in UTC, as ISO 8601 writes it."""
 
 
 class Shop:
@@ -414,17 +432,19 @@ class Shop:
 
     # --- what happened ---
 
-    def keep_request(self, method: str, path: str, query: str, body: str, status: int | None) -> None:
-        """Keep what was asked, and what was answered (``None`` for a connection that was dropped)."""
-        self._write(
-            "insert into requests (method, path, query, body, status, at) values (?, ?, ?, ?, ?, ?)",
-            method,
-            path,
-            query,
-            body,
-            status,
-            _now(),
-        )
+    def log_request(self, method: str, path: str, query: str, body: str, status: int | None) -> Request:
+        """Add a request to :meth:`requests`, and return it."""
+        with self._lock:
+            self._write(
+                "insert into requests (method, path, query, body, status, at) values (?, ?, ?, ?, ?, ?)",
+                method,
+                path,
+                query,
+                body,
+                status,
+                _now(),
+            )
+            return Request(**self._read("select * from requests order by number desc limit 1")[0])
 
     def requests(self) -> list[dict[str, Any]]:
         """Return all that was asked, the oldest first."""
