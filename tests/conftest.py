@@ -364,6 +364,17 @@ def paid_rows(sandbox: Sandbox) -> list[dict[str, Any]]:
     return [{"order_id": order_id, "payment_status": "paid"} for order_id in payable(sandbox)]
 
 
+@pytest.fixture
+def pending(sandbox: Sandbox) -> list[str]:
+    """Three of these orders."""
+    return payable(sandbox)[:3]
+
+
+def paid(sandbox: Sandbox) -> set[str]:
+    """Return the orders that are paid."""
+    return {order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "paid"}
+
+
 def paths(sandbox: Sandbox, method: str) -> list[str]:
     """Return what was asked of the sandbox by one method."""
     return [request["path"] for request in sandbox.shop.requests() if request["method"] == method]
