@@ -312,6 +312,16 @@ def _connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, hook_class: type
     return connect
 
 
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @pytest.fixture
 def no_waiting() -> Iterator[None]:
     """Let no attempt wait for the next."""
@@ -375,6 +385,17 @@ def paid(sandbox: Sandbox) -> set[str]:
     return {order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "paid"}
 
 
+def on_request(sandbox: Sandbox, react: Callable[[str, int | None], None]) -> None:
+    """Call ``react(method, status)`` after each request, before its answer is sent."""
+    keep_request = sandbox.shop.keep_request
+
+    def keep_and_react(method: str, path: str, query: str, body: str, status: int | None) -> None:
+        keep_request(method, path, query, body, status)
+        react(method, status)
+
+    sandbox.shop.keep_request = keep_and_react  # type: ignore[method-assign]
+
+
 def paths(sandbox: Sandbox, method: str) -> list[str]:
     """Return what was asked of the sandbox by one method."""
     return [request["path"] for request in sandbox.shop.requests() if request["method"] == method]
@@ -385,6 +406,7 @@ def all_statuses(sandbox: Sandbox) -> dict[str, dict[str, str]]:
     return {order_id: sandbox.shop.statuses(order_id) for order_id in sandbox.shop.order_ids()}
 
 
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
 FRESH = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
 
 

@@ -16,15 +16,7 @@ from airflow_provider_youcan.client.rate_limit import Phase
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
+from tests.conftest import Clock
 
 READ = endpoints.get_order("abc")
 LOOK = endpoints.get_order("abc", look_max_age=5.0)

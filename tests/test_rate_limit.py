@@ -19,6 +19,7 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.rate_limit import RateLimit
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.hooks.limiter import RateLimiter
+from tests.conftest import Clock
 
 
 @dataclass
@@ -83,14 +84,6 @@ def run(
 
 def ceiling(left: float) -> float:
     return float(max(1, math.ceil(left)))
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 READ = endpoints.get_order("abc")
@@ -217,6 +210,7 @@ def test_a_request_without_an_answer_holds_nobody_back() -> None:
     limit = RateLimit()
     limit.refused(limit.send(0.0), 0.1, 1.0)
     ahead = limit.send(1.2)
+    assert limit.delay(1.2) == math.inf
 
     limit.answered(ahead, 31.0)  # lost
 
