@@ -29,8 +29,8 @@ VENV_LOWEST := .venv-lowest
 # The lowest versions that pyproject.toml allows of what the provider uses, other than Airflow.
 LOWEST = $(shell sed -n 's/^  "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproject.toml | grep -v ^apache-airflow==)
 # The tests that stand on them rather than on Airflow.
-LOWEST_TESTS := $(patsubst %,tests/test_%.py,api async_hook attempts credentials exceptions hook orders procedures \
-  rate_limit reconciliation retries waiting)
+LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoints exceptions hook limiter orders pages \
+  planner procedures proxies rate_limit responses retries session shared_client store testing tls waiting)
 
 # A user's own Airflow must never be touched by a test or a demo.
 unexport AIRFLOW_HOME PYTHONPATH

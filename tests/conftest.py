@@ -6,6 +6,7 @@ The home is set before anything of Airflow is imported, because Airflow reads it
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -44,9 +45,14 @@ import airflow  # noqa: E402
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
-from airflow_provider_youcan.hooks.youcan import YouCanHook  # noqa: E402
+from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook  # noqa: E402
+from airflow_provider_youcan.operators.reconcile import (  # noqa: E402
+    YouCanReconcileOrdersOperator,
+    YouCanRevertReconciliationOperator,
+)
 from airflow_provider_youcan.retries import RetryPolicy  # noqa: E402
-from airflow_provider_youcan.sandbox import Sandbox  # noqa: E402
+from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Sandbox  # noqa: E402
+from airflow_provider_youcan.testing import set_testing  # noqa: E402
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -247,3 +253,195 @@ def _read_xcom(instance: Any, key: str) -> Any:
             (instance.dag_id, instance.run_id, instance.task_id, instance.map_index, key),
         ).fetchone()
     return row and json.loads(row[0])
+
+
+# --- one test for both hooks ---
+
+
+class BlockingAsyncHook:
+    """:class:`YouCanAsyncHook` for a caller without an event loop: each call has a hook and a loop of its own."""
+
+    def __init__(self, youcan_conn_id: str = YouCanHook.default_conn_name) -> None:
+        self._youcan_conn_id = youcan_conn_id
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            async def main() -> Any:
+                async with YouCanAsyncHook(self._youcan_conn_id) as hook:
+                    return await getattr(hook, name)(*arguments, **options)
+
+            return asyncio.run(main())
+
+        return call
+
+
+EitherHook = YouCanHook | BlockingAsyncHook
+Connect = Callable[..., EitherHook]
+
+
+@pytest.fixture(params=[YouCanHook, BlockingAsyncHook], ids=["requests", "aiohttp"])
+def hook_class(request: pytest.FixtureRequest) -> type[EitherHook]:
+    """The class of one hook, and then of the other."""
+    return request.param
+
+
+@pytest.fixture
+def either_hook(sandbox: Sandbox, hook_class: type[EitherHook]) -> EitherHook:
+    """A hook of the sandbox: first the one, then the other."""
+    return hook_class()
+
+
+@pytest.fixture
+def connect_either(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, hook_class: type[EitherHook]) -> Connect:
+    """Make a hook, one and then the other, whose connection differs from the sandbox's own in what is named."""
+    return _connect(sandbox, monkeypatch, hook_class)
+
+
+@pytest.fixture
+def connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Connect:
+    """Make a :class:`YouCanHook` whose connection differs from the sandbox's own in what is named."""
+    return _connect(sandbox, monkeypatch, YouCanHook)
+
+
+def _connect(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, hook_class: type[EitherHook]) -> Connect:
+    def connect(token: str = ACCESS_TOKEN, host: str = sandbox.url, **extra: Any) -> EitherHook:
+        connection = {"conn_type": "youcan", "host": host, "password": token, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", json.dumps(connection))
+        return hook_class("other")
+
+    return connect
+
+
+class Clock:
+    """A clock that moves when it is told to."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def no_waiting() -> Iterator[None]:
+    """Let no attempt wait for the next."""
+    with set_testing():
+        yield
+
+
+# --- reconciling, as a DAG's author does it ---
+
+
+class TaskInstance:
+    """As much of a task instance as the operators and the sensor ask of one; ``pushed`` has its XComs."""
+
+    dag_id, task_id, run_id = "warehouse", "reconcile", "manual__1"
+    map_index, try_number, max_tries = -1, 1, 1
+
+    def __init__(self, **keys: Any) -> None:
+        self.pushed: dict[str, Any] = {}
+        vars(self).update(keys)
+
+    def xcom_push(self, key: str, value: Any) -> None:
+        self.pushed[key] = value
+
+    def get_first_reschedule_date(self, _: Any) -> None:
+        return None
+
+
+def reconcile(orders: Any = None, ti: TaskInstance | None = None, **arguments: Any) -> dict[str, Any]:
+    """Reconcile in a task, and return the summary."""
+    return execute(YouCanReconcileOrdersOperator(task_id="reconcile", orders=orders, **arguments), ti)
+
+
+def revert(ti: TaskInstance | None = None, **arguments: Any) -> dict[str, Any]:
+    """Take a run back in a task, and return the summary."""
+    return execute(YouCanRevertReconciliationOperator(task_id="revert", **arguments), ti)
+
+
+def execute(operator: Any, ti: TaskInstance | None = None) -> dict[str, Any]:
+    """Execute an operator as a task would, and return its summary."""
+    return operator.execute({"ti": ti or TaskInstance()})
+
+
+def payable(sandbox: Sandbox) -> list[str]:
+    """Return the orders whose payment is pending."""
+    return [order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "pending"]
+
+
+def paid_rows(sandbox: Sandbox) -> list[dict[str, Any]]:
+    """Return rows that have all of these paid."""
+    return [{"order_id": order_id, "payment_status": "paid"} for order_id in payable(sandbox)]
+
+
+@pytest.fixture
+def pending(sandbox: Sandbox) -> list[str]:
+    """Three of these orders."""
+    return payable(sandbox)[:3]
+
+
+def paid(sandbox: Sandbox) -> set[str]:
+    """Return the orders that are paid."""
+    return {order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "paid"}
+
+
+def on_request(sandbox: Sandbox, react: Callable[[str, int | None], None]) -> None:
+    """Call ``react(method, status)`` after each request, before its answer is sent."""
+    keep_request = sandbox.shop.keep_request
+
+    def keep_and_react(method: str, path: str, query: str, body: str, status: int | None) -> None:
+        keep_request(method, path, query, body, status)
+        react(method, status)
+
+    sandbox.shop.keep_request = keep_and_react  # type: ignore[method-assign]
+
+
+def paths(sandbox: Sandbox, method: str) -> list[str]:
+    """Return what was asked of the sandbox by one method."""
+    return [request["path"] for request in sandbox.shop.requests() if request["method"] == method]
+
+
+def all_statuses(sandbox: Sandbox) -> dict[str, dict[str, str]]:
+    """Return the statuses of each order."""
+    return {order_id: sandbox.shop.statuses(order_id) for order_id in sandbox.shop.order_ids()}
+
+
+UNKNOWN_ID = "00000000-0000-4000-8000-000000000000"
+FRESH = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
+
+
+@pytest.fixture
+def fresh(sandbox: Sandbox) -> list[str]:
+    """The orders that are open, unfulfilled and pending."""
+    return [order_id for order_id, statuses in all_statuses(sandbox).items() if statuses == FRESH]
+
+
+@pytest.fixture
+def warehouse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[sqlite3.Connection]:
+    """An empty database, to which the connection ``warehouse`` leads."""
+    path = tmp_path / "warehouse.db"
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+    with closing(sqlite3.connect(path)) as database:
+        yield database
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Return all lines of a report, the last one included."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+TABLE = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}
+
+
+@pytest.fixture
+def plan(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """The plan of having all pending payments paid."""
+    path = tmp_path / "plan.jsonl"
+    reconcile(paid_rows(sandbox), only_from={"payment": ["pending", "unpaid"]}, dry_run=True, report_path=str(path))
+    return path
+
+
+def outcomes(warehouse: sqlite3.Connection, table: str = "youcan_outcomes") -> list[dict[str, Any]]:
+    """Return the rows of a table of outcomes."""
+    cursor = warehouse.execute(f"select * from {table}")
+    return [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor]

@@ -22,18 +22,11 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
     YouCanTransientError,
 )
+from tests.conftest import Clock
 
 READ = endpoints.get_order("abc")
 UPDATE = endpoints.update_order_status("abc", "paid", "payment")
 CREDENTIALS = Credentials("https://shop", "first", token_since=0.0)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

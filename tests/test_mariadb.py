@@ -20,7 +20,7 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
-from tests.conftest import Sandbox
+from tests.conftest import Sandbox, TaskInstance, reconcile
 from tests.warehouses import CREATE, MAX_MEGABYTES, ROWS, make_rows, measure_reading
 
 pytestmark = pytest.mark.mariadb
@@ -41,13 +41,6 @@ def mariadb() -> Iterator[str]:
         yield str(sock)
         process.terminate()
     shutil.rmtree(folder)
-
-
-class TaskInstance:
-    dag_id, task_id, run_id, map_index, try_number = "warehouse", "reconcile", "manual__1", -1, 1
-
-    def xcom_push(self, **_: Any) -> None:
-        pass
 
 
 def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(
@@ -89,8 +82,7 @@ def test_outcomes_are_written_to_mariadb_and_taken_back_from_there(
     }
 
     for try_number in (1, 2):
-        TaskInstance.try_number = try_number
-        YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows, **table).execute({"ti": TaskInstance()})  # type: ignore[typeddict-item]
+        reconcile(rows, TaskInstance(try_number=try_number), **table)
 
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 

@@ -204,3 +204,9 @@ def test_an_unknown_status_that_resembles_none_lists_them() -> None:
         check_known_status("xyzzy", StatusContext.PAYMENT, known_statuses(StatusContext.PAYMENT, []))
 
     assert raised.value.closest == []
+
+
+def test_half_a_character_of_the_shop_is_no_status() -> None:
+    order = {"payment": {"status_object": {"slug": "x\ud800"}, "status_text": "y\ud800"}}
+
+    assert OrderStatuses.from_order(order).payment is None

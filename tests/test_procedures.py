@@ -8,24 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints, procedures, store
+from airflow_provider_youcan.client import endpoints, procedures
 from airflow_provider_youcan.client.attempts import StaleReadError
-from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import CONFIRMED_BY_READING, Procedure, Read, UpdateResult
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
-    YouCanPermissionError,
     YouCanServerError,
     YouCanTransientError,
-    YouCanUnexpectedResponseError,
-    YouCanUnknownStatusError,
 )
-from airflow_provider_youcan.orders import OrderStatuses, StatusContext
+from airflow_provider_youcan.orders import OrderStatuses
 
 DONE: dict[str, Any] = {"status": 200, "detail": "Status is successfully updated", "meta": []}
-PAYMENT = StatusContext.PAYMENT
 
 
 def order(payment: str | None) -> dict[str, Any]:
@@ -193,93 +188,3 @@ def test_no_update_leaves_a_guard_and_no_change_is_claimed_that_was_not_confirme
             assert result.before == last_look
     except YouCanError:
         assert not was_confirmed
-
-
-# --- checking statuses ---
-
-
-def settings(**lists: list[str]) -> dict[str, Any]:
-    names = {"general": "ordersStatus", "shipping": "shipping", "payment": "payment"}
-    return {name: [{"slug": slug} for slug in lists.get(context, [])] for context, name in names.items()}
-
-
-def test_a_documented_status_passes_without_a_request() -> None:
-    procedure = store.check_status("paid", PAYMENT, {}, "youcan_default")
-
-    with pytest.raises(StopIteration):
-        next(procedure)
-
-
-def test_the_stores_list_is_read_once_and_kept() -> None:
-    known: dict[StatusContext, list[str]] = {}
-    procedure = store.check_status("collected", PAYMENT, known, "youcan_default")
-    next(procedure)
-    end(procedure, settings(payment=["collected"]))
-
-    with pytest.raises(StopIteration):
-        next(store.check_status("collected", PAYMENT, known, "youcan_default"))
-    with pytest.raises(YouCanUnknownStatusError):
-        next(store.check_status("colected", PAYMENT, known, "youcan_default"))
-
-
-def test_a_table_goes_by_the_stores_own_list() -> None:
-    asked = [(PAYMENT, "paid"), (PAYMENT, "captured"), (StatusContext.SHIPPING, "shipped")]
-    procedure = store.check_statuses(asked, "youcan_default")
-    next(procedure)
-
-    # The store has deleted 'captured', and its list of shipping statuses is as incomplete as YouCan's own example.
-    unknown, incomplete = end(procedure, settings(payment=["paid", "pending"], shipping=["out-for-delivery"]))
-
-    assert list(unknown) == [(PAYMENT, "captured")]
-    assert incomplete == [StatusContext.SHIPPING]
-
-
-@pytest.mark.parametrize(("status", "is_refused"), [("captured", False), ("collected", True)])
-def test_where_the_list_may_not_be_read_the_documented_slugs_decide(status: str, is_refused: bool) -> None:
-    procedure = store.check_statuses([(PAYMENT, status)], "my_shop")
-    next(procedure)
-
-    if is_refused:
-        with pytest.raises(YouCanPermissionError, match="'read-orders-statuses'.*'my_shop'"):
-            procedure.throw(YouCanPermissionError("403"))
-    else:
-        assert end(procedure, YouCanPermissionError("403")) == ({}, [])
-
-
-# --- pages ---
-
-
-def page(*ids: str, total_pages: int = 3) -> dict[str, Any]:
-    return {"data": [{"id": order_id} for order_id in ids], "meta": {"pagination": {"total_pages": total_pages}}}
-
-
-def test_pages_are_read_until_the_last_and_an_order_comes_once() -> None:
-    pages = Pages(2)
-    found: list[str] = []
-    for answer in (page("a", "b"), page("b", "c"), page("d")):
-        procedure = pages.read_next()
-        next(procedure)
-        found += [order["id"] for order in end(procedure, answer)]
-
-    assert pages.is_over
-    assert found == ["a", "b", "c", "d"]
-
-
-def test_a_list_without_end_is_given_up() -> None:
-    pages = Pages()
-
-    def go_on(_: int) -> None:
-        pages.take_requests()
-        pages.add(page("a", total_pages=1000))
-
-    with pytest.raises(YouCanUnexpectedResponseError, match="10 pages in a row held nothing new"):
-        list(map(go_on, range(12)))
-
-
-def test_several_pages_are_asked_for_together() -> None:
-    pages = Pages()
-    pages.take_requests()
-    pages.add(page("a", total_pages=4))
-
-    assert [request.params["page"] for request in pages.take_requests(10)] == ["2", "3", "4"]
-    assert pages.pages_left == 0

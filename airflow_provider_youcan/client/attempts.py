@@ -20,6 +20,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTaskStoppedError,
     YouCanTransientError,
 )
+from airflow_provider_youcan.testing import is_testing
 
 if TYPE_CHECKING:
     from airflow_provider_youcan.client.credentials import Credentials
@@ -148,7 +149,7 @@ class Attempts:
         if self._waits_for_limit and isinstance(error, YouCanRateLimitError):
             return 0.0
         self.failures += 1
-        seconds = asked + back_off(self.failures, self._rng)
+        seconds = 0.0 if is_testing() else asked + back_off(self.failures, self._rng)
         is_late = self._max_seconds is not None and self._clock() - self._start + seconds >= self._max_seconds
         if is_late or self.failures >= (self._credentials.max_attempts if self._credentials else 1):
             raise error

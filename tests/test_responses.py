@@ -1,9 +1,8 @@
-"""The wire without I/O: what a request looks like, and what an answer means."""
+"""What an answer means: a success, or what Airflow should make of an error."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 from urllib.parse import quote
 
 import pendulum
@@ -16,7 +15,6 @@ from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
-    YouCanInvalidInputError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
     YouCanPermissionError,
@@ -26,160 +24,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnexpectedResponseError,
     YouCanValidationError,
 )
-from tests.test_orders import DOCUMENTED_ORDER
-
-ORDER_ID = DOCUMENTED_ORDER["id"]
-UPDATED = {"status": 200, "detail": "Status is successfully updated", "meta": []}
-PAGE = {"data": [{"id": "a"}], "meta": {"pagination": {"current_page": 1, "total_pages": 1}}}
-SETTINGS = {"shipping": [{"slug": "shipped"}], "payment": [], "ordersStatus": [{"slug": "Is open"}]}
-
-UPDATE = endpoints.update_order_status(ORDER_ID, "paid", "payment")
-SUCCESSES = [
-    (UPDATE, UPDATED),
-    (endpoints.get_order(ORDER_ID), DOCUMENTED_ORDER),
-    (endpoints.list_orders(), PAGE),
-    (endpoints.list_orders(), {"data": [], "meta": PAGE["meta"]}),
-    (endpoints.list_orders(page=3), {"data": [], "meta": {"pagination": {"current_page": 3, "total_pages": 2}}}),
-    (endpoints.get_store_statuses(), SETTINGS),
-    (endpoints.get_store(), {"slug": "shop", "name": "Shop"}),
-]
-REQUESTS = [request for request, _ in SUCCESSES]
-
-
-def read(request: endpoints.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
-    return responses.read_response(request, Answer(status_code, headers or {}, json.dumps(payload).encode()))
-
-
-# --- requests ---
-
-
-@pytest.mark.parametrize(
-    ("context", "path"), [("general", "/status"), ("shipping", "/status/shipping"), ("payment", "/status/payment")]
-)
-def test_an_update_puts_the_slug_to_the_path_of_its_context(context: str, path: str) -> None:
-    request = endpoints.update_order_status(ORDER_ID, "تم التسليم", context)
-
-    assert (request.method, request.path) == ("PUT", f"/orders/{ORDER_ID}{path}")
-    assert request.json == {"status": "تم التسليم"}
-    assert request.scope == "edit-orders"
-
-
-@pytest.mark.parametrize(
-    "arguments", [("../me", "paid", "payment"), (ORDER_ID, " ", "payment"), (ORDER_ID, "paid", "money")]
-)
-def test_an_update_that_makes_no_sense_is_not_built(arguments: tuple[str, str, str]) -> None:
-    with pytest.raises(YouCanInvalidInputError):
-        endpoints.update_order_status(*arguments)
-
-
-def test_an_order_is_asked_for_with_its_sub_resources() -> None:
-    assert endpoints.get_order(ORDER_ID).params == {"include": "payment,shipping"}
-    assert endpoints.get_order(ORDER_ID, include="customer").params == {"include": "customer"}
-    assert endpoints.get_order(ORDER_ID, include=()).params == {}
-
-
-def test_a_page_of_orders_takes_the_documented_query() -> None:
-    request = endpoints.list_orders(
-        page=3,
-        page_size=25,
-        include=(),
-        query={
-            "sort_field": "created_at",
-            "sort_order": "asc",
-            "q": None,
-            "filters": [{"field": "ref", "operator": "=", "value": "021"}],
-        },
-    )
-
-    assert request.params == {
-        "page": "3",
-        "limit": "25",
-        "sort_field": "created_at",
-        "sort_order": "asc",
-        "filters[0][field]": "ref",
-        "filters[0][operator]": "=",
-        "filters[0][value]": "021",
-    }
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"page": 0},
-        {"page_size": 0},
-        {"page_size": True},
-        {"query": {"limit": 3}},
-        {"query": {"status": "paid"}},
-        {"query": {"filters": "ref=021"}},
-        {"query": {"q": "half \ud800"}},
-        {"include": [1]},
-    ],
-)
-def test_a_page_that_makes_no_sense_is_not_built(arguments: dict[str, Any]) -> None:
-    with pytest.raises(YouCanInvalidInputError):
-        endpoints.list_orders(**arguments)
-
-
-# --- successes ---
-
-
-@pytest.mark.parametrize(("request_", "payload"), SUCCESSES)
-def test_the_documented_answers_are_successes(request_: endpoints.Request, payload: dict[str, Any]) -> None:
-    assert read(request_, 200, payload) == payload
-
-
-@pytest.mark.parametrize(
-    ("request_", "status_code", "body", "payload"),
-    [
-        (endpoints.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
-        (endpoints.unsubscribe_webhook("7"), 204, b"", {}),
-        (endpoints.unsubscribe_webhook("7"), 200, b"", {}),
-        (endpoints.unsubscribe_webhook("7"), 202, b"\n", {}),
-        (endpoints.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
-    ],
-)
-def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
-    request_: endpoints.Request, status_code: int, body: bytes, payload: dict[str, Any]
-) -> None:
-    assert responses.read_response(request_, Answer(status_code, {}, body)) == payload
-
-
-@pytest.mark.parametrize("request_", REQUESTS)
-@pytest.mark.parametrize(
-    "body",
-    [b"", b"<html>Log in</html>", b"null", b"[]", b"{}", b"200", b'{"status": 200', b"\xff\xfe", b"[" * 100_000],
-)
-def test_a_200_that_is_not_youcans_is_no_success(request_: endpoints.Request, body: bytes) -> None:
-    with pytest.raises(YouCanUnexpectedResponseError):
-        responses.read_response(request_, Answer(200, {}, body))
-
-
-@pytest.mark.parametrize(
-    ("request_", "payload"),
-    [
-        (UPDATE, {"status": 0, "detail": "order not found", "meta": []}),
-        (UPDATE, {"status": 401, "detail": "Unauthenticated"}),
-        (UPDATE, {"status": "success"}),
-        (UPDATE, {**UPDATED, "error": "store is suspended"}),
-        (UPDATE, {"detail": "Status is successfully updated"}),
-        (UPDATE, DOCUMENTED_ORDER),
-        (endpoints.get_order(ORDER_ID), UPDATED),
-        (endpoints.get_order(ORDER_ID), {**DOCUMENTED_ORDER, "id": "another"}),
-        (endpoints.list_orders(), {"data": [{"ref": "021"}], "meta": PAGE["meta"]}),
-        (endpoints.list_orders(), {"data": [], "meta": []}),
-        (endpoints.list_orders(page=2), PAGE),
-        (endpoints.list_orders(), {"data": [], "meta": {"pagination": {"total_pages": 2}}}),
-        (endpoints.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": 0}}}),
-        (endpoints.list_orders(), {"data": [{"id": "a"}], "meta": {"pagination": {"total_pages": True}}}),
-        (endpoints.get_store_statuses(), {"shipping": [], "payment": []}),
-        (endpoints.get_store(), UPDATED),
-        (endpoints.get_store(), {"status": 401, "detail": "Unauthenticated", "name": "x"}),
-    ],
-)
-def test_a_200_whose_body_says_otherwise_is_no_success(request_: endpoints.Request, payload: dict[str, Any]) -> None:
-    with pytest.raises(YouCanUnexpectedResponseError):
-        read(request_, 200, payload)
-
+from tests.test_endpoints import ORDER_ID, REQUESTS, UPDATE, UPDATED, read
 
 # --- errors: a case for each row of the design's table ---
 
@@ -245,12 +90,6 @@ def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
         read(endpoints.get_order("021"), 404, {"status": 0, "detail": "order not found"})
 
 
-def test_a_status_of_the_store_without_a_slug_is_passed_over() -> None:
-    payload = {**SETTINGS, "payment": [{"name": "paid"}, None, {"slug": None}, {"slug": "collected"}]}
-
-    assert endpoints.read_store_slugs(read(endpoints.get_store_statuses(), 200, payload))["payment"] == ["collected"]
-
-
 def test_a_404_for_anything_but_an_order_is_no_missing_order() -> None:
     with pytest.raises(YouCanPermanentError) as raised:
         read(endpoints.get_store(), 404, {"detail": "not found"})
@@ -270,6 +109,9 @@ def test_a_refused_field_is_named() -> None:
 def test_the_connection_to_mend_is_named() -> None:
     with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
         responses.read_response(UPDATE, Answer(401, {}, b""), youcan_conn_id="my_shop")
+
+
+# --- what goes no further ---
 
 
 @pytest.mark.parametrize("status_code", [200, 401, 422, 500])
@@ -387,6 +229,7 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
 
 
 # --- whatever comes ---
+
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),

@@ -16,18 +16,86 @@ import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.http.hooks.http import HttpHook
 
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from tests.conftest import Sandbox
+from tests.conftest import Sandbox, paid_rows, reconcile
 from tests.warehouses import CREATE, MAX_MEGABYTES, QUERY, ROWS, make_rows, measure_reading
 
+# --- what a query returns ---
 
-def reconcile(sql: str = QUERY, **arguments: Any) -> dict[str, Any]:
-    operator = YouCanReconcileOrdersOperator(task_id="reconcile", sql=sql, conn_id="warehouse", **arguments)
-    return operator.execute({})
+
+@pytest.fixture
+def courier(warehouse: sqlite3.Connection) -> sqlite3.Connection:
+    """The database of the connection ``warehouse``, with an empty table."""
+    warehouse.execute("create table courier (youcan_id text, state text, day text)")
+    return warehouse
+
+
+def test_the_rows_come_from_sqlite(sandbox: Sandbox, fresh: list[str], courier: sqlite3.Connection) -> None:
+    rows = [(fresh[0], "COLLECTED", "mon"), (fresh[1], "RETURNED", "mon"), (fresh[2], "COLLECTED", "tue")]
+    courier.executemany("insert into courier values (?, ?, ?)", rows)
+    courier.commit()
+
+    summary = reconcile(
+        sql="select youcan_id, state from courier where day = :day",
+        parameters={"day": "mon"},
+        conn_id="warehouse",
+        columns={"order_id": "youcan_id", "payment_status": "state"},
+        status_map={"payment": {"COLLECTED": "paid", "RETURNED": "unpaid"}},
+    )
+
+    assert summary["rows"] == 2
+    assert [sandbox.shop.statuses(order_id)["payment"] for order_id in fresh[:3]] == ["paid", "unpaid", "pending"]
+
+
+@pytest.mark.parametrize(
+    ("sql", "complaint"),
+    [
+        ("select youcan_id from courier", "No column says which order"),
+        ("select youcan_id as order_id from courier", "No column says what should hold"),
+        ("delete from courier", "returns no rows"),
+    ],
+)
+def test_a_query_that_lacks_a_column_is_refused_even_when_empty(
+    sandbox: Sandbox, courier: sqlite3.Connection, sql: str, complaint: str
+) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=complaint):
+        reconcile(sql=sql, conn_id="warehouse")
+
+
+def test_a_connection_that_runs_no_sql_is_refused(sandbox: Sandbox) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="runs no SQL"):
+        reconcile(sql="select 1", conn_id="youcan_default")
+
+
+@pytest.mark.parametrize(
+    ("connection", "message"),
+    [
+        (None, "install the Airflow provider of your database, restart Airflow, and add the connection"),
+        ({"conn_type": "no_such_database"}, "has no hook for the Airflow connection 'warehouse'"),
+        ({"conn_type": "youcan"}, "which runs no SQL"),
+    ],
+)
+def test_a_database_that_airflow_can_not_talk_to_says_what_to_install(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, connection: dict[str, str] | None, message: str
+) -> None:
+    if connection is not None:
+        monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+
+    with pytest.raises(YouCanError, match=message):
+        reconcile(sql="select 1", conn_id="warehouse")
+    with pytest.raises(YouCanError, match=message):
+        reconcile(paid_rows(sandbox), report_table="outcomes", report_conn_id="warehouse")
+
+    assert sandbox.shop.requests() == []
 
 
 # --- real databases ---
+
+
+def run_query(sql: str = QUERY, **arguments: Any) -> dict[str, Any]:
+    """Reconcile what a query of the warehouse returns."""
+    return reconcile(sql=sql, conn_id="warehouse", **arguments)
 
 
 @pytest.fixture(params=["sqlite", "duckdb", "postgres"])
@@ -80,7 +148,7 @@ def test_a_real_warehouse_is_reconciled(sandbox: Sandbox, database: tuple[str, A
     fill(database[1], [(order_id, "shipped", None) for order_id in order_ids])
 
     # with a semicolon at the end, as people write it
-    summary = reconcile(f"{QUERY};\n")
+    summary = run_query(f"{QUERY};\n")
 
     assert summary["rows"] == 3
     assert {sandbox.shop.statuses(order_id)["shipping"] for order_id in order_ids} == {"shipped"}
@@ -121,7 +189,7 @@ def test_what_is_no_single_query_is_refused_and_not_run(
     fill(database[1], [("abc", "shipped", None)])
 
     with pytest.raises(YouCanInvalidInputError, match=message):
-        reconcile(sql)
+        run_query(sql)
 
     connection = json.loads(database[0])
     if connection["conn_type"] == "sqlite":
@@ -146,7 +214,7 @@ def test_a_query_that_only_reads_is_run(sandbox: Sandbox, database: tuple[str, A
     if json.loads(database[0])["conn_type"] == "sqlite":
         sql = sql.replace(f"({QUERY})", QUERY, 1) if sql.startswith("--") else sql
 
-    assert reconcile(sql)["changed"] == 1
+    assert run_query(sql)["changed"] == 1
 
 
 def test_a_query_that_locks_its_rows_only_reads(sandbox: Sandbox) -> None:
@@ -158,7 +226,7 @@ def test_a_query_that_locks_its_rows_only_reads(sandbox: Sandbox) -> None:
 
 def test_parameters_of_a_hook_that_are_text_are_refused(sandbox: Sandbox, database: tuple[str, Any]) -> None:
     with pytest.raises(YouCanInvalidInputError, match="hook_params is of type str"):
-        reconcile(hook_params="{'location': 'EU'}")
+        run_query(hook_params="{'location': 'EU'}")
 
 
 def test_a_query_of_more_words_than_a_parser_reads_is_left_to_the_database(
@@ -168,7 +236,7 @@ def test_a_query_of_more_words_than_a_parser_reads_is_left_to_the_database(
     fill(database[1], [(order_id, "shipped", None)])
     many = ", ".join(f"'{number}'" for number in range(6000))
 
-    assert reconcile(f"{QUERY} where order_id not in ({many})")["changed"] == 1
+    assert run_query(f"{QUERY} where order_id not in ({many})")["changed"] == 1
 
 
 # --- stand-ins ---
@@ -398,7 +466,7 @@ def test_a_connection_that_was_added_before_its_provider_has_to_be_added_again(
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "generic", "host": "x"}))
 
     with pytest.raises(YouCanInvalidInputError, match="delete it, and add it again with its own type"):
-        reconcile()
+        run_query()
 
 
 def test_what_belongs_to_a_query_is_refused_without_one() -> None:

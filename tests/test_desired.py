@@ -1,4 +1,4 @@
-"""The rows and the planner, which ask nobody: what is refused, what is planned, and what never happens."""
+"""The rows, which ask nobody: what is kept, what is brought together, and what is refused."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.reconciliation.planner import Guard, Outcome, plan
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
 GENERAL, SHIPPING, PAYMENT = StatusContext
@@ -20,51 +19,6 @@ UUID = "72aa7882-3898-49a8-87a2-506af3dd7320"
 
 slugs = st.sampled_from(["a", "b", "c", "مؤكد"])
 statuses = st.builds(OrderStatuses, *[st.none() | slugs] * 3)
-wanted = st.dictionaries(st.sampled_from(StatusContext), slugs)
-guards = st.dictionaries(st.sampled_from(StatusContext), st.lists(slugs, min_size=1).map(tuple).map(Guard))
-
-
-def apply(steps: dict[StatusContext, Any], wanted: dict[StatusContext, str], found: OrderStatuses) -> OrderStatuses:
-    after = {context.value: found[context] for context in StatusContext}
-    after |= {context.value: wanted[context] for context, step in steps.items() if step.outcome is Outcome.PLANNED}
-    return OrderStatuses(**after)
-
-
-@given(wanted, statuses, guards)
-def test_the_plan_brings_about_what_is_wanted(
-    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
-) -> None:
-    steps = plan(wanted, found, guards)
-    after = apply(steps, wanted, found)
-
-    assert steps.keys() == wanted.keys()
-    for context in StatusContext:
-        if context not in wanted or steps[context].outcome is Outcome.PROTECTED:
-            assert after[context] == found[context], "what is not spoken of, or protected, is left alone"
-        else:
-            assert after[context] == wanted[context]
-
-
-@given(wanted, statuses, guards)
-def test_planning_again_plans_nothing(
-    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
-) -> None:
-    after = apply(plan(wanted, found, guards), wanted, found)
-
-    assert Outcome.PLANNED not in {step.outcome for step in plan(wanted, after, guards).values()}
-
-
-@given(wanted, statuses, guards)
-def test_a_guard_is_never_crossed(
-    wanted: dict[StatusContext, str], found: OrderStatuses, guards: dict[StatusContext, Guard]
-) -> None:
-    for context, step in plan(wanted, found, guards).items():
-        assert step.before == found[context]
-        if step.outcome is Outcome.PLANNED:
-            assert context not in guards or found[context] in guards[context].only_from
-        if step.outcome is Outcome.PROTECTED:
-            assert context in guards or context is GENERAL
-            assert step.reason
 
 
 rows = st.lists(
@@ -87,6 +41,10 @@ def read(rows: list[Any], **arguments: Any) -> DesiredState:
         desired.add(row)
     desired.refuse_contradictions()
     return desired
+
+
+def reasons(rows: list[Any], **arguments: Any) -> list[str]:
+    return [f"{row.row}: {row.reason}" for row in read(rows, **arguments).invalid]
 
 
 @given(rows, st.randoms(use_true_random=False))
@@ -116,10 +74,6 @@ def test_every_row_is_either_kept_or_refused(rows: list[dict[str, Any]]) -> None
     for number, row in enumerate(rows, 1):
         says_something = any(isinstance(row.get(column), str) for column in ("status", "payment_status"))
         assert number in kept or number in refused or not says_something
-
-
-def reasons(rows: list[Any], **arguments: Any) -> list[str]:
-    return [f"{row.row}: {row.reason}" for row in read(rows, **arguments).invalid]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""A task that is stopped, or runs out of time: nothing more is sent, and the record is true."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
+from airflow_provider_youcan.exceptions import (
+    YouCanTaskStoppedError,
+)
+from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from tests.conftest import HOME, ROOT, Sandbox, TaskInstance, execute, on_request, payable, read_report, reconcile
+
+STOPPED_RUN = """
+import json, signal, sys
+from pathlib import Path
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+operator = YouCanReconcileOrdersOperator(
+    task_id="reconcile", orders=json.loads(Path(sys.argv[1]).read_text()), report_path=sys.argv[2]
+)
+class Terminated(BaseException):
+    pass
+def on_term(*_):  # as Airflow 3 does, and as Airflow 2 does
+    operator.on_kill()
+    if sys.argv[3] == "2":
+        raise Terminated
+signal.signal(signal.SIGTERM, on_term)
+class TaskInstance:
+    def xcom_push(self, key, value):
+        Path(sys.argv[2] + ".summary").write_text(json.dumps(value))
+        raise RuntimeError("the task instance is not running any more")
+try:
+    operator.execute({"ti": TaskInstance()})
+except BaseException as error:
+    print("ended in", type(error).__name__)
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize(("airflow", "ended_in"), [("3", "YouCanTaskStoppedError"), ("2", "Terminated")])
+def test_a_task_that_is_stopped_sends_nothing_more_and_says_the_truth(
+    sandbox: Sandbox, tmp_path: Path, airflow: str, ended_in: str
+) -> None:
+    sandbox.shop.add_orders(300)
+    orders = payable(sandbox)
+    sandbox.misbehave("latency", route="PUT *", seconds=0.2)
+    (tmp_path / "rows.json").write_text(json.dumps([{"order_id": one, "payment_status": "paid"} for one in orders]))
+    report = tmp_path / "report.jsonl"
+    environment = os.environ | {"AIRFLOW_HOME": str(HOME), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", STOPPED_RUN, str(tmp_path / "rows.json"), str(report), airflow]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+        while len(sandbox.shop.history()) < 30:
+            assert run.poll() is None, run.communicate()[0]
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        stopped_at, taken = time.monotonic(), len(sandbox.shop.history())
+        output, _ = run.communicate(timeout=30)
+
+    assert time.monotonic() - stopped_at < 4.5, "Airflow 3.3 kills it after five seconds"
+    assert (run.returncode, f"ended in {ended_in}" in output) == (3, True), output
+    assert len(sandbox.shop.history()) <= taken + 2 * 16, "what was under way came to its end, and nothing new was sent"
+    lines = read_report(report)
+    assert len(lines) == len(orders)
+    reported = {line["order_id"] for line in lines if line["outcome"] == "changed"}
+    assert reported == {entry["order_id"] for entry in sandbox.shop.history()}
+    summary = json.loads(Path(f"{report}.summary").read_text())
+    assert Counter(line["outcome"] for line in lines) == {
+        outcome: summary[outcome] for outcome in ("changed", "not_reached") if summary[outcome]
+    }
+    assert summary["requests"] > 0
+
+
+def test_an_update_that_takes_too_long_to_end_is_reported_as_cut_off(sandbox: Sandbox, tmp_path: Path) -> None:
+    sandbox.misbehave("latency", route="PUT *", seconds=30)
+    report = tmp_path / "report.jsonl"
+    rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in payable(sandbox)]
+
+    with pytest.raises(AirflowTaskTimeout):
+        reconcile(rows, report_path=str(report), execution_timeout=timedelta(seconds=2), max_concurrency=4)
+
+    outcomes = Counter(line["outcome"] for line in read_report(report))
+    assert 1 <= outcomes["failed"] <= 4
+    assert outcomes["not_reached"] == len(rows) - outcomes["failed"]
+    reasons = {line["reason"] for line in read_report(report) if line["outcome"] == "failed"}
+    assert reasons == {"the run was cut off while this was under way; whether YouCan took it is unknown"}
+
+
+def test_an_alarm_is_never_taken_for_a_lost_answer(sandbox: Sandbox, tmp_path: Path) -> None:
+    """Given an alarm that goes off while requests are under way, as Airflow's does, then the run ends in it."""
+    sandbox.shop.add_orders(300)
+    sandbox.misbehave("latency", route="PUT *", seconds=0.05)
+
+    def rows(number: int) -> list[dict[str, str]]:
+        status = ("refunded", "captured")[number % 2]
+        return [{"order_id": order_id, "payment_status": status} for order_id in sandbox.shop.order_ids()]
+
+    class Alarm(BaseException):
+        pass
+
+    def go_off(*_: Any) -> None:
+        raise Alarm
+
+    handler = signal.signal(signal.SIGALRM, go_off)
+    try:
+        for number in range(5):
+            signal.setitimer(signal.ITIMER_REAL, 0.15 + 0.03 * number)
+            with pytest.raises(Alarm):
+                reconcile(rows(number), report_path=str(tmp_path / f"{number}.jsonl"))
+            reported = {line["order_id"] for line in read_report(tmp_path / f"{number}.jsonl")}
+            assert len(reported) == len(sandbox.shop.order_ids())
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+
+
+def test_a_stop_while_refs_are_searched_for_leaves_them_not_reached(sandbox: Sandbox) -> None:
+    refs = [f"none-{number}" for number in range(30)]
+    ti = TaskInstance()
+    operator = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        orders=[{"ref": ref, "payment_status": "paid"} for ref in refs],
+        max_concurrency=1,
+    )
+    on_request(
+        sandbox,
+        lambda *_: operator.on_kill() if any("q=" in one["query"] for one in sandbox.shop.requests()[-1:]) else None,
+    )
+    with pytest.raises(YouCanTaskStoppedError, match="stopped before the table was reconciled"):
+        execute(operator, ti)
+
+    assert (ti.pushed["summary"]["failed"], ti.pushed["summary"]["not_reached"]) == (0, len(refs))
+
+
+def test_a_single_operator_that_is_stopped_does_not_try_again(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (order_id, *_) = payable(sandbox)
+    sandbox.misbehave("status", route="PUT *", status=503)
+    operator = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=order_id, status="paid")
+    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.time.sleep", lambda _: operator.on_kill())
+
+    with pytest.raises(YouCanTaskStoppedError, match="the task was stopped"):
+        operator.execute({})
+
+    assert len(sandbox.shop.requests()) == 1
+
+
+def test_an_execution_timeout_ends_the_run_and_the_record_is_true(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path
+) -> None:
+    sandbox.misbehave("latency", route="PUT /orders/*", seconds=0.3)
+    report = tmp_path / "report.jsonl"
+
+    with pytest.raises(AirflowTaskTimeout, match="a retry sends only what is missing"):
+        reconcile(
+            [{"order_id": order_id, "status": "closed"} for order_id in fresh],
+            execution_timeout=timedelta(seconds=1),
+            max_concurrency=1,
+            report_path=str(report),
+        )
+
+    outcomes = {line["order_id"]: line["outcome"] for line in read_report(report)}
+    assert set(outcomes) == set(fresh)
+    changed = [order_id for order_id, outcome in outcomes.items() if outcome == "changed"]
+    assert changed
+    assert "not_reached" in outcomes.values()
+    assert all(sandbox.shop.statuses(order_id)["general"] == "closed" for order_id in changed)

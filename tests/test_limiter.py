@@ -1,0 +1,239 @@
+"""Requests in their turn, on a clock of their own: what waits, what gives up, and what an update is owed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Any
+
+import pytest
+
+from airflow_provider_youcan.client import endpoints
+from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
+from airflow_provider_youcan.client.credentials import Credentials
+from airflow_provider_youcan.client.rate_limit import Phase
+from airflow_provider_youcan.client.responses import Answer
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
+from airflow_provider_youcan.hooks.limiter import RateLimiter
+from tests.conftest import Clock
+
+READ = endpoints.get_order("abc")
+LOOK = endpoints.get_order("abc", look_max_age=5.0)
+UPDATE = endpoints.update_order_status("abc", "paid", "payment", endpoints.Look(5.0))
+TAKEN = Answer(200, {}, b"")
+
+
+def refusal(retry_after: float | None = None) -> Answer:
+    return Answer(429, {} if retry_after is None else {"Retry-After": str(retry_after)}, b"")
+
+
+def begun(clock: Clock) -> Attempts:
+    attempts = Attempts(clock=clock, has_limiter=True)
+    attempts.begin(Credentials("https://shop", "token", token_since=0.0))
+    return attempts
+
+
+async def send(
+    limiter: RateLimiter, clock: Clock, answer: Answer, request: endpoints.Request = READ, **options: Any
+) -> Any:
+    async def answered() -> Answer:
+        return answer
+
+    return await limiter.send(request, answered, options.get("attempts") or begun(clock))
+
+
+def test_it_gives_up_where_the_shop_asks_for_too_long_and_only_for_as_long() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter = RateLimiter(clock=clock)
+        assert (await send(limiter, clock, refusal(3600))).status_code == 429
+        clock.now += 600
+        with pytest.raises(YouCanRateLimitError) as raised:
+            await send(limiter, clock, TAKEN)
+        assert raised.value.retry_after == 3000
+        clock.now += 3200
+        assert await send(limiter, clock, TAKEN) is TAKEN
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("retry_after", "seconds_between"), [(2.0, 10.0), (None, 100.0)])
+def test_it_gives_up_where_the_shop_takes_nothing_at_all(retry_after: float | None, seconds_between: float) -> None:
+    clock = Clock()
+
+    async def main() -> int:
+        limiter = RateLimiter(clock=clock)
+        for attempt in range(100):
+            clock.now += 0.1
+            try:
+                await send(limiter, clock, refusal(retry_after))
+            except YouCanRateLimitError:
+                return attempt
+            clock.now += seconds_between
+        return 100
+
+    assert asyncio.run(main()) == 10
+
+
+def test_those_that_wait_learn_that_it_gave_up() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter = RateLimiter(clock=clock)
+        for _ in range(8):
+            await send(limiter, clock, TAKEN)
+        under_way = asyncio.Event()
+
+        async def slow() -> Answer:
+            await under_way.wait()
+            return refusal(3600)
+
+        slow_one = asyncio.ensure_future(limiter.send(READ, slow, begun(clock)))
+        await asyncio.sleep(0)
+        await send(limiter, clock, refusal(50))
+        waiting = asyncio.ensure_future(send(limiter, clock, TAKEN))
+        await asyncio.sleep(0)
+        under_way.set()
+        await slow_one
+        with pytest.raises(YouCanRateLimitError):
+            await asyncio.wait_for(waiting, 5)
+
+    asyncio.run(main())
+
+
+def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter = RateLimiter(clock=clock)
+        for _ in range(20):
+            await send(limiter, clock, TAKEN)
+
+        async def refused() -> Answer:
+            await asyncio.sleep(0.01)
+            return refusal(4)
+
+        await asyncio.gather(*(limiter.send(READ, refused, begun(clock)) for _ in range(3)))
+
+    asyncio.run(main())
+
+    (line,) = caplog.messages
+    assert re.match(r"The shop answered 429 \(too many requests\): all requests wait for 4\.\d s\.", line)
+
+
+# --- looks and their updates ---
+
+
+def take_a_window(limiter: RateLimiter, clock: Clock, capacity: int) -> None:
+    """Let the limiter believe in a window of so many requests in ten seconds, which has just begun."""
+    limiter._limit.phase, limiter._limit.capacity, limiter._limit.length = Phase.OPEN, capacity, 10.0
+    limiter._limit._begin_window(clock.now)
+
+
+def test_a_look_is_sent_only_where_the_turn_of_its_update_is_left_in_the_same_window() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter = RateLimiter(clock=clock)
+        take_a_window(limiter, clock, capacity=3)
+        await send(limiter, clock, TAKEN, LOOK)
+        # One of the three is left, which is not enough for another look and its update,
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(send(limiter, clock, TAKEN, LOOK), 0.05)
+        # but for any other request.
+        await asyncio.wait_for(send(limiter, clock, TAKEN), 0.05)
+
+    asyncio.run(main())
+
+
+def test_the_update_takes_the_turn_that_was_reserved_for_it() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter, attempts = RateLimiter(clock=clock), begun(clock)
+        take_a_window(limiter, clock, capacity=2)
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        attempts.send()
+        attempts.succeed()
+        assert limiter._limit.delay(clock.now) > 0, "nothing is left for anyone else"
+        await asyncio.wait_for(send(limiter, clock, TAKEN, UPDATE, attempts=attempts), 0.05)
+
+    asyncio.run(main())
+
+
+def test_a_turn_that_is_not_needed_is_given_back() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter, attempts = RateLimiter(clock=clock), begun(clock)
+        take_a_window(limiter, clock, capacity=2)
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        attempts.end()
+        await asyncio.wait_for(send(limiter, clock, TAKEN), 0.05)
+
+    asyncio.run(main())
+
+
+def test_an_update_that_waited_for_too_long_is_not_sent() -> None:
+    clock = Clock()
+
+    async def main() -> None:
+        limiter, attempts = RateLimiter(clock=clock), begun(clock)
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        attempts.send()
+        attempts.succeed()
+        clock.now += 6.0
+        with pytest.raises(StaleReadError):
+            await send(limiter, clock, TAKEN, UPDATE, attempts=attempts)
+
+    asyncio.run(main())
+
+
+def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
+    sent: list[tuple[str, float]] = []
+
+    async def main() -> None:
+        limiter = RateLimiter(100.0)
+
+        async def move(name: str) -> None:
+            attempts = Attempts(has_limiter=True)
+            attempts.begin(Credentials("https://shop", "token", token_since=0.0))
+
+            async def answered() -> Answer:
+                sent.append((name, time.monotonic()))
+                return TAKEN
+
+            await limiter.send(LOOK, answered, attempts)
+            attempts.send()
+            attempts.succeed()
+            await limiter.send(UPDATE, answered, attempts)
+
+        await asyncio.gather(*(move(str(number)) for number in range(10)))
+
+    asyncio.run(main())
+
+    names = [name for name, _ in sent]
+    assert all(names.index(name) + 1 == len(names) - 1 - names[::-1].index(name) for name in names)
+    assert sent[-1][1] - sent[0][1] >= 19 * 0.01 - 0.06
+
+
+def test_a_ceiling_that_is_too_low_for_a_guard_is_refused_before_anything_is_sent() -> None:
+    clock = Clock()
+    with pytest.raises(YouCanInvalidInputError, match=r"At 0\.1 requests a second .* guard_max_age above 10"):
+        asyncio.run(send(RateLimiter(0.1, clock=clock), clock, TAKEN, LOOK))
+
+
+@pytest.mark.parametrize("rate", [200.0, 500.0])
+def test_a_ceiling_is_used(rate: float) -> None:
+    async def main() -> float:
+        limiter, clock = RateLimiter(rate), Clock()
+        begun_at = time.monotonic()
+        await asyncio.gather(*(send(limiter, clock, TAKEN) for _ in range(int(rate))))
+        return time.monotonic() - begun_at
+
+    seconds = asyncio.run(main())
+
+    # Never more than the ceiling allows; how much less is for the benchmark to say.
+    assert seconds >= 1 - 0.06

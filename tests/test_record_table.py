@@ -1,0 +1,266 @@
+"""Outcomes as a table of the warehouse."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_youcan.exceptions import (
+    YouCanConnectionError,
+    YouCanInvalidInputError,
+    YouCanPermanentError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanReconcileOrdersOperator,
+)
+from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
+from tests.conftest import (
+    HOME,
+    TABLE,
+    Sandbox,
+    TaskInstance,
+    all_statuses,
+    outcomes,
+    paid_rows,
+    paths,
+    payable,
+    read_report,
+    reconcile,
+    revert,
+)
+
+LINE_KEYS = {"order_id", "ref", "context", "before", "wanted", "outcome", "reason"}
+
+
+KILLED_RUN = """
+import json, sys
+from pathlib import Path
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+class TaskInstance:
+    dag_id, task_id, run_id, map_index, try_number = "warehouse", "reconcile", "manual__1", -1, 1
+YouCanReconcileOrdersOperator(
+    task_id="reconcile", orders=json.loads(Path(sys.argv[1]).read_text()),
+    report_table="youcan_outcomes", report_conn_id="warehouse",
+).execute({"ti": TaskInstance()})
+"""
+
+
+def test_outcomes_are_rows_of_the_warehouse(sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path) -> None:
+    rows = [*paid_rows(sandbox), {"order_id": "gone", "payment_status": "paid"}]
+    path = tmp_path / "report.jsonl"
+
+    reconcile(
+        rows,
+        TaskInstance(map_index=4, try_number=2),
+        max_failures=1,
+        report_path=str(path),
+        report_table="youcan_outcomes",
+        report_conn_id="warehouse",
+    )
+
+    found = outcomes(warehouse)
+    assert len(found) == len(rows)
+    assert {tuple(row[key] for key in ("dag_id", "run_id", "task_id", "map_index", "try_number")) for row in found} == {
+        ("warehouse", "manual__1", "reconcile", 4, 2)
+    }
+    names = {"context": "status_context", "before": "status_before", "wanted": "status_wanted"}
+    assert [[row[names.get(key, key)] for key in sorted(LINE_KEYS)] for row in found] == [
+        [line[key] for key in sorted(LINE_KEYS)] for line in read_report(path)
+    ]
+    assert sorted(row["table_row"] for row in found) == list(range(1, len(rows) + 1))
+    assert all(row["recorded_at"][:4].isdigit() for row in found)
+
+
+def test_a_table_without_these_columns_is_refused_before_anything_is_sent(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    warehouse.execute("create table youcan_outcomes (order_id text)")
+
+    with pytest.raises(YouCanInvalidInputError, match="has no column dag_id"):
+        reconcile(paid_rows(sandbox), report_table="youcan_outcomes", report_conn_id="warehouse")
+
+    assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize("name", ["a b", "a;drop table b", "a.b.c", "", "é", 'a"b', "a-b", "1", "a.1"])
+def test_a_table_name_that_is_none_is_refused(name: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="report_table"):
+        YouCanReconcileOrdersOperator(task_id="x", orders=[], report_table=name, report_conn_id="warehouse")
+
+
+def test_a_table_needs_a_connection() -> None:
+    with pytest.raises(YouCanInvalidInputError, match="report_conn_id"):
+        YouCanReconcileOrdersOperator(task_id="x", orders=[], report_table="outcomes")
+
+
+def test_a_warehouse_that_is_out_of_reach_is_found_out_before_anything_is_sent(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "sqlite", "host": "/no/such/folder/warehouse.db"}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+
+    with pytest.raises(YouCanTransientError, match=r"can't be reached|can be neither"):
+        reconcile(paid_rows(sandbox), report_table="outcomes", report_conn_id="warehouse")
+
+    assert sandbox.shop.requests() == []
+
+
+def drop_outcomes_after(sandbox: Sandbox, updates: int, folder: Path) -> None:
+    """Have the table of outcomes dropped, once the shop has taken so many updates."""
+    keep_request = sandbox.shop.keep_request
+
+    def keep(*request: Any) -> None:
+        keep_request(*request)
+        if len(paths(sandbox, "PUT")) == updates:
+            with closing(sqlite3.connect(folder / "warehouse.db", timeout=60)) as database:
+                database.execute("drop table if exists youcan_outcomes")
+                database.commit()
+
+    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+
+
+def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, log_lines: Callable[[], list[str]], tmp_path: Path
+) -> None:
+    rows = paid_rows(sandbox)
+    drop_outcomes_after(sandbox, 3, tmp_path)
+    path = tmp_path / "report.jsonl"
+    with pytest.raises(YouCanTransientError, match="Some outcomes could not be written to youcan_outcomes"):
+        reconcile(
+            rows,
+            report_path=str(path),
+            report_table="youcan_outcomes",
+            report_conn_id="warehouse",
+            max_concurrency=1,
+        )
+
+    assert payable(sandbox) == []
+    assert len(read_report(path)) == len(rows)
+    assert sum("Outcome: {" in line for line in log_lines()) >= len(rows) - 4
+
+
+def test_a_table_that_can_only_be_read_is_found_out_before_anything_is_sent(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    reconcile([], **TABLE)
+    warehouse.execute("create trigger locked before insert on youcan_outcomes begin select raise(abort, 'no'); end")
+    warehouse.commit()
+    sent = len(sandbox.shop.requests())
+
+    with pytest.raises(YouCanConnectionError, match="youcan_outcomes can't be written to"):
+        reconcile(paid_rows(sandbox), **TABLE)
+
+    assert len(sandbox.shop.requests()) == sent
+
+
+def test_trying_a_table_leaves_no_row(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    reconcile([], **TABLE)
+
+    assert outcomes(warehouse) == []
+
+
+def test_a_row_that_the_database_refuses_takes_no_other_with_it(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, log_lines: Callable[[], list[str]]
+) -> None:
+    first, *rest = payable(sandbox)
+    reconcile([], **TABLE)
+    warehouse.execute(
+        "create trigger picky before insert on youcan_outcomes "
+        f"when new.order_id = '{first}' begin select raise(abort, 'not that one'); end"
+    )
+    warehouse.commit()
+
+    with pytest.raises(YouCanTransientError, match=r"not that one.*an undo by the run id does not see them"):
+        reconcile(paid_rows(sandbox), **TABLE)
+
+    assert {row["order_id"] for row in outcomes(warehouse)} == set(rest)
+    assert sum("Outcome: {" in line and first in line for line in log_lines()) == 1
+
+
+def test_a_database_that_comes_back_has_every_outcome(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a connection that breaks in the middle, and twice can't be made again,
+    from airflow.providers.sqlite.hooks.sqlite import SqliteHook
+
+    connect, made = SqliteHook.get_conn, []
+
+    class Broken:
+        def __getattr__(self, name: str) -> Any:
+            raise sqlite3.OperationalError("server closed the connection")
+
+    def get_conn(hook: SqliteHook) -> Any:
+        made.append(1)
+        if len(made) in (2, 3):
+            raise sqlite3.OperationalError("could not connect")
+        return connect(hook)
+
+    monkeypatch.setattr(SqliteHook, "get_conn", get_conn)
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
+    rows, written = paid_rows(sandbox), []
+    insert_all = OutcomeTable._insert_all
+
+    def break_once(table: OutcomeTable, batch: list[Any]) -> bool:
+        if not written:
+            table._connection = Broken()
+        written.append(batch)
+        return insert_all(table, batch)
+
+    monkeypatch.setattr(OutcomeTable, "_insert_all", break_once)
+
+    # when a run writes to it, then nothing is missing.
+    reconcile(rows, **TABLE)
+    assert len(outcomes(warehouse)) == len(rows)
+    assert len(made) == 4
+
+
+def test_text_that_no_database_takes_is_no_status_to_set_back(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    (order_id, *_) = payable(sandbox)
+    sandbox.shop.set_status(order_id, "payment", "a\0label")
+
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], **TABLE)
+
+    assert [row["status_before"] for row in outcomes(warehouse)] == [None]
+
+
+def test_a_run_that_is_killed_leaves_its_outcomes(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    sandbox.shop.add_orders(200)
+    before = all_statuses(sandbox)
+    sandbox.misbehave("latency", route="PUT *", seconds=0.1)
+    (tmp_path / "rows.json").write_text(json.dumps(paid_rows(sandbox)))
+    command = [sys.executable, "-c", KILLED_RUN, str(tmp_path / "rows.json")]
+    with subprocess.Popen(command, env=os.environ | {"AIRFLOW_HOME": str(HOME)}) as process:
+        while process.poll() is None and len(paths(sandbox, "PUT")) < 50:
+            time.sleep(0.01)
+        process.kill()
+    changed = {order_id for order_id, statuses in before.items() if sandbox.shop.statuses(order_id) != statuses}
+
+    # All but what was under way, or had just come to its end.
+    recorded = {row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "changed"}
+    assert recorded
+    assert recorded <= changed
+    assert len(changed - recorded) <= 2 * 16
+    revert(reverts_run_id="manual__1", report_table="youcan_outcomes", report_conn_id="warehouse")
+    assert all(sandbox.shop.statuses(order_id) == before[order_id] for order_id in recorded)
+
+
+def test_a_permanent_error_is_not_hidden_by_the_warehouse(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    rows = [*paid_rows(sandbox), {"order_id": "gone", "payment_status": "paid"}]
+    drop_outcomes_after(sandbox, 1, tmp_path)
+    with pytest.raises(YouCanPermanentError, match="1 of"):
+        reconcile(rows, report_table="youcan_outcomes", report_conn_id="warehouse")

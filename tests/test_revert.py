@@ -1,0 +1,381 @@
+"""Undo: a run is taken back, by its report or by its run id."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from airflow_provider_youcan.exceptions import (
+    YouCanError,
+    YouCanInvalidInputError,
+    YouCanTooManyChangesError,
+    YouCanTransientError,
+)
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanRevertReconciliationOperator,
+)
+from tests.conftest import (
+    TABLE,
+    Sandbox,
+    TaskInstance,
+    all_statuses,
+    execute,
+    outcomes,
+    paid_rows,
+    paths,
+    payable,
+    read_lines,
+    read_report,
+    reconcile,
+    revert,
+)
+
+
+def test_a_run_is_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
+    before = all_statuses(sandbox)
+    rows = [{"order_id": one, "payment_status": "paid", "status": "closed"} for one in payable(sandbox)]
+    reconcile(rows, report_path=str(tmp_path / "report.jsonl"))
+    assert all_statuses(sandbox) != before
+    sent = len(paths(sandbox, "PUT"))
+
+    summary = revert(report=str(tmp_path / "report.jsonl"))
+
+    assert all_statuses(sandbox) == before
+    assert summary["changed"] == 2 * len(rows)
+    # The general status of each order first.
+    order = [path.split("/")[2] for path in paths(sandbox, "PUT")[sent:] if path.endswith("/status")]
+    assert len(order) == len(rows)
+    for order_id in order:
+        mine = [path for path in paths(sandbox, "PUT")[sent:] if order_id in path]
+        assert mine[0].endswith("/status")
+
+
+def test_what_others_did_since_is_protected(sandbox: Sandbox, tmp_path: Path) -> None:
+    report, reverted = tmp_path / "report.jsonl", tmp_path / "reverted.jsonl"
+    first, *rest = payable(sandbox)
+    reconcile(paid_rows(sandbox), report_path=str(report))
+    sandbox.shop.set_status(first, "payment", "refunded")
+
+    summary = revert(report=str(report), report_path=str(reverted))
+
+    assert (summary["protected"], summary["changed"]) == (1, len(rest))
+    assert sandbox.shop.statuses(first)["payment"] == "refunded"
+    (line,) = [line for line in read_report(reverted) if line["outcome"] == "protected"]
+    assert line["reason"] == "the run set 'paid', but the shop now shows 'refunded'"
+
+
+def test_each_status_is_decided_alone(sandbox: Sandbox, tmp_path: Path) -> None:
+    (order_id, *_) = payable(sandbox)
+    sandbox.shop.set_status(order_id, "general", "open")
+    reconcile(
+        [{"order_id": order_id, "payment_status": "paid", "status": "closed"}],
+        report_path=str(tmp_path / "report.jsonl"),
+    )
+    sandbox.shop.set_status(order_id, "payment", "refunded")
+
+    revert(report=str(tmp_path / "report.jsonl"))
+
+    assert sandbox.shop.statuses(order_id)["general"] == "open"
+
+
+def test_a_revert_can_be_planned_applied_and_reverted(sandbox: Sandbox, tmp_path: Path) -> None:
+    before, rows = all_statuses(sandbox), paid_rows(sandbox)
+    paths = {name: str(tmp_path / f"{name}.jsonl") for name in ("run", "plan", "applied")}
+    reconcile(rows, report_path=paths["run"])
+    after = all_statuses(sandbox)
+
+    assert revert(report=paths["run"], dry_run=True, report_path=paths["plan"])["planned"] == len(rows)
+    assert all_statuses(sandbox) == after
+    reconcile(plan=paths["plan"], report_path=paths["applied"])
+    assert all_statuses(sandbox) == before
+    revert(report=paths["applied"])
+    assert all_statuses(sandbox) == after
+
+
+def test_an_update_whose_outcome_was_unknown_is_taken_back_where_the_shop_shows_it(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=2))
+    before, report = all_statuses(sandbox), tmp_path / "report.jsonl"
+    first, second, *_ = payable(sandbox)
+    # The answer to the first is lost, and nothing can be read after it.
+    sandbox.misbehave("lose-answer", route=f"PUT /orders/{first}*")
+    sandbox.misbehave("status", status=500, route=f"PUT /orders/{second}*")
+    rows = [{"order_id": one, "payment_status": "paid"} for one in (first, second)]
+    keep_request = sandbox.shop.keep_request
+
+    def keep(method: str, *request: Any) -> None:
+        keep_request(method, *request)
+        if method == "PUT":
+            sandbox.misbehave("status", status=503, route="GET /orders/*-*")
+
+    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    with pytest.raises(YouCanError):
+        reconcile(rows, report_path=str(report), max_concurrency=1)
+    sandbox.misbehaviours.clear()
+    sandbox.shop.keep_request = keep_request  # type: ignore[method-assign]
+    assert all_statuses(sandbox) != before
+
+    summary = revert(report=str(report))
+
+    assert all_statuses(sandbox) == before
+    assert (summary["changed"], summary["unchanged"]) == (1, 1)
+
+
+def test_what_can_not_be_set_back_is_listed_as_invalid(sandbox: Sandbox, tmp_path: Path) -> None:
+    report, reverted = tmp_path / "report.jsonl", tmp_path / "reverted.jsonl"
+    first, second, third, *_ = payable(sandbox)
+    sandbox.shop.set_status(second, "payment", "a label that is no status")
+    reconcile([{"order_id": one, "payment_status": "paid"} for one in (first, second, third)], report_path=str(report))
+    lines = read_lines(report)
+    for line in lines:
+        line["before"] = None if line["order_id"] == first else line["before"]
+    report.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    summary = revert(report=str(report), report_path=str(reverted))
+
+    assert (summary["invalid"], summary["changed"]) == (2, 1)
+    reasons = [line["reason"] for line in read_report(reverted) if line["outcome"] == "invalid"]
+    assert any("what it was before is not known" in reason for reason in reasons)
+    assert any("'a label that is no status' is not a payment status" in reason for reason in reasons)
+    assert revert(report=str(report), allow_custom_label=True)["changed"] == 1
+
+
+def test_the_tries_of_a_run_are_one(sandbox: Sandbox, tmp_path: Path) -> None:
+    # Given two tries, between which someone moved an order on,
+    before = all_statuses(sandbox)
+    first, second, *_ = payable(sandbox)
+    tries = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    reconcile([{"order_id": first, "payment_status": "paid"}], report_path=tries[0])
+    sandbox.shop.set_status(first, "payment", "unpaid")
+    rows = [{"order_id": one, "payment_status": "captured"} for one in (first, second)]
+    assert reconcile(rows, report_path=tries[0])["report_path"] == tries[1]
+
+    # when both are taken back, then to what was before the first.
+    assert revert(report=tries)["changed"] == 2
+    assert all_statuses(sandbox) == before
+
+
+def test_a_report_that_is_cut_off_is_taken_back_as_far_as_it_goes(
+    sandbox: Sandbox, tmp_path: Path, log_lines: Callable[[], list[str]]
+) -> None:
+    report, rows = tmp_path / "report.jsonl", paid_rows(sandbox)
+    reconcile(rows, report_path=str(report))
+    report.write_text("".join(report.read_text().splitlines(keepends=True)[:3])[:-10])
+
+    assert revert(report=str(report))["changed"] == 2
+    assert any(f"Line 3 of {report} is cut off" in line for line in log_lines())
+
+
+def test_a_plan_counts_for_what_no_report_has(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    # Given a plan that was applied, of which the report was lost but for two lines,
+    before = all_statuses(sandbox)
+    report, ti = tmp_path / "report.jsonl", TaskInstance()
+    reconcile(plan=str(plan), report_path=str(report))
+    report.write_text("".join(report.read_text().splitlines(keepends=True)[:2]))
+
+    # when it is taken back by both, then it is all undone, and the preview says what that rests on.
+    revert(ti, report=[str(report), str(plan)])
+    assert all_statuses(sandbox) == before
+    assert "someone else may have set them" in ti.pushed["preview"]
+
+
+def lines_of(sandbox: Sandbox, path: Path, number: int) -> None:
+    """Leave of a report what a run that was killed leaves: its first lines."""
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:number]))
+
+
+def test_what_a_killed_try_did_is_taken_back_after_its_retry(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    # Given a try that was killed with most of its updates unrecorded, and a retry that found them done,
+    before, ti = all_statuses(sandbox), TaskInstance()
+    reports = [tmp_path / "report.jsonl", tmp_path / "report.2.jsonl"]
+    reconcile(plan=str(plan), report_path=str(reports[0]))
+    lines_of(sandbox, reports[0], 2)
+    assert reconcile(plan=str(plan), report_path=str(reports[0]))["unchanged"] > 2
+
+    # when only the reports are given, then the preview says what that leaves,
+    revert(ti, report=[str(path) for path in reports], dry_run=True)
+    assert "up to max_concurrency of its updates" in ti.pushed["preview"].lower()
+    # and with the plan all is taken back.
+    revert(ti, report=[*(str(path) for path in reports), str(plan)])
+    assert all_statuses(sandbox) == before
+
+
+def test_by_the_run_id_the_plan_of_the_same_run_counts_as_well(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+) -> None:
+    # Given a plan and its application in one DAG run, whose first try was killed,
+    before, path = all_statuses(sandbox), tmp_path / "plan.jsonl"
+    (somebody_elses, *_) = payable(sandbox)
+    reconcile(paid_rows(sandbox), TaskInstance(task_id="plan"), dry_run=True, report_path=str(path), **TABLE)
+    sandbox.shop.set_status(somebody_elses, "payment", "paid")
+    reconcile(plan=str(path), **TABLE)
+    kept = [row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "changed"][:3]
+    marks = ", ".join("?" * len(kept))
+    warehouse.execute(
+        f"delete from youcan_outcomes where task_id != 'plan' and outcome = 'changed' and order_id not in ({marks})",
+        kept,
+    )
+    warehouse.commit()
+    reconcile(plan=str(path), ti=TaskInstance(try_number=2), **TABLE)
+
+    # when it is undone by its run id, then wholly, but for what the first try saw that somebody else had done.
+    revert(TaskInstance(run_id="undo", task_id="revert"), reverts_run_id="manual__1", **TABLE)
+    assert all_statuses(sandbox) == before | {somebody_elses: {**before[somebody_elses], "payment": "paid"}}
+
+
+def test_a_revert_within_the_run_that_it_reverts_can_be_retried(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    before, undo = all_statuses(sandbox), {"task_id": "undo", "run_id": "manual__1"}
+    reconcile(paid_rows(sandbox), **TABLE)
+    revert(TaskInstance(**undo), reverts_run_id="manual__1", **TABLE)
+
+    assert revert(TaskInstance(**undo, try_number=2), reverts_run_id="manual__1", **TABLE)["unchanged"] > 0
+    assert all_statuses(sandbox) == before
+
+
+def test_a_status_goes_back_over_an_update_that_was_never_confirmed(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given an update whose answer was lost, and one more by a try with another desired status,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    before, (order_id, *_) = all_statuses(sandbox), payable(sandbox)
+    reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    sandbox.misbehave("lose-answer", route="PUT *")
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": order_id, "payment_status": "paid"}], report_path=reports[0])
+    sandbox.misbehaviours.clear()
+    reconcile([{"order_id": order_id, "payment_status": "captured"}], report_path=reports[0])
+
+    revert(report=reports)
+
+    assert all_statuses(sandbox) == before
+
+
+def test_an_update_that_failed_hides_none_that_was_made(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given a change, and another desired status of which nobody knows whether it was set, and which was not,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    before, (order_id, *_) = all_statuses(sandbox), payable(sandbox)
+    reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    reconcile([{"order_id": order_id, "payment_status": "paid"}], report_path=reports[0])
+    sandbox.misbehave("status", status=500, route="PUT *")
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": order_id, "payment_status": "captured"}], report_path=reports[0])
+    sandbox.misbehaviours.clear()
+
+    revert(report=reports)
+
+    assert all_statuses(sandbox) == before
+
+
+def test_what_says_nothing_is_refused(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    empty, cut = tmp_path / "empty.jsonl", tmp_path / "cut.jsonl"
+    empty.write_text("")
+    cut.write_text("".join(plan.read_text().splitlines(keepends=True)[:-1]))
+
+    for report, message in ((str(empty), "is empty"), (str(cut), "is cut off"), ([str(empty), str(cut)], "is cut off")):
+        with pytest.raises(YouCanInvalidInputError, match=message):
+            revert(report=report)
+
+
+@pytest.mark.parametrize("change", [{"reason": 5}, {"before": []}, {"context": {}}])
+def test_a_line_of_another_shape_ends_in_a_sentence(
+    sandbox: Sandbox, plan: Path, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    lines = read_lines(plan)
+    lines[0] |= {"outcome": "failed", **change}
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+    with suppress(YouCanError):
+        revert(report=str(broken))
+    broken.write_text("[" * 100_000 + "\n")
+    with pytest.raises(YouCanError):
+        revert(report=str(broken))
+
+
+def test_a_line_of_a_report_wins_over_the_plans(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    # Given an order that somebody else set to what the plan wants,
+    (first, *_) = payable(sandbox)
+    sandbox.shop.set_status(first, "payment", "paid")
+    report = tmp_path / "report.jsonl"
+    reconcile(plan=str(plan), report_path=str(report))
+
+    revert(report=[str(plan), str(report)])
+
+    assert sandbox.shop.statuses(first)["payment"] == "paid"
+
+
+def test_what_a_refused_run_planned_is_not_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
+    report, rows = tmp_path / "report.jsonl", paid_rows(sandbox)
+    with pytest.raises(YouCanTooManyChangesError):
+        reconcile(rows, max_changes=0, report_path=str(report))
+    for row in rows:
+        sandbox.shop.set_status(row["order_id"], "payment", "paid")
+
+    assert revert(report=str(report))["changed"] == 0
+
+
+def test_a_run_is_taken_back_by_its_id(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    before, rows = all_statuses(sandbox), paid_rows(sandbox)
+    table: dict[str, Any] = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}
+    reconcile(rows[:4], TaskInstance(), **table)
+    reconcile(rows, TaskInstance(try_number=2), **table)
+    reconcile([], TaskInstance(run_id="manual__2"), **table)
+    ti = TaskInstance(dag_id="undo", task_id="revert", run_id="manual__3")
+
+    assert revert(ti, reverts_run_id="manual__1", dry_run=True, **table)["planned"] == len(rows)
+    assert revert(ti, reverts_run_id="manual__1", **table)["changed"] == len(rows)
+
+    assert all_statuses(sandbox) == before
+    with pytest.raises(YouCanInvalidInputError, match="no outcomes of the run 'manual__9'"):
+        revert(ti, reverts_run_id="manual__9", **table)
+    # and that in its turn.
+    assert revert(TaskInstance(run_id="manual__4"), reverts_run_id="manual__3", **table)["changed"] == len(rows)
+
+
+def test_a_run_id_of_several_tasks_is_refused_until_one_is_named(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    rows = paid_rows(sandbox)
+    table: dict[str, Any] = {"report_table": "youcan_outcomes", "report_conn_id": "warehouse"}
+    reconcile(rows[:2], TaskInstance(task_id="one"), **table)
+    reconcile(rows[2:4], TaskInstance(task_id="two"), **table)
+
+    with pytest.raises(YouCanInvalidInputError, match=r"\(warehouse\.one, warehouse\.two\)"):
+        revert(reverts_run_id="manual__1", **table)
+    assert revert(TaskInstance(run_id="r"), reverts_run_id="manual__1", reverts_task_id="two", **table)["changed"] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {},
+        {"report": "x", "reverts_run_id": "y", "report_table": "t", "report_conn_id": "c"},
+        {"reverts_run_id": "y"},
+        {"reverts_run_id": "y", "report_table": "t"},
+        {"report": "x", "report_table": "t"},
+        {"report": "x", "reverts_task_id": "t"},
+    ],
+)
+def test_what_is_to_be_taken_back_is_said_once_and_wholly(arguments: dict[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        YouCanRevertReconciliationOperator(task_id="revert", **arguments)
+
+
+@pytest.mark.parametrize("report", [None, "", "None", [], [None]])
+def test_a_report_that_renders_to_nothing_is_refused(sandbox: Sandbox, report: Any) -> None:
+    operator = YouCanRevertReconciliationOperator(task_id="revert", report="{{ params.report }}")
+    operator.report = report
+
+    with pytest.raises(YouCanInvalidInputError, match="report"):
+        execute(operator)

@@ -1,0 +1,262 @@
+"""Rows of a file: CSV, JSON lines and Parquet, compressed or not, and all that can be wrong with them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from airflow_provider_youcan.reconciliation.rows.file import read_orders_file
+from tests.conftest import Sandbox, paid, paths, reconcile
+
+BIG = "x" * 10_000_000
+BAD_FILES = {
+    "feed.csv": (b"", "is empty"),
+    "blank.csv": (b"\n\n", "has no header"),
+    "data.csv": (b"3116f8a6-b453-49ce-9174-db3dffbb8629,Fatima\n", "Line 1 of .* is not a header"),
+    "later.csv": (b"\n\nFatima;paid\n", "Line 3 of .* is not a header"),
+    "page.csv": (b"<!DOCTYPE html>\n<html>\n", "Line 1 of .* is not a header"),
+    "twice.csv": (b"order_id,status,order_id\na,closed,b\n", "Line 1 of .* has the column 'order_id' more than once"),
+    "case.csv": (b"order_id,status,STATUS\na,closed,b\n", "There are several columns 'status'"),
+    "lacks.csv": (b"status\nclosed\n", "No column says which order"),
+    "short.csv": (b"order_id,status\na,closed\nb\n", r"row 2: it has 1 cells, and the header 2 \(line 3\)"),
+    "long.csv": (b'order_id,status\n"a\nb",closed\nb,c,d\n', r"it has 3 cells, and the header 2 \(line 4\)"),
+    "quote.csv": (b'order_id,status\n"a"b,closed\nc,closed\n', r"row 1: it can't be read as CSV: .* \(line 2\)"),
+    "open.csv": (b'order_id,status\na,closed\n"b,closed\nc,closed\n', "What begins on line 3 .* quote"),
+    "last.csv": (b'order_id,status\na,"closed', "What begins on line 2 .* quote"),
+    "id.csv": (b"order_id,status\n+212600000000,closed\n", r"row 1: .* is not an order id.* \(line 2\)"),
+    "latin.csv": ("order_id,status\na,closed\nb,ferm\u00e9\n".encode("latin-1"), "Line 3 of .* is not in the encoding"),
+    "utf16.csv": ("order_id,status\n".encode("utf-16"), "Line 1 of .* is not in the encoding"),
+    "big.csv": (f"order_id,status\na,{BIG}\n".encode(), "Line 2 of .* is longer than 1,000,000 characters"),
+    "bigish.csv": (f"order_id,status\na,{BIG[:200000]}\n".encode(), r"row 1: it can't be read as CSV: field larger"),
+    "rows.json": (b"[]", "does not say how to read it"),
+    "rows.xlsx": (b"PK", "does not say how to read it"),
+    "rows.parquet.gz": (b"x", "does not say how to read it"),
+    "rows.jsonl": (b'{"order_id": "a", "status": "closed"}\n[1]\n', r"row 2: it is not a JSON object \(line 2\)"),
+    "cut.jsonl": (b'{"order_id": "a", "status": "closed"}\n\n{"order', r"row 2: it is not a JSON object \(line 3\)"),
+    "twice.jsonl": (b'{"order_id": "a", "status": "closed", "status": "open"}', "that has a key more than once"),
+    "deep.jsonl": (b"[" * 100_000, "it is not a JSON object"),
+    "empty.ndjson": (b"", "is empty"),
+    "cut.csv.gz": (gzip.compress(b"order_id,status\na,closed\n" * 999)[:-20], "is not a complete gzip file"),
+    "no.csv.gz": (b"order_id,status\n", "is not a complete gzip file"),
+    "empty.csv.gz": (gzip.compress(b""), "is empty"),
+    "empty.parquet": (b"", "is not a complete Parquet file"),
+    "no.parquet": (b"order_id,status\n" * 99, "is not a complete Parquet file"),
+}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize(("encoding", "ending"), [("utf-8", "\n"), ("utf-8-sig", "\r\n")])
+def test_a_csv_is_read_whatever_separates_its_cells(
+    sandbox: Sandbox, pending: list[str], tmp_path: Path, delimiter: str, encoding: str, ending: str
+) -> None:
+    path = tmp_path / "feed.csv"
+    lines = [["order_id", "payment_status", "ref", '"note, of; the | day"']]
+    lines += [[order_id, "مدفوع", "", "a"] for order_id in pending]
+    path.write_bytes("".join(delimiter.join(line) + ending for line in lines).encode(encoding))
+
+    summary = reconcile(orders_file=str(path), status_map={"payment": {"مدفوع": "paid"}})
+
+    assert (summary["rows"], summary["changed"]) == (3, 3)
+
+
+def test_how_a_csv_is_read_can_be_said(sandbox: Sandbox, pending: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "feed.tsv"
+    path.write_bytes(f"a,b;order_id;a,c;payment_status\n1;{pending[0]};2;payé\n".replace(";", "~").encode("cp1252"))
+
+    options = {"delimiter": "~", "encoding": "cp1252"}
+    summary = reconcile(orders_file=str(path), file_options=options, status_map={"payment": {"payé": "paid"}})
+
+    assert summary["changed"] == 1
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "ndjson", "csv.gz", "jsonl.gz", "CSV.GZ", "parquet"])
+def test_each_kind_of_file_says_the_same(sandbox: Sandbox, pending: list[str], tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"feed.{kind}"
+    table = pa.table(
+        {
+            "amount": [1, 2, 3],
+            "order_id": pending,
+            "ref": [None, None, ""],
+            "payment_status": ["paid", None, "paid"],
+            "shipping_status": [None, "shipped", None],
+        }
+    )
+    if kind == "parquet":
+        pa.parquet.write_table(table, path)
+    else:
+        rows = table.to_pylist()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if "json" not in kind:
+            cells = [",".join("" if value is None else str(value) for value in row.values()) for row in rows]
+            text = "\n".join([",".join(rows[0]), *cells])
+        data = text.encode()
+        path.write_bytes(gzip.compress(data) if kind.lower().endswith(".gz") else data)
+
+    summary = reconcile(orders_file=f"file://{path}")
+
+    assert (summary["rows"], summary["changed"]) == (3, 3)
+    assert sandbox.shop.statuses(pending[1])["shipping"] == "shipped"
+
+
+def test_an_empty_cell_is_a_null_unless_a_word_says_what_it_means(
+    sandbox: Sandbox, pending: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "feed.csv"
+    path.write_text(f"order_id,payment_status,shipping_status\n{pending[0]},,\n")
+
+    assert reconcile(orders_file=str(path))["changed"] == 0
+    assert reconcile(orders_file=str(path), status_map={"payment": {"": "unpaid"}})["changed"] == 1
+    assert sandbox.shop.statuses(pending[0])["payment"] == "unpaid"
+
+
+def test_a_header_without_rows_is_an_empty_table(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "feed.csv"
+    path.write_text("order_id,payment_status\n")
+
+    assert reconcile(orders_file=str(path))["rows"] == 0
+    with pytest.raises(YouCanInvalidInputError, match="fewer than min_rows=1"):
+        reconcile(orders_file=str(path), min_rows=1)
+
+
+def test_a_damaged_parquet_file_is_refused_and_never_tried_again(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "feed.parquet"
+    table = pa.table({"order_id": [f"order-{number}" for number in range(500)], "payment_status": ["paid"] * 500})
+    pyarrow.parquet.write_table(table, path, compression="snappy", use_dictionary=False)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(4, len(whole) - 8, len(whole) // 40):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read_orders_file(str(path), None, DesiredState())
+        except YouCanInvalidInputError:
+            refused += 1
+    assert refused > 10
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_a_file_that_can_not_be_read_is_refused_in_one_sentence(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    path, (data, message) = tmp_path / name, BAD_FILES[name]
+    path.write_bytes(data)
+
+    with pytest.raises(YouCanInvalidInputError, match=message) as error:
+        reconcile(orders_file=str(path))
+
+    assert str(error.value).count("nothing was sent") == 1
+    assert "Fatima" not in str(error.value)
+    assert len(str(error.value)) < 1000
+    assert paths(sandbox, "PUT") == []
+
+
+def test_a_broken_line_can_be_left_out_and_an_open_quote_can_not(
+    sandbox: Sandbox, pending: list[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "feed.csv"
+    path.write_text(f'order_id,payment_status\n"x"y,paid\n{pending[0]},paid\nz\n')
+    summary = reconcile(orders_file=str(path), on_invalid="skip")
+    assert (summary["rows"], summary["invalid"], summary["changed"]) == (3, 2, 1)
+
+    path.write_text(f'order_id,payment_status\n{pending[1]},paid\n"x,paid\n{pending[2]},paid\n')
+    with pytest.raises(YouCanInvalidInputError, match="a quote that is not closed takes in all that follows"):
+        reconcile(orders_file=str(path), on_invalid="skip")
+    assert paid(sandbox) & set(pending) == {pending[0]}
+
+
+def test_a_file_that_is_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    for path in (tmp_path / "nowhere.csv", tmp_path / "folder.csv"):
+        with pytest.raises(YouCanInvalidInputError, match=f"There is no file at {path}"):
+            reconcile(orders_file=str(path))
+    with pytest.raises(YouCanConnectionError, match="can't be read"):
+        reconcile(orders_file="s3://bucket/feed.csv")
+    with pytest.raises(YouCanInvalidInputError, match="orders_file is ''"):
+        reconcile(orders_file="")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"orders_file": "a.csv", "orders": []},
+        {"orders_file": "a.csv", "sql": "select 1", "conn_id": "x"},
+        {"orders_file": "a.csv", "plan": "p.jsonl"},
+        {"orders": [], "file_options": {}},
+        {"orders_file": "a.csv", "file_options": {"delimeter": ";"}},
+        {"orders_file": "a.csv", "file_options": {"delimiter": ""}},
+        {"orders_file": "a.csv", "file_options": {"delimiter": "::"}},
+        {"orders_file": "a.csv", "file_options": {"encoding": "klingon"}},
+        {"orders_file": "a.csv", "file_options": {"encoding": "base64"}},
+        {"orders_file": "a.csv", "file_options": {"encoding": "utf\0"}},
+        {"orders_file": "a.csv", "file_options": ";"},
+    ],
+)
+def test_sources_that_make_no_sense_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any]) -> None:
+    with pytest.raises(YouCanInvalidInputError):
+        YouCanReconcileOrdersOperator(task_id="reconcile", **arguments)
+
+
+def test_an_option_that_a_file_has_no_use_for_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="file_options has 'delimiter', which do not apply to feed.jsonl"):
+        read_orders_file("feed.jsonl", {"delimiter": ";"}, DesiredState())
+
+
+def test_parquet_without_pyarrow_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "feed.parquet"
+    path.write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+
+    with pytest.raises(YouCanInvalidInputError, match="needs pyarrow, which is not installed here"):
+        read_orders_file(str(path), None, DesiredState())
+
+
+@given(st.binary(max_size=300), st.sampled_from(["csv", "jsonl", "csv.gz", "parquet"]))
+def test_any_bytes_are_rows_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes, kind: str) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any.{kind}"
+    path.write_bytes(b"order_id,status\n" + data if kind == "csv" else data)
+    desired = DesiredState(empty_is_null=True)
+
+    try:
+        read_orders_file(str(path), None, desired)
+    except YouCanInvalidInputError as error:
+        assert "nothing was sent" in str(error)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.text("abcdef0123456789-", min_size=1, max_size=20),
+            st.text(min_size=1).filter(lambda text: text.strip() not in ("", "None") and "\x00" not in text),
+        ),
+        max_size=20,
+    )
+)
+def test_what_a_csv_writer_writes_is_read_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
+) -> None:
+    import csv
+
+    path = tmp_path_factory.getbasetemp() / "written.csv"
+    with path.open("w", newline="", encoding="utf-8", errors="surrogatepass") as file:
+        writer = csv.writer(file)
+        writer.writerows([("order_id", "status"), *rows])
+    desired = DesiredState()
+    try:
+        read_orders_file(str(path), None, desired)
+    except YouCanInvalidInputError:
+        assert any("\ud800" <= character <= "\udfff" for _, text in rows for character in text)
+        return
+
+    found = [(order.order_id, row, status.general) for order in desired.orders for row, status in order.entries]
+    expected = [(order_id, number, text) for number, (order_id, text) in enumerate(rows, 1)]
+    assert sorted(found, key=lambda entry: entry[1]) == expected
+    assert desired.invalid == []
