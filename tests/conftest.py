@@ -139,9 +139,9 @@ def log_lines(caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[st
 
 
 def read_report(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of a report, without the last one, which says that it is complete."""
+    """Return the outcomes of a report, without what announces updates and the last line."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return [line for line in lines if line["outcome"] != "complete"]
+    return [line for line in lines if line["outcome"] not in ("sending", "complete")]
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,11 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
     YouCanTransientError,
 )
+from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Clock
 
 READ = endpoints.get_order("abc")
-UPDATE = endpoints.update_order_status("abc", "paid", "payment")
+UPDATE = endpoints.update_order_status("abc", "paid", StatusContext("payment"))
 CREDENTIALS = Credentials("https://shop", "first", token_since=0.0)
 
 
@@ -88,7 +89,7 @@ def test_a_long_retry_after_frees_the_worker(clock: Clock) -> None:
 
 
 def test_a_rate_limit_costs_no_attempt_where_a_limiter_waits_for_it(clock: Clock) -> None:
-    attempts = begun(clock, max_attempts=1, has_limiter=True)
+    attempts = begun(clock, max_attempts=1, waits_for_limit=True)
 
     assert [attempts.fail(READ, YouCanRateLimitError(retry_after=5.0)) for _ in range(50)] == [0.0] * 50
 
@@ -162,7 +163,7 @@ def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None
 
 
 def guarded(max_age: float, at: float | None = None) -> endpoints.Request:
-    return endpoints.update_order_status("abc", "paid", "payment", endpoints.Look(max_age, at))
+    return endpoints.update_order_status("abc", "paid", StatusContext("payment"), endpoints.Freshness(max_age, at))
 
 
 def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
@@ -171,13 +172,13 @@ def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
     attempts.succeed()  # the look
 
     clock.now += 5.0
-    attempts.check_look(guarded(5.0))
+    attempts.check_freshness(guarded(5.0))
     clock.now += 0.1
     with pytest.raises(StaleReadError):
-        attempts.check_look(guarded(5.0))
-    attempts.check_look(guarded(60.0))
-    attempts.check_look(READ)
-    attempts.check_look(UPDATE)
+        attempts.check_freshness(guarded(5.0))
+    attempts.check_freshness(guarded(60.0))
+    attempts.check_freshness(READ)
+    attempts.check_freshness(UPDATE)
 
 
 def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clock) -> None:
@@ -187,10 +188,10 @@ def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clo
     attempts.succeed()
 
     with pytest.raises(StaleReadError):
-        attempts.check_look(guarded(5.0))
+        attempts.check_freshness(guarded(5.0))
     # A shop that is too slow each time is given up.
     with pytest.raises(YouCanTransientError, match=r"took 6\.0 s to return the status .* with a larger guard_max_age"):
-        attempts.check_look(guarded(5.0))
+        attempts.check_freshness(guarded(5.0))
 
 
 @pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])
@@ -202,9 +203,9 @@ def test_a_page_of_the_list_may_be_as_old_as_guard_max_age(
 
     if is_stale:
         with pytest.raises(StaleReadError):
-            attempts.check_look(update)
+            attempts.check_freshness(update)
     else:
-        attempts.check_look(update)
+        attempts.check_freshness(update)
 
 
 @pytest.mark.parametrize(
@@ -219,11 +220,11 @@ def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCan
 
     for update in (guarded(5.0), guarded(float("inf")), guarded(5.0, at=clock.now - 0.05)):
         with pytest.raises(StaleReadError):
-            attempts.check_look(update)
+            attempts.check_freshness(update)
     clock.now += 0.1
     attempts.send()
     attempts.succeed()
-    attempts.check_look(guarded(5.0))
+    attempts.check_freshness(guarded(5.0))
 
 
 def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None:
@@ -231,15 +232,15 @@ def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None
     attempts.send()
     attempts.succeed()
     page = guarded(60.0, at=clock.now - 1)
-    attempts.check_look(page)
+    attempts.check_freshness(page)
 
     attempts.begin(replace(CREDENTIALS, token="second", token_since=clock.now + 0.1))
 
     for update in (page, guarded(5.0)):
         with pytest.raises(StaleReadError):
-            attempts.check_look(update)
+            attempts.check_freshness(update)
     # An update without a guard does not depend on what was read.
-    attempts.check_look(guarded(float("inf")))
+    attempts.check_freshness(guarded(float("inf")))
 
 
 @given(
@@ -280,7 +281,7 @@ def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> N
         else:
             is_fresh = looked_at is not None and clock.now - looked_at <= 5.0
             try:
-                attempts.check_look(guarded(5.0))
+                attempts.check_freshness(guarded(5.0))
             except StaleReadError:
                 assert not is_fresh
             else:

@@ -13,6 +13,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanUnexpectedResponseError,
 )
+from airflow_provider_youcan.orders import StatusContext
 from tests.test_orders import DOCUMENTED_ORDER
 
 ORDER_ID = DOCUMENTED_ORDER["id"]
@@ -20,7 +21,7 @@ UPDATED = {"status": 200, "detail": "Status is successfully updated", "meta": []
 PAGE = {"data": [{"id": "a"}], "meta": {"pagination": {"current_page": 1, "total_pages": 1}}}
 SETTINGS = {"shipping": [{"slug": "shipped"}], "payment": [], "ordersStatus": [{"slug": "Is open"}]}
 
-UPDATE = endpoints.update_order_status(ORDER_ID, "paid", "payment")
+UPDATE = endpoints.update_order_status(ORDER_ID, "paid", StatusContext("payment"))
 SUCCESSES = [
     (UPDATE, UPDATED),
     (endpoints.get_order(ORDER_ID), DOCUMENTED_ORDER),

@@ -16,11 +16,12 @@ from airflow_provider_youcan.client.rate_limit import Phase
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
+from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Clock
 
 READ = endpoints.get_order("abc")
-LOOK = endpoints.get_order("abc", look_max_age=5.0)
-UPDATE = endpoints.update_order_status("abc", "paid", "payment", endpoints.Look(5.0))
+LOOK = endpoints.get_order("abc", update_freshness=endpoints.Freshness(5.0))
+UPDATE = endpoints.update_order_status("abc", "paid", StatusContext("payment"), endpoints.Freshness(5.0))
 TAKEN = Answer(200, {}, b"")
 
 
@@ -29,7 +30,7 @@ def refusal(retry_after: float | None = None) -> Answer:
 
 
 def begun(clock: Clock) -> Attempts:
-    attempts = Attempts(clock=clock, has_limiter=True)
+    attempts = Attempts(clock=clock, waits_for_limit=True)
     attempts.begin(Credentials("https://shop", "token", token_since=0.0))
     return attempts
 
@@ -198,7 +199,7 @@ def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
         limiter = RateLimiter(100.0)
 
         async def move(name: str) -> None:
-            attempts = Attempts(has_limiter=True)
+            attempts = Attempts(waits_for_limit=True)
             attempts.begin(Credentials("https://shop", "token", token_since=0.0))
 
             async def answered() -> Answer:

@@ -51,9 +51,9 @@ def test_a_guarded_update_looks_and_then_sets() -> None:
     procedure = move()
 
     look = next(procedure)
-    assert (look.method, look.look_max_age) == ("GET", 5.0)
+    assert (look.method, look.update_freshness) == ("GET", 5.0)
     update = procedure.send(order("pending"))
-    assert (update.method, update.json, update.look) == ("PUT", {"status": "paid"}, endpoints.Look(5.0))
+    assert (update.method, update.json, update.freshness) == ("PUT", {"status": "paid"}, endpoints.Freshness(5.0))
 
     assert end(procedure, DONE)[:3] == ("pending", True, None)
 
@@ -83,10 +83,10 @@ def test_what_was_read_before_saves_a_look() -> None:
 
     update = next(procedure)
 
-    assert (update.method, update.look) == ("PUT", endpoints.Look(60.0, 12.5))
+    assert (update.method, update.freshness) == ("PUT", endpoints.Freshness(60.0, 12.5))
     # Its own look may be as old as guard_max_age, if that is more than five seconds.
     look = procedure.throw(stale())
-    assert (look.method, look.look_max_age) == ("GET", 60.0)
+    assert (look.method, look.update_freshness) == ("GET", 60.0)
 
 
 def test_a_status_that_cannot_be_read_is_no_answer_to_a_guard() -> None:

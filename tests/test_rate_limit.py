@@ -90,7 +90,7 @@ READ = endpoints.get_order("abc")
 
 
 def begun(clock: Clock) -> Attempts:
-    attempts = Attempts(clock=clock, has_limiter=True)
+    attempts = Attempts(clock=clock, waits_for_limit=True)
     attempts.begin(Credentials("https://shop", "token", token_since=0.0))
     return attempts
 

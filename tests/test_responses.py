@@ -108,7 +108,7 @@ def test_a_refused_field_is_named() -> None:
 
 def test_the_connection_to_mend_is_named() -> None:
     with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
-        responses.read_response(UPDATE, Answer(401, {}, b""), youcan_conn_id="my_shop")
+        responses.read_response(UPDATE, Answer(401, {}, b""), connection="the Airflow connection 'my_shop'")
 
 
 # --- what goes no further ---

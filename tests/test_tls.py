@@ -21,6 +21,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
+from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Connect
 
 
@@ -109,7 +110,7 @@ def test_an_answer_that_breaks_the_encryption_is_a_lost_answer(
     hook = connect(host=self_signed_server, verify=str(tmp_path / "server.pem"), max_attempts=1)
 
     with pytest.raises(YouCanConnectionError, match="whether YouCan took it is unknown") as raised:
-        hook.update_order_status("abc", "paid", "payment")
+        hook.update_order_status("abc", "paid", StatusContext("payment"))
 
     assert raised.value.unconfirmed
 
