@@ -52,6 +52,7 @@ from airflow_provider_youcan.operators.reconcile import (  # noqa: E402
 )
 from airflow_provider_youcan.retries import RetryPolicy  # noqa: E402
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Sandbox  # noqa: E402
+from airflow_provider_youcan.sandbox.shop import Request  # noqa: E402
 from airflow_provider_youcan.testing import set_testing  # noqa: E402
 
 try:
@@ -387,13 +388,11 @@ def paid(sandbox: Sandbox) -> set[str]:
 
 def on_request(sandbox: Sandbox, react: Callable[[str, int | None], None]) -> None:
     """Call ``react(method, status)`` after each request, before its answer is sent."""
-    keep_request = sandbox.shop.keep_request
 
-    def keep_and_react(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        react(method, status)
+    def keep_and_react(request: Request) -> None:
+        react(request.method, request.status)
 
-    sandbox.shop.keep_request = keep_and_react  # type: ignore[method-assign]
+    sandbox.on_request(keep_and_react)
 
 
 def paths(sandbox: Sandbox, method: str) -> list[str]:

@@ -20,7 +20,7 @@ TOKEN = "a-long-lived-access-token"
 
 def read(**fields: Any) -> Credentials:
     fields = {"conn_type": "youcan", "password": TOKEN, **fields}
-    return read_credentials(Connection(conn_id="my_shop", **fields), "my_shop")
+    return read_credentials(Connection(conn_id="my_shop", **fields), "the Airflow connection 'my_shop'")
 
 
 def test_a_token_is_all_it_takes() -> None:
@@ -63,7 +63,9 @@ def test_a_uri_says_the_same(uri: str) -> None:
     )
 
     host = "[::1]" if "[::1]" in uri else "127.0.0.1"
-    assert read_credentials(connection, "my_shop") == Credentials(f"http://{host}:8765", TOKEN, 5, 2)
+    assert read_credentials(connection, "the Airflow connection 'my_shop'") == Credentials(
+        f"http://{host}:8765", TOKEN, 5, 2
+    )
 
 
 @pytest.mark.parametrize(

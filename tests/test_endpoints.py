@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from airflow_provider_youcan.client import endpoints, responses
+from airflow_provider_youcan.client import endpoints, procedures, responses
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
@@ -42,19 +42,20 @@ def read(request: endpoints.Request, status_code: int, payload: object, headers:
     ("context", "path"), [("general", "/status"), ("shipping", "/status/shipping"), ("payment", "/status/payment")]
 )
 def test_an_update_puts_the_slug_to_the_path_of_its_context(context: str, path: str) -> None:
-    request = endpoints.update_order_status(ORDER_ID, "تم التسليم", context)
+    request = endpoints.update_order_status(ORDER_ID, "تم التسليم", StatusContext(context))
 
     assert (request.method, request.path) == ("PUT", f"/orders/{ORDER_ID}{path}")
-    assert request.json == {"status": "تم التسليم"}
+    assert json.loads(request.body or b"") == {"status": "تم التسليم"}
     assert request.scope == "edit-orders"
 
 
 @pytest.mark.parametrize(
     "arguments", [("../me", "paid", "payment"), (ORDER_ID, " ", "payment"), (ORDER_ID, "paid", "money")]
 )
-def test_an_update_that_makes_no_sense_is_not_built(arguments: tuple[str, str, str]) -> None:
-    with pytest.raises(YouCanInvalidInputError):
-        endpoints.update_order_status(*arguments)
+def test_an_update_that_makes_no_sense_is_refused_before_its_request(arguments: tuple[str, str, str]) -> None:
+    for procedure in (procedures.update_order_status(*arguments), procedures.move_order_status(*arguments)):
+        with pytest.raises(YouCanInvalidInputError):
+            next(procedure)
 
 
 def test_an_order_is_asked_for_with_its_sub_resources() -> None:

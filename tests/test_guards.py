@@ -15,6 +15,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.sandbox.shop import Request
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from tests.conftest import FRESH, EitherHook, RunDag, Sandbox, on_request, payable, read_report, reconcile
 
@@ -114,16 +115,14 @@ def look_to_update_ages(sandbox: Sandbox) -> list[float]:
 def timed(sandbox: Sandbox) -> Sandbox:
     timeline: list[tuple[str, str, float]] = []
     sandbox.timeline = timeline  # type: ignore[attr-defined]
-    keep_request = sandbox.shop.keep_request
 
-    def keep(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        if status != 429:
-            timeline.append((method, path, time.monotonic()))
-        if path == "/orders":
+    def keep(request: Request) -> None:
+        if request.status != 429:
+            timeline.append((request.method, request.path, time.monotonic()))
+        if request.path == "/orders":
             sandbox.listed_at = time.monotonic()  # type: ignore[attr-defined]
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(keep)
     return sandbox
 
 
@@ -252,29 +251,25 @@ def test_a_status_that_changed_while_a_slow_look_was_answered_is_protected(
     sandbox: Sandbox, either_hook: EitherHook, no_waiting: None
 ) -> None:
     (order_id, *_) = payable(sandbox)
-    keep_request = sandbox.shop.keep_request
 
-    def refund_and_answer_late(method: str, *request: Any) -> None:
-        keep_request(method, *request)
+    def refund_and_answer_late(request: Request) -> None:
         if sandbox.shop.statuses(order_id)["payment"] == "pending":
             sandbox.shop.set_status(order_id, "payment", "refunded")
             time.sleep(5.2)
 
-    sandbox.shop.keep_request = refund_and_answer_late  # type: ignore[method-assign]
+    sandbox.on_request(refund_and_answer_late)
 
     assert either_hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("refunded", False)
 
 
 def test_a_guard_is_asked_again_after_a_rate_limit(sandbox: Sandbox, fresh: list[str]) -> None:
     sandbox.misbehave("status", route="PUT /orders/*", status=429, headers={"Retry-After": "1"}, times=1)
-    keep_request = sandbox.shop.keep_request
 
-    def refund_meanwhile(method: str, path: str, query: str, body: str, status: int | None) -> None:
-        keep_request(method, path, query, body, status)
-        if status == 429:
+    def refund_meanwhile(request: Request) -> None:
+        if request.status == 429:
             sandbox.shop.set_status(fresh[0], "payment", "refunded")
 
-    sandbox.shop.keep_request = refund_meanwhile  # type: ignore[method-assign]
+    sandbox.on_request(refund_meanwhile)
     summary = reconcile([{"order_id": fresh[0], "payment_status": "paid"}], only_from={"payment": "pending"})
 
     assert (summary["protected"], summary["changed"]) == (1, 0)

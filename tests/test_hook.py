@@ -291,9 +291,9 @@ def test_a_bad_status_is_refused_before_a_request(
 def test_credentials_that_are_known_go_on_being_used(hook: YouCanHook, monkeypatch: pytest.MonkeyPatch) -> None:
     hook.get_store()
     monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
-    known = hook._credentials
+    known = hook._credentials.find()
     assert known is not None
-    hook._credentials = dataclasses.replace(known, renew_at=0.0)
+    hook._credentials.keep(dataclasses.replace(known, renew_at=0.0))
 
     if AIRFLOW_3:
         assert hook.get_store()["slug"] == "sandbox"

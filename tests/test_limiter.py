@@ -15,7 +15,7 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.rate_limit import Phase
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
-from airflow_provider_youcan.hooks.limiter import RateLimiter
+from airflow_provider_youcan.hooks.limiter import RateLimiter, Turn
 from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Clock
 
@@ -41,7 +41,7 @@ async def send(
     async def answered() -> Answer:
         return answer
 
-    return await limiter.send(request, answered, options.get("attempts") or begun(clock))
+    return await limiter.send(request, answered, options.get("turn") or Turn(), options.get("attempts") or begun(clock))
 
 
 def test_it_gives_up_where_the_shop_asks_for_too_long_and_only_for_as_long() -> None:
@@ -91,7 +91,7 @@ def test_those_that_wait_learn_that_it_gave_up() -> None:
             await under_way.wait()
             return refusal(3600)
 
-        slow_one = asyncio.ensure_future(limiter.send(READ, slow, begun(clock)))
+        slow_one = asyncio.ensure_future(limiter.send(READ, slow, Turn(), begun(clock)))
         await asyncio.sleep(0)
         await send(limiter, clock, refusal(50))
         waiting = asyncio.ensure_future(send(limiter, clock, TAKEN))
@@ -116,7 +116,7 @@ def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             await asyncio.sleep(0.01)
             return refusal(4)
 
-        await asyncio.gather(*(limiter.send(READ, refused, begun(clock)) for _ in range(3)))
+        await asyncio.gather(*(limiter.send(READ, refused, Turn(), begun(clock)) for _ in range(3)))
 
     asyncio.run(main())
 
@@ -153,13 +153,13 @@ def test_the_update_takes_the_turn_that_was_reserved_for_it() -> None:
     clock = Clock()
 
     async def main() -> None:
-        limiter, attempts = RateLimiter(clock=clock), begun(clock)
+        limiter, attempts, turn = RateLimiter(clock=clock), begun(clock), Turn()
         take_a_window(limiter, clock, capacity=2)
-        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
         attempts.send()
         attempts.succeed()
         assert limiter._limit.delay(clock.now) > 0, "nothing is left for anyone else"
-        await asyncio.wait_for(send(limiter, clock, TAKEN, UPDATE, attempts=attempts), 0.05)
+        await asyncio.wait_for(send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn), 0.05)
 
     asyncio.run(main())
 
@@ -168,10 +168,10 @@ def test_a_turn_that_is_not_needed_is_given_back() -> None:
     clock = Clock()
 
     async def main() -> None:
-        limiter, attempts = RateLimiter(clock=clock), begun(clock)
+        limiter, attempts, turn = RateLimiter(clock=clock), begun(clock), Turn()
         take_a_window(limiter, clock, capacity=2)
-        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
-        attempts.end()
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
+        turn.end()
         await asyncio.wait_for(send(limiter, clock, TAKEN), 0.05)
 
     asyncio.run(main())
@@ -181,13 +181,13 @@ def test_an_update_that_waited_for_too_long_is_not_sent() -> None:
     clock = Clock()
 
     async def main() -> None:
-        limiter, attempts = RateLimiter(clock=clock), begun(clock)
-        await send(limiter, clock, TAKEN, LOOK, attempts=attempts)
+        limiter, attempts, turn = RateLimiter(clock=clock), begun(clock), Turn()
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
         attempts.send()
         attempts.succeed()
         clock.now += 6.0
         with pytest.raises(StaleReadError):
-            await send(limiter, clock, TAKEN, UPDATE, attempts=attempts)
+            await send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn)
 
     asyncio.run(main())
 
@@ -199,17 +199,17 @@ def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
         limiter = RateLimiter(100.0)
 
         async def move(name: str) -> None:
-            attempts = Attempts(waits_for_limit=True)
+            attempts, turn = Attempts(waits_for_limit=True), Turn()
             attempts.begin(Credentials("https://shop", "token", token_since=0.0))
 
             async def answered() -> Answer:
                 sent.append((name, time.monotonic()))
                 return TAKEN
 
-            await limiter.send(LOOK, answered, attempts)
+            await limiter.send(LOOK, answered, turn, attempts)
             attempts.send()
             attempts.succeed()
-            await limiter.send(UPDATE, answered, attempts)
+            await limiter.send(UPDATE, answered, turn, attempts)
 
         await asyncio.gather(*(move(str(number)) for number in range(10)))
 

@@ -18,6 +18,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
 )
+from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import (
     Sandbox,
     all_statuses,
@@ -248,20 +249,16 @@ def test_a_plan_changes_no_more_than_it_says_and_can_be_taken_back(
     }
     # when it is applied while others change statuses, too,
     touched: set[tuple[str, str]] = set()
-    keep_request, asked = sandbox.shop.keep_request, len(sandbox.shop.requests())
+    asked = len(sandbox.shop.requests())
 
-    def keep(*request: Any) -> None:
-        keep_request(*request)
+    def interfere(_: Request) -> None:
         if (change := others.get(len(sandbox.shop.requests()) - asked)) is not None:
             order, context, slug = change
             touched.add((orders[order], context))
             sandbox.shop.set_status(orders[order], context, SLUGS[context][slug])
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
-    try:
+    with sandbox.on_request(interfere):
         report = reconcile(plan=plan, report_path=str(tmp_path / "report.jsonl"))["report_path"]
-    finally:
-        sandbox.shop.keep_request = keep_request  # type: ignore[method-assign]
 
     # then no more was sent than it says,
     sent = {

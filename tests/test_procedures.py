@@ -18,7 +18,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanServerError,
     YouCanTransientError,
 )
-from airflow_provider_youcan.orders import OrderStatuses
+from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
 DONE: dict[str, Any] = {"status": 200, "detail": "Status is successfully updated", "meta": []}
 
@@ -41,7 +41,7 @@ def stale(*, unconfirmed: bool = False) -> StaleReadError:
 
 
 def move(only_from: Any = ("pending",), **options: Any) -> Procedure[UpdateResult]:
-    return procedures.move_order_status("abc", "paid", "payment", only_from, **options)
+    return procedures.update_under_guard("abc", "paid", StatusContext.PAYMENT, only_from, **options)
 
 
 # --- setting a status under a guard ---
@@ -51,9 +51,10 @@ def test_a_guarded_update_looks_and_then_sets() -> None:
     procedure = move()
 
     look = next(procedure)
-    assert (look.method, look.update_freshness) == ("GET", 5.0)
+    assert (look.method, look.update_freshness) == ("GET", endpoints.Freshness(5.0))
     update = procedure.send(order("pending"))
-    assert (update.method, update.json, update.freshness) == ("PUT", {"status": "paid"}, endpoints.Freshness(5.0))
+    assert (update.method, update.body, update.freshness) == ("PUT", b'{"status": "paid"}', endpoints.Freshness(5.0))
+    assert update.before == "pending", "what this very update rests on"
 
     assert end(procedure, DONE)[:3] == ("pending", True, None)
 
@@ -86,11 +87,12 @@ def test_what_was_read_before_saves_a_look() -> None:
     assert (update.method, update.freshness) == ("PUT", endpoints.Freshness(60.0, 12.5))
     # Its own look may be as old as guard_max_age, if that is more than five seconds.
     look = procedure.throw(stale())
-    assert (look.method, look.update_freshness) == ("GET", 60.0)
+    assert (look.method, look.update_freshness) == ("GET", endpoints.Freshness(60.0))
 
 
 def test_a_status_that_cannot_be_read_is_no_answer_to_a_guard() -> None:
-    guarded, free = move(), move(None)
+    guarded = procedures.move_order_status("abc", "paid", "payment", ["pending"])
+    free = move(None)
     next(guarded), next(free)
 
     with pytest.raises(YouCanPermanentError, match="can't be read"):

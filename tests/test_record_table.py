@@ -25,6 +25,7 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
 )
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
+from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import (
     HOME,
     TABLE,
@@ -118,16 +119,14 @@ def test_a_warehouse_that_is_out_of_reach_is_found_out_before_anything_is_sent(
 
 def drop_outcomes_after(sandbox: Sandbox, updates: int, folder: Path) -> None:
     """Have the table of outcomes dropped, once the shop has taken so many updates."""
-    keep_request = sandbox.shop.keep_request
 
-    def keep(*request: Any) -> None:
-        keep_request(*request)
+    def keep(_: Request) -> None:
         if len(paths(sandbox, "PUT")) == updates:
             with closing(sqlite3.connect(folder / "warehouse.db", timeout=60)) as database:
                 database.execute("drop table if exists youcan_outcomes")
                 database.commit()
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(keep)
 
 
 def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(

@@ -20,6 +20,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.operators.reconcile import (
     YouCanRevertReconciliationOperator,
 )
+from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import (
     TABLE,
     Sandbox,
@@ -108,18 +109,14 @@ def test_an_update_whose_outcome_was_unknown_is_taken_back_where_the_shop_shows_
     sandbox.misbehave("lose-answer", route=f"PUT /orders/{first}*")
     sandbox.misbehave("status", status=500, route=f"PUT /orders/{second}*")
     rows = [{"order_id": one, "payment_status": "paid"} for one in (first, second)]
-    keep_request = sandbox.shop.keep_request
 
-    def keep(method: str, *request: Any) -> None:
-        keep_request(method, *request)
-        if method == "PUT":
+    def keep(request: Request) -> None:
+        if request.method == "PUT":
             sandbox.misbehave("status", status=503, route="GET /orders/*-*")
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
-    with pytest.raises(YouCanError):
+    with sandbox.on_request(keep), pytest.raises(YouCanError):
         reconcile(rows, report_path=str(report), max_concurrency=1)
     sandbox.misbehaviours.clear()
-    sandbox.shop.keep_request = keep_request  # type: ignore[method-assign]
     assert all_statuses(sandbox) != before
 
     summary = revert(report=str(report))

@@ -23,6 +23,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
+from airflow_provider_youcan.sandbox.shop import Request
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait
@@ -88,19 +89,17 @@ def fire(trigger: Any) -> Any:
 @pytest.fixture
 def later(sandbox: Sandbox) -> Callable[[Callable[[], Any], int], None]:
     """Do something once the shop has been asked for an order so many times."""
-    keep_request = sandbox.shop.keep_request
 
     def later(do: Callable[[], Any], reads: int = 2) -> None:
         asked = 0
 
-        def keep(method: str, *rest: Any) -> None:
+        def keep(request: Request) -> None:
             nonlocal asked
-            keep_request(method, *rest)
-            asked += method == "GET"
+            asked += request.method == "GET"
             if asked == reads:
                 do()
 
-        sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+        sandbox.on_request(keep)
 
     return later
 

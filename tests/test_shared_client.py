@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from airflow_provider_youcan.client import credentials
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -117,7 +118,7 @@ def test_a_token_that_was_renewed_in_the_connection_is_taken_up(
 def test_a_host_that_was_mended_in_the_connection_is_taken_up(
     sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_client, "_CREDENTIALS_TTL", -1.0)
+    monkeypatch.setattr(credentials, "_TTL", -1.0)
     lost = json.loads(sandbox.connection(max_attempts=1)) | {"host": "http://127.0.0.1:9"}
 
     async def call(hook: YouCanAsyncHook) -> None:

@@ -16,6 +16,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
 )
+from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import Sandbox, TaskInstance, paid_rows, paths, payable, read_report, reconcile
 
 GUARD = {"payment": ["pending", "unpaid"]}
@@ -62,14 +63,12 @@ def test_no_more_is_changed_than_was_planned(sandbox: Sandbox) -> None:
     # Given two orders of which one holds already, until someone changes it while the first update is made,
     first, second, *_ = payable(sandbox)
     sandbox.shop.set_status(second, "payment", "paid")
-    keep_request = sandbox.shop.keep_request
 
-    def keep(method: str, *request: Any) -> None:
-        if method == "PUT":
+    def keep(request: Request) -> None:
+        if request.method == "PUT":
             sandbox.shop.set_status(second, "payment", "unpaid")
-        keep_request(method, *request)
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(keep)
 
     summary = reconcile(
         [{"order_id": one, "payment_status": "paid"} for one in (first, second)], max_changes=1, max_concurrency=1

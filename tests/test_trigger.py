@@ -19,6 +19,7 @@ from airflow_provider_youcan.exceptions import (
     to_dict,
 )
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
+from airflow_provider_youcan.sandbox.shop import Request
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait
 from tests.conftest import AIRFLOW_3, Sandbox
@@ -78,13 +79,11 @@ def test_the_event_carries_the_error_that_a_worker_would_have_raised(
 
 def test_triggers_that_start_together_do_not_poll_together(sandbox: Sandbox, order_id: str) -> None:
     polled_at: list[float] = []
-    keep_request = sandbox.shop.keep_request
 
-    def keep(*request: Any) -> None:
-        keep_request(*request)
+    def keep(_: Request) -> None:
         polled_at.append(time.time())
 
-    sandbox.shop.keep_request = keep  # type: ignore[method-assign]
+    sandbox.on_request(keep)
     start = time.time()
 
     async def main() -> None:

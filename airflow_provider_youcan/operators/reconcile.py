@@ -214,12 +214,13 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             raise YouCanInvalidInputError(
                 f"plan and report_path are both {path!r}, so nothing was sent: write the report elsewhere."
             )
+        plan = read_record(self._interruption.interrupt(read_lines(path)), path)
         if (newer := find_newer(path)) is not None:
             raise YouCanInvalidInputError(
                 f"There is a newer plan than {path}: {newer}, so nothing was sent: name the one that was approved, "
                 "and delete or move the other."
             )
-        return read_plan(read_record(self._interruption.interrupt(read_lines(path)), path))
+        return read_plan(plan)
 
     def _read_table(self) -> RunInput:
         from airflow_provider_youcan.reconciliation.plan import read_table

@@ -134,7 +134,7 @@ def find_moved(actual: OrderStatuses, holds: Mapping[StatusContext, str]) -> str
 
 _UNSET = {
     Outcome.PROTECTED: "was protected",
-    Outcome.FAILED: "could not be set",
+    Outcome.FAILED: "was not set",
     Outcome.NOT_FOUND: "was not set",
     Outcome.NOT_REACHED: "was not set",
 }

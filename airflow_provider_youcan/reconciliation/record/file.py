@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, Line
 from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file
 
@@ -23,16 +23,13 @@ def open_record_file(path: str) -> LocalFile | StoredFile:
     Return the sink of a file, beside what is there already: ``name.jsonl``, ``name.2.jsonl``, and so on.
 
     :param path: the path or URL.
-    :raises YouCanInvalidInputError: if what its storage needs is not installed.
+    :raises YouCanError: if it makes no sense as a path, or what its storage needs is not installed.
     """
     try:
         target = as_path(path)
-        return LocalFile(path, target) if is_local(target) else StoredFile(path, target)
-    except ImportError as error:
-        missing = str(error)
     except Exception as error:  # whatever a storage raises
-        missing, reason = "", f"{type(error).__name__}: {error}"
-    raise _not_writable(path, missing) if missing else _refused(path, reason)
+        raise _refused(path, error) from None
+    return LocalFile(path, target) if is_local(target) else StoredFile(path, target)
 
 
 class LocalFile:
@@ -58,7 +55,7 @@ class LocalFile:
             free = next(filter(_claim_local, _names(self._target)))
             self._descriptor = os.open(free.path, os.O_WRONLY | os.O_APPEND)
         except Exception as error:  # whatever a file system raises
-            raise _refused(self.path, f"{type(error).__name__}: {error}") from None
+            raise _refused(self.path, error) from None
         self.path = self.path if free == self._target else _as_text(free, self.path)
         self.name = f"The report at {self.path}"
 
@@ -107,7 +104,7 @@ class StoredFile:
             self._target, path = free, (self.path if free == self._target else _as_text(free, self.path))
             self._write_part(b"")
         except Exception as error:  # whatever a storage raises
-            raise _refused(self.path, f"{type(error).__name__}: {error}") from None
+            raise _refused(self.path, error) from None
         self.path = path
         self.name = f"The report at {self.path}"
 
@@ -219,11 +216,11 @@ def _as_text(target: ObjectStoragePath, path: str) -> str:
     return str(target.path) if "://" not in path else str(target)
 
 
-def _not_writable(path: str, missing: str) -> YouCanInvalidInputError:
-    return YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {missing}.")
-
-
-def _refused(path: str, reason: str) -> YouCanConnectionError:
+def _refused(path: str, error: Exception) -> YouCanError:
+    if isinstance(error, ImportError):
+        # What its storage needs is not installed; its own words say what.
+        return YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {error}.")
+    reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
         f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
         "storage allows."
