@@ -1,20 +1,19 @@
-"""The shop itself: its orders, statuses and tokens, and what happened to them, in SQLite."""
+"""The shop itself, in SQLite: its orders, statuses and tokens, and a record of requests, updates and deliveries."""
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
 import sqlite3
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from typing import Any
 
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.sandbox.made_up import make_order, make_status_lists
 
 __all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidGrantError", "Request", "Shop"]
 
@@ -31,7 +30,7 @@ ALL_SCOPES = (
     "delete-rest-hooks",
 )
 TOKEN_SECONDS = 1_295_999
-"""How long a token lives, as YouCan's page ``introduction/oauth`` shows it: 15 days less a second."""
+"""The lifetime of a token on YouCan's page ``introduction/oauth``: 15 days less a second."""
 
 _COLUMNS = {context: f"{context.value}_status" for context in StatusContext}
 
@@ -65,53 +64,6 @@ create table if not exists deliveries (
 create table if not exists settings (name text primary key, value text not null);
 """
 
-_OWN_STATUSES = {
-    StatusContext.GENERAL: {
-        "confirmed": "Confirmée",
-        "no-answer": "Pas de réponse",
-        "postponed": "Reportée",
-        "مؤكد": "مؤكد",
-    },
-    StatusContext.SHIPPING: {
-        "out-for-delivery": "En cours de livraison",
-        "returned": "Retournée",
-        "تم التسليم": "تم التسليم",
-    },
-    StatusContext.PAYMENT: {"collected-by-courier": "Encaissé par le livreur"},
-}
-_NAMES = (
-    "Fatima Zahra El Amrani",
-    "Youssef Benali",
-    "Khadija Ouazzani",
-    "Mehdi Tazi",
-    "أمينة العلوي",
-    "محمد بن يوسف",
-    "سارة الفاسي",
-    "Amélie Rousseau",
-    "Hélène Lefèvre",
-    "Omar Haddad",
-    "ليلى المنصوري",
-    "Rachid Chraïbi",
-)
-_CITIES = ("Casablanca", "Rabat", "Fès", "Marrakech", "Tanger", "الدار البيضاء", "Agadir", "Tunis", "Alger", "وجدة")
-_PRODUCTS = (
-    ("Babouches en cuir", 180),
-    ("Huile d'argan 100 ml", 120),
-    ("Théière en inox", 240),
-    ("قفطان مطرز", 690),
-    ("Tapis berbère 80×150", 950),
-    ("Savon noir", 45),
-)
-# Where an order may stand: most are fresh, some on their way, a few done.
-_STANDS = (
-    (("open", "unfulfilled", "pending"), 50),
-    (("confirmed", "unfulfilled", "pending"), 15),
-    (("no-answer", "unfulfilled", "pending"), 8),
-    (("processed", "shipped", "pending"), 15),
-    (("closed", "fulfilled", "paid"), 8),
-    (("canceled-by-seller", "canceled", "unpaid"), 4),
-)
-
 
 class InvalidGrantError(Exception):
     """The code or the refresh token is unknown, or was used before."""
@@ -139,9 +91,9 @@ class Shop:
     A believable cash-on-delivery shop.
 
     :param database: the path of an SQLite file that outlives the process, or ``":memory:"`` (default).
-    :param orders: how many orders a new shop is given; an existing file keeps its own (default 200).
-    :param seed: the same seed makes the same orders, ids included (default 0).
-    :param clock: returns the time in seconds since 1970, for the tokens (default the machine's).
+    :param orders: the number of orders of a new shop; an existing file keeps its own (default 200).
+    :param seed: the seed of the made-up orders; the same seed makes the same orders, with the same ids (default 0).
+    :param clock: returns the time in seconds since 1970, for the tokens (default that of the machine).
     """
 
     def __init__(
@@ -157,13 +109,13 @@ class Shop:
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(database, check_same_thread=False, isolation_level=None)
         self._connection.row_factory = sqlite3.Row
-        # A sandbox may lose its last second when the machine dies, but not when it is killed.
+        # Data of the last second may be lost if the machine crashes, but not if the process is killed.
         self._connection.executescript("pragma journal_mode = wal; pragma synchronous = off;" + _SCHEMA)
         if not self._read("select 1 from settings where name = 'seeded'"):
             self.issue_token(access_token=ACCESS_TOKEN, expires_in=float("inf"))
-            self.replace_statuses(_default_statuses())
+            self.replace_statuses(make_status_lists())
             self.add_orders(orders, seed)
-            self._write("insert into settings values ('seeded', 'yes')")
+            self._insert("settings", name="seeded", value="yes")
 
     def close(self) -> None:
         """Close the database."""
@@ -175,7 +127,7 @@ class Shop:
         """Add ``count`` made-up orders, and return their ids."""
         number = self._read("select count(*) from orders")[0][0]
         rng = random.Random(f"{seed} {number}")
-        rows = [_make_order(rng, number + offset) for offset in range(1, count + 1)]
+        rows = [make_order(rng, number + offset) for offset in range(1, count + 1)]
         with self._lock:
             self._connection.execute("begin")
             self._connection.executemany(
@@ -210,7 +162,7 @@ class Shop:
         return {context.value: row[column] for context, column in _COLUMNS.items()}
 
     def set_status(self, order_id: str, context: StatusContext | str, status: str) -> bool:
-        """Set one status, in a list or not, as YouCan does; return whether there is such an order."""
+        """Set one status, even one that is in no list, as YouCan does; return whether the order exists."""
         context = StatusContext(context)
         column = _COLUMNS[context]
         with self._lock:
@@ -219,14 +171,7 @@ class Shop:
                 return False
             now = _now()
             self._write(f"update orders set {column} = ?, updated_at = ? where id = ?", status, now, order_id)
-            self._write(
-                "insert into history (order_id, context, before, after, at) values (?, ?, ?, ?, ?)",
-                order_id,
-                context.value,
-                row[column],
-                status,
-                now,
-            )
+            self._insert("history", order_id=order_id, context=context.value, before=row[column], after=status, at=now)
             changed = self.order(order_id)
         if changed is not None:
             self.notify("order.updated", changed)
@@ -276,7 +221,7 @@ class Shop:
 
     @property
     def keeps_refresh_tokens(self) -> bool:
-        """Whether a refresh token works again and again, and no other comes with the token that it brings."""
+        """Whether a refresh token works many times, and the token endpoint returns no new one."""
         return self._is_set("keeps_refresh_tokens")
 
     @keeps_refresh_tokens.setter
@@ -289,7 +234,7 @@ class Shop:
     def _set(self, name: str, value: bool) -> None:
         self._write("delete from settings where name = ?", name)
         if value:
-            self._write("insert into settings values (?, 'yes')", name)
+            self._insert("settings", name=name, value="yes")
 
     def store_statuses(self) -> dict[StatusContext, list[dict[str, str]]]:
         """Return the store's own lists: ``slug``, ``name`` and ``color`` of each status, by context."""
@@ -299,7 +244,7 @@ class Shop:
         return lists
 
     def replace_statuses(self, lists: Mapping[StatusContext, Iterable[Mapping[str, str]]]) -> None:
-        """Put other lists in the place of the store's own."""
+        """Replace the store's lists."""
         rows = [
             (
                 context.value,
@@ -320,15 +265,13 @@ class Shop:
     # --- subscriptions ---
 
     def subscriptions(self, event: str | None = None) -> list[dict[str, Any]]:
-        """Return the subscriptions to an event, or to any."""
+        """Return the subscriptions to an event, or all of them."""
         rows = self._read("select * from subscriptions where ? is null or event = ? order by rowid", event, event)
         return [{name: row[name] for name in ("id", "event", "target_url")} for row in rows]
 
     def add_subscription(self, subscription_id: str, event: str, target_url: str) -> None:
         """Subscribe an address to an event."""
-        self._write(
-            "insert into subscriptions (id, event, target_url) values (?, ?, ?)", subscription_id, event, target_url
-        )
+        self._insert("subscriptions", id=subscription_id, event=event, target_url=target_url)
 
     def delete_subscription(self, subscription_id: str) -> bool:
         """End a subscription, and return whether there was one."""
@@ -338,7 +281,7 @@ class Shop:
         return is_known
 
     def count_failure(self, subscription_id: str, *, is_failure: bool) -> int:
-        """Count how many deliveries in a row have failed."""
+        """Count a delivery, and return how many in a row have failed."""
         with self._lock:
             change = "failures + 1" if is_failure else "0"
             self._write(f"update subscriptions set failures = {change} where id = ?", subscription_id)
@@ -346,17 +289,11 @@ class Shop:
         return rows[0][0] if rows else 0
 
     def keep_delivery(self, delivery_id: str, url: str, status: int, attempt: int) -> None:
-        """Keep how a delivery was answered."""
-        self._write(
-            "insert into deliveries (delivery_id, url, status, attempt) values (?, ?, ?, ?)",
-            delivery_id,
-            url,
-            status,
-            attempt,
-        )
+        """Store the status of the answer to a delivery."""
+        self._insert("deliveries", delivery_id=delivery_id, url=url, status=status, attempt=attempt)
 
     def deliveries(self) -> list[dict[str, Any]]:
-        """Return of each delivery ``delivery_id``, ``url``, ``attempt``, and the ``status`` of its answer, in order."""
+        """Return ``delivery_id``, ``url``, ``attempt`` and the answer's ``status`` of all deliveries, in order."""
         columns = "delivery_id, url, status, attempt"
         return [dict(row) for row in self._read(f"select {columns} from deliveries order by number")]
 
@@ -369,9 +306,9 @@ class Shop:
         access_token: str | None = None,
     ) -> dict[str, Any]:
         """
-        Issue an access token and the refresh token that goes with it, as the token endpoint answers.
+        Issue an access token with its refresh token, and return the answer of the token endpoint.
 
-        The tokens that it is renewed to live as long as it does.
+        The tokens that replace it have the same lifetime.
         """
         issued = {
             "token_type": "Bearer",
@@ -379,35 +316,35 @@ class Shop:
             "access_token": access_token or secrets.token_urlsafe(32),
             "refresh_token": secrets.token_urlsafe(32),
         }
-        self._write(
-            "insert into tokens values (?, ?, ?, ?, ?)",
-            issued["access_token"],
-            issued["refresh_token"],
-            " ".join(scopes),
-            expires_in,
-            self._clock() + expires_in,
+        self._insert(
+            "tokens",
+            access_token=issued["access_token"],
+            refresh_token=issued["refresh_token"],
+            scopes=" ".join(scopes),
+            lifetime=expires_in,
+            expires_at=self._clock() + expires_in,
         )
         return issued
 
     def revoke_token(self, access_token: str) -> None:
-        """Make a token, and its refresh token, good for nothing."""
+        """Revoke a token, and its refresh token."""
         self._write("delete from tokens where access_token = ?", access_token)
 
     def scopes(self, access_token: str) -> set[str] | None:
-        """Return what a token may do, or ``None`` where it is unknown, revoked or expired."""
+        """Return the scopes of a token, or ``None`` if it is unknown, revoked or expired."""
         rows = self._read(
             "select scopes from tokens where access_token = ? and expires_at > ?", access_token, self._clock()
         )
         return set(rows[0]["scopes"].split()) if rows else None
 
     def issue_code(self, scopes: Iterable[str] = ALL_SCOPES, redirect_uri: str | None = None) -> str:
-        """Issue the code that a seller's consent brings, good for one token, and for one redirect URI if given."""
+        """Issue the code of a seller's consent, for one token, and for one redirect URI if given."""
         code = secrets.token_urlsafe(16)
-        self._write("insert into codes values (?, ?, ?)", code, " ".join(scopes), redirect_uri)
+        self._insert("codes", code=code, scopes=" ".join(scopes), redirect_uri=redirect_uri)
         return code
 
     def exchange_code(self, code: str, redirect_uri: str | None = None) -> dict[str, Any]:
-        """Give a token for a code, once."""
+        """Exchange a code for a token, once."""
         with self._lock:
             rows = self._read("select * from codes where code = ?", code)
             if not rows or rows[0]["redirect_uri"] not in (None, redirect_uri):
@@ -416,7 +353,7 @@ class Shop:
             return self.issue_token(rows[0]["scopes"].split())
 
     def exchange_refresh_token(self, refresh_token: str) -> dict[str, Any]:
-        """Give a new token for a refresh token, once; the old access token dies with it."""
+        """Exchange a refresh token for a new token, once; this ends the old access token."""
         with self._lock:
             rows = self._read("select * from tokens where refresh_token = ?", refresh_token)
             if not rows:
@@ -430,34 +367,30 @@ class Shop:
                 del issued["refresh_token"]
             return issued
 
-    # --- what happened ---
+    # --- records ---
 
     def log_request(self, method: str, path: str, query: str, body: str, status: int | None) -> Request:
-        """Add a request to :meth:`requests`, and return it."""
+        """Add a request to :meth:`requests`, and return it; its status is ``None`` if the connection was dropped."""
         with self._lock:
-            self._write(
-                "insert into requests (method, path, query, body, status, at) values (?, ?, ?, ?, ?, ?)",
-                method,
-                path,
-                query,
-                body,
-                status,
-                _now(),
-            )
+            self._insert("requests", method=method, path=path, query=query, body=body, status=status, at=_now())
             return Request(**self._read("select * from requests order by number desc limit 1")[0])
 
     def requests(self) -> list[dict[str, Any]]:
-        """Return all that was asked, the oldest first."""
+        """Return all requests, the oldest first."""
         return [dict(row) for row in self._read("select * from requests order by number")]
 
     def history(self, order_id: str | None = None) -> list[dict[str, Any]]:
-        """Return all updates that the shop took, the oldest first."""
+        """Return all updates of statuses, the oldest first."""
         rows = self._read("select * from history where ? is null or order_id = ? order by number", order_id, order_id)
         return [dict(row) for row in rows]
 
     def _read(self, statement: str, *values: Any) -> list[sqlite3.Row]:
         with self._lock:
             return self._connection.execute(statement, values).fetchall()
+
+    def _insert(self, table: str, **values: Any) -> None:
+        columns, places = ", ".join(values), ", ".join("?" * len(values))
+        self._write(f"insert into {table} ({columns}) values ({places})", *values.values())
 
     def _write(self, statement: str, *values: Any) -> None:
         with self._lock:
@@ -466,46 +399,3 @@ class Shop:
 
 def _now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
-
-
-def _default_statuses() -> dict[StatusContext, list[dict[str, str]]]:
-    return {
-        context: [
-            *({"slug": slug, "name": slug.replace("-", " ").capitalize()} for slug in context.documented_slugs),
-            *({"slug": slug, "name": name} for slug, name in _OWN_STATUSES[context].items()),
-        ]
-        for context in StatusContext
-    }
-
-
-def _make_order(rng: random.Random, number: int) -> dict[str, Any]:
-    stands, weights = zip(*_STANDS, strict=True)
-    general, shipping, payment = rng.choices(stands, weights)[0]
-    created_at = datetime(2026, 1, 1, 8, tzinfo=timezone.utc) + timedelta(minutes=7 * number)
-    product, price = rng.choice(_PRODUCTS)
-    quantity = rng.choice((1, 1, 1, 2, 3))
-    name, city = rng.choice(_NAMES), rng.choice(_CITIES)
-    return {
-        "id": str(uuid.UUID(int=rng.getrandbits(128), version=4)),
-        "ref": f"{number:03d}",
-        "created_at": created_at.isoformat(timespec="seconds"),
-        "updated_at": created_at.isoformat(timespec="seconds"),
-        "total": price * quantity,
-        "currency": "MAD",
-        "notes": rng.choice(("", "", "", "Appeler avant la livraison", "التوصيل بعد السادسة")),
-        "gateway": "Cash on Delivery",
-        "general_status": general,
-        "shipping_status": shipping,
-        "payment_status": payment,
-        "customer": json.dumps(
-            {
-                "full_name": name,
-                "phone": f"+2126{rng.randrange(10**8):08d}",
-                "email": f"customer{number}@example.com",
-                "city": city,
-                "address": f"{rng.randrange(1, 200)}, rue {rng.randrange(1, 60)}, {city}",
-            },
-            ensure_ascii=False,
-        ),
-        "variants": json.dumps([{"name": product, "price": price, "quantity": quantity}], ensure_ascii=False),
-    }
