@@ -1,5 +1,5 @@
 """
-The first pair of tokens: a seller's consent in the browser, and the code that it brings.
+The first pair of tokens: a seller's consent in the browser, and the code that it returns.
 
 The facts come from https://developer.youcan.shop/store-admin (``introduction/oauth``).
 """
@@ -23,7 +23,7 @@ __all__ = ["SCOPES", "SELLER_AREA", "Authorization"]
 
 SELLER_AREA = "https://seller-area.youcan.shop"
 SCOPES = ("edit-orders", "read-orders", "read-orders-statuses", "view-store-info")
-"""The scopes that this provider makes use of."""
+"""The scopes that this provider uses."""
 
 _LOOPBACK = ("127.0.0.1", "localhost")
 
@@ -31,13 +31,13 @@ _LOOPBACK = ("127.0.0.1", "localhost")
 @dataclass(frozen=True)
 class Authorization:
     """
-    One authorisation of an app, through the consent page.
+    The authorisation of an app through YouCan's consent page.
 
     :param client_id: the id of the app on YouCan.
     :param redirect_uri: the redirect URI, as the app has it registered.
-    :param scopes: what the app asks for (default :data:`SCOPES`).
-    :param seller_area: where the consent page is (default YouCan's seller area).
-    :param state: what the redirect has to bring, so that nobody else's consent is taken for this one (default random).
+    :param scopes: the scopes that the app asks for (default :data:`SCOPES`).
+    :param seller_area: the base URL of the consent page (default YouCan's seller area).
+    :param state: a secret that the redirect has to repeat, so that no other consent is accepted (default random).
     """
 
     client_id: str
@@ -48,7 +48,7 @@ class Authorization:
 
     @property
     def url(self) -> str:
-        """The address of the consent page."""
+        """The URL of the consent page."""
         query = {
             "client_id": self.client_id,
             "redirect_uri": self.redirect_uri,
@@ -60,17 +60,17 @@ class Authorization:
 
     @property
     def is_on_this_machine(self) -> bool:
-        """Whether the redirect leads to this machine, where it can be waited for."""
+        """Whether the redirect leads to this machine, so that it can be received here."""
         address = urlsplit(self.redirect_uri)
         return address.scheme == "http" and address.hostname in _LOOPBACK
 
     def wait_for_code(self, ready: Callable[[], None]) -> str:
         """
-        Wait on the redirect URI, on this machine, until the redirect comes, and return the code.
+        Listen on the redirect URI, on this machine, until the redirect comes, and return its code.
 
-        :param ready: is called once the address is listened on.
+        :param ready: is called once the port is open.
         :raises YouCanAuthenticationError: if the seller refused.
-        :raises OSError: if the address can't be listened on.
+        :raises OSError: if the port can't be opened.
         """
         address = urlsplit(self.redirect_uri)
         answers: list[str] = []
@@ -81,7 +81,7 @@ class Authorization:
             def do_GET(self) -> None:  # http.server's name
                 url = urlsplit(self.path)
                 is_redirect = url.path == (address.path or "/") and authorization.is_answer(url.query)
-                # First of all, because a browser may hang up before it has the page, and the code works once.
+                # Before the answer, because a browser may hang up before it has the page, and the code works once.
                 answers.extend([url.query] if is_redirect else [])
                 self.send_response(200 if is_redirect else 404)
                 self.send_header("Content-Type", "text/plain; charset=utf-8")
@@ -96,17 +96,17 @@ class Authorization:
 
         class Server(HTTPServer):
             def handle_error(self, request: Any, client_address: Any) -> None:
-                pass  # the other end hung up; its lines would hold the code
+                pass  # the other end hung up; the traceback would hold the code
 
         with Server((address.hostname or "127.0.0.1", address.port or 80), Callback) as server:
             ready()
             while not answers:
-                # A browser asks for more than the page, and others may call: only the state identifies the redirect.
+                # Browsers request more than the page, and others may connect: only the state identifies the redirect.
                 server.handle_request()
         return self.read_code(answers[0])
 
     def is_answer(self, query: str) -> bool:
-        """Return whether a query string is the answer to this very request."""
+        """Return whether a query string is the answer to this request, by its state."""
         answer = _first_values(query)
         return secrets.compare_digest(answer.get("state", "").encode(), self.state.encode())
 
@@ -133,12 +133,12 @@ class Authorization:
 
     def obtain_tokens(self, code: str, client_secret: str, base_url: str = endpoints.BASE_URL) -> dict[str, Any]:
         """
-        Give the code for the first pair of tokens.
+        Exchange the code for the first pair of tokens.
 
-        :param code: what :meth:`read_code` returned. It works once.
+        :param code: the code from :meth:`read_code`. It works once.
         :param client_secret: the app's secret.
-        :param base_url: where the API is (default YouCan's).
-        :return: ``access_token``, ``refresh_token``, ``expires_in`` and what else YouCan sends.
+        :param base_url: the base URL of the API (default YouCan's).
+        :return: ``access_token``, ``refresh_token``, ``expires_in`` and whatever else YouCan sends.
         :raises YouCanError: if YouCan gave none.
         """
         request = oauth.exchange_code(self.client_id, client_secret, self.redirect_uri, code)

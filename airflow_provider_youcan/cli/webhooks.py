@@ -13,14 +13,14 @@ from airflow_provider_youcan.webhooks.deliveries import EVENTS
 
 __all__ = ["add_webhooks"]
 
-SETTINGS = {
+_SETTINGS = {
     "conn_id": "the Airflow connection that has the app and the store (default: youcan_default)",
     "store": "the slug of the store (default: that of the connection)",
     "spool": "the SQLite file that keeps what Airflow does not have yet (default: youcan-webhooks.db)",
     "airflow_url": "where Airflow's API server is (default: http://localhost:8080)",
     "airflow_username": "who logs in there (default: nobody)",
 }
-"""The options of ``serve`` that are settings of a receiver, with what they are."""
+"""The options of ``serve`` that are settings of a receiver, with their help."""
 
 
 def add_webhooks(commands: Any) -> None:
@@ -38,10 +38,10 @@ def add_webhooks(commands: Any) -> None:
     which.add_argument("--id", dest="subscription_id", help="one subscription, as list shows it")
 
 
-Run = Callable[[argparse.Namespace], bool]
+_Run = Callable[[argparse.Namespace], bool]
 
 
-def _add(webhooks: Any, name: str, description: str, run: Run) -> argparse.ArgumentParser:
+def _add(webhooks: Any, name: str, description: str, run: _Run) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = webhooks.add_parser(
         name, help=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -49,14 +49,14 @@ def _add(webhooks: Any, name: str, description: str, run: Run) -> argparse.Argum
     return command
 
 
-def _add_of_shop(webhooks: Any, name: str, description: str, run: Run) -> argparse.ArgumentParser:
+def _add_of_shop(webhooks: Any, name: str, description: str, run: _Run) -> argparse.ArgumentParser:
     command = _add(webhooks, name, description, run)
     command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
     return command
 
 
 def _add_serve(webhooks: Any) -> None:
-    # What is not given stays out of the options, so that the environment decides.
+    # An omitted option is absent from the namespace, so that the environment decides.
     command = _add(webhooks, "serve", "run the receiver that YouCan delivers to", _serve)
     command.description = (
         "Checks what YouCan delivers, keeps it, and creates an asset event of it in Airflow. Each option but --host "
@@ -66,7 +66,7 @@ def _add_serve(webhooks: Any) -> None:
     )
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     command.add_argument("--port", type=int, default=8977, help="the port to listen on")
-    for name, description in SETTINGS.items():
+    for name, description in _SETTINGS.items():
         command.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=description)
 
 
@@ -84,12 +84,12 @@ def _serve(options: argparse.Namespace) -> bool:
 
     from airflow_provider_youcan.webhooks.settings import read_settings
 
-    settings = read_settings({name: vars(options).get(name) for name in SETTINGS})
+    settings = read_settings({name: vars(options).get(name) for name in _SETTINGS})
     try:
         application = build_application(settings)
     except sqlite3.Error as error:
         raise YouCanInvalidInputError(f"The spool {settings.spool} can't be used: {error}.") from None
-    # One process for each spool, or what waits there would go to Airflow once from each.
+    # One process for each spool: several would each send its deliveries to Airflow.
     uvicorn.run(application, host=options.host, port=options.port, ws="none", access_log=False, server_header=False)
     return True
 
@@ -142,6 +142,6 @@ def _is_target(url: str) -> bool:
         address = urlsplit(url)
     except ValueError:
         return False
-    # The sandbox's are on this machine.
+    # Receivers for the sandbox are on this machine.
     is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
     return bool(address.hostname) and (address.scheme == "https" or is_own)
