@@ -123,7 +123,7 @@ def test_an_update_that_nobody_could_confirm_says_so(
 
     (line,) = read_report(report)
     assert (line["outcome"], line["before"]) == ("failed", "pending")
-    assert "An update was sent before that; whether YouCan took it is unknown." in line["reason"]
+    assert "An update was sent, and it is unknown whether YouCan took it." in line["reason"]
 
 
 def test_an_update_confirmed_in_the_second_round_is_reported_as_a_change(

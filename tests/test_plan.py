@@ -121,7 +121,7 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (edit(order_id="no/id"), "Line 1 of .* makes no sense"),
         (edit(order_id=None), "Line 1 of .* makes no sense"),
         (edit(context="colour"), "Line 1 of .* makes no sense"),
-        (edit(wanted=" "), "Line 1 of .* makes no sense"),
+        (edit(wanted=" "), "rows can't be used, so nothing was sent: row 1"),
         (edit(wanted=7), "Line 1 of .* makes no sense"),
         (edit(outcome="dreamt"), "Line 1 of .* makes no sense"),
         (edit(outcome="not_reached"), "ended before it came to 1 statuses"),

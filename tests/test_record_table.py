@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ import pytest
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanInvalidInputError,
-    YouCanPermanentError,
+    YouCanRecordError,
+    YouCanStoreSuspendedError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.operators.reconcile import (
@@ -36,6 +37,7 @@ from tests.conftest import (
     paid_rows,
     paths,
     payable,
+    read_lines,
     read_report,
     reconcile,
     revert,
@@ -70,7 +72,7 @@ def test_outcomes_are_rows_of_the_warehouse(sandbox: Sandbox, warehouse: sqlite3
         report_conn_id="warehouse",
     )
 
-    found = outcomes(warehouse)
+    *found, last = [row for row in outcomes(warehouse) if row["outcome"] != "sending"]
     assert len(found) == len(rows)
     assert {tuple(row[key] for key in ("dag_id", "run_id", "task_id", "map_index", "try_number")) for row in found} == {
         ("warehouse", "manual__1", "reconcile", 4, 2)
@@ -81,6 +83,12 @@ def test_outcomes_are_rows_of_the_warehouse(sandbox: Sandbox, warehouse: sqlite3
     ]
     assert sorted(row["table_row"] for row in found) == list(range(1, len(rows) + 1))
     assert all(row["recorded_at"][:4].isdigit() for row in found)
+    assert (last["outcome"], last["record_version"]) == ("complete", 1)
+    everything = outcomes(warehouse)
+    assert [row["line"] for row in everything] == list(range(1, len(everything) + 1))
+    assert {row["youcan_conn_id"] for row in everything} == {"youcan_default"}
+    assert {row["unconfirmed"] for row in everything} == {0}
+    assert {row["store"] for row in everything} == {None}, "it was not asked for"
 
 
 def test_a_table_without_these_columns_is_refused_before_anything_is_sent(
@@ -129,24 +137,18 @@ def drop_outcomes_after(sandbox: Sandbox, updates: int, folder: Path) -> None:
     sandbox.on_request(keep)
 
 
-def test_a_warehouse_that_goes_away_stops_no_update_and_loses_none(
-    sandbox: Sandbox, warehouse: sqlite3.Connection, log_lines: Callable[[], list[str]], tmp_path: Path
+def test_a_warehouse_that_goes_away_ends_the_run_before_anything_else_is_sent(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rows = paid_rows(sandbox)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
     drop_outcomes_after(sandbox, 3, tmp_path)
     path = tmp_path / "report.jsonl"
-    with pytest.raises(YouCanTransientError, match="Some outcomes could not be written to youcan_outcomes"):
-        reconcile(
-            rows,
-            report_path=str(path),
-            report_table="youcan_outcomes",
-            report_conn_id="warehouse",
-            max_concurrency=1,
-        )
+    with pytest.raises(YouCanRecordError, match=r"youcan_outcomes takes no lines .*no such table"):
+        reconcile(paid_rows(sandbox), report_path=str(path), **TABLE, max_concurrency=1)
 
-    assert payable(sandbox) == []
-    assert len(read_report(path)) == len(rows)
-    assert sum("Outcome: {" in line for line in log_lines()) >= len(rows) - 4
+    assert len(paths(sandbox, "PUT")) == 3
+    assert Counter(line["outcome"] for line in read_report(path))["changed"] == 3
+    assert read_lines(path)[-1]["outcome"] == "complete", "what can be kept is kept"
 
 
 def test_a_table_that_can_only_be_read_is_found_out_before_anything_is_sent(
@@ -166,13 +168,14 @@ def test_a_table_that_can_only_be_read_is_found_out_before_anything_is_sent(
 def test_trying_a_table_leaves_no_row(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
     reconcile([], **TABLE)
 
-    assert outcomes(warehouse) == []
+    assert [row["outcome"] for row in outcomes(warehouse)] == ["complete"]
 
 
-def test_a_row_that_the_database_refuses_takes_no_other_with_it(
-    sandbox: Sandbox, warehouse: sqlite3.Connection, log_lines: Callable[[], list[str]]
+def test_an_update_whose_announcement_the_database_refuses_is_not_sent(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, *rest = payable(sandbox)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    first, *_ = payable(sandbox)
     reconcile([], **TABLE)
     warehouse.execute(
         "create trigger picky before insert on youcan_outcomes "
@@ -180,14 +183,13 @@ def test_a_row_that_the_database_refuses_takes_no_other_with_it(
     )
     warehouse.commit()
 
-    with pytest.raises(YouCanTransientError, match=r"not that one.*an undo by the run id does not see them"):
+    with pytest.raises(YouCanRecordError, match="not that one"):
         reconcile(paid_rows(sandbox), **TABLE)
 
-    assert {row["order_id"] for row in outcomes(warehouse)} == set(rest)
-    assert sum("Outcome: {" in line and first in line for line in log_lines()) == 1
+    assert not any(first in path for path in paths(sandbox, "PUT"))
 
 
-def test_a_database_that_comes_back_has_every_outcome(
+def test_a_database_that_comes_back_has_every_line(
     sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given a connection that breaks in the middle, and twice can't be made again,
@@ -206,21 +208,21 @@ def test_a_database_that_comes_back_has_every_outcome(
         return connect(hook)
 
     monkeypatch.setattr(SqliteHook, "get_conn", get_conn)
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: None)
     rows, written = paid_rows(sandbox), []
-    insert_all = OutcomeTable._insert_all
+    append = OutcomeTable.append
 
-    def break_once(table: OutcomeTable, batch: list[Any]) -> bool:
+    def break_once(table: OutcomeTable, lines: list[Any]) -> None:
         if not written:
             table._connection = Broken()
-        written.append(batch)
-        return insert_all(table, batch)
+        written.append(lines)
+        append(table, lines)
 
-    monkeypatch.setattr(OutcomeTable, "_insert_all", break_once)
+    monkeypatch.setattr(OutcomeTable, "append", break_once)
 
-    # when a run writes to it, then nothing is missing.
+    # when a run writes to it, then nothing is missing, and nothing is there twice.
     reconcile(rows, **TABLE)
-    assert len(outcomes(warehouse)) == len(rows)
+    numbers = [row["line"] for row in outcomes(warehouse)]
+    assert sorted(numbers) == list(range(1, 2 * len(rows) + 2)), "two for each update, and the last one"
     assert len(made) == 4
 
 
@@ -230,7 +232,7 @@ def test_text_that_no_database_takes_is_no_status_to_set_back(sandbox: Sandbox, 
 
     reconcile([{"order_id": order_id, "payment_status": "paid"}], **TABLE)
 
-    assert [row["status_before"] for row in outcomes(warehouse)] == [None]
+    assert [row["status_before"] for row in outcomes(warehouse) if row["outcome"] == "changed"] == [None]
 
 
 def test_a_run_that_is_killed_leaves_its_outcomes(
@@ -247,19 +249,20 @@ def test_a_run_that_is_killed_leaves_its_outcomes(
         process.kill()
     changed = {order_id for order_id, statuses in before.items() if sandbox.shop.statuses(order_id) != statuses}
 
-    # All but what was under way, or had just come to its end.
-    recorded = {row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "changed"}
-    assert recorded
-    assert recorded <= changed
-    assert len(changed - recorded) <= 2 * 16
+    # Every update that the shop took was announced, and what was announced can be taken back.
+    announced = {row["order_id"] for row in outcomes(warehouse) if row["outcome"] == "sending"}
+    assert changed
+    assert changed <= announced
     revert(reverts_run_id="manual__1", report_table="youcan_outcomes", report_conn_id="warehouse")
-    assert all(sandbox.shop.statuses(order_id) == before[order_id] for order_id in recorded)
+    assert all_statuses(sandbox) == before
 
 
 def test_a_permanent_error_is_not_hidden_by_the_warehouse(
-    sandbox: Sandbox, warehouse: sqlite3.Connection, tmp_path: Path
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    rows = [*paid_rows(sandbox), {"order_id": "gone", "payment_status": "paid"}]
-    drop_outcomes_after(sandbox, 1, tmp_path)
-    with pytest.raises(YouCanPermanentError, match="1 of"):
-        reconcile(rows, report_table="youcan_outcomes", report_conn_id="warehouse")
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    (order_id, *_) = payable(sandbox)
+    sandbox.shop.suspended = True
+    drop_outcomes_after(sandbox, 0, tmp_path)
+    with pytest.raises(YouCanStoreSuspendedError):
+        reconcile([{"order_id": order_id, "payment_status": "paid"}], **TABLE)

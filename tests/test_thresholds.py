@@ -121,7 +121,7 @@ def test_a_plan_that_was_over_its_limit_takes_one_that_allows_it(sandbox: Sandbo
     with pytest.raises(YouCanTooManyChangesError):
         reconcile(rows, dry_run=True, report_path=str(path), max_changes=2)
 
-    with pytest.raises(YouCanInvalidInputError, match="more than its own max_changes=2"):
+    with pytest.raises(YouCanInvalidInputError, match="exceeds its own max_changes=2"):
         reconcile(plan=str(path))
     with pytest.raises(YouCanTooManyChangesError):
         reconcile(plan=str(path), max_changes=3)

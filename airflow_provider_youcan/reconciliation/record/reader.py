@@ -155,7 +155,7 @@ def read_tries(
     rows = _query(table, conn_id, {"run_id": run_id, "dag_id": dag_id, "task_id": task_id, "map_index": map_index})
     rows = [row for row in rows if row["youcan_conn_id"] in (None, youcan_conn_id)]
     own = (reader["dag_id"], reader["run_id"], reader["task_id"])
-    rows = [row for row in rows if (row["dag_id"], row["run_id"], row["task_id"]) != own]
+    rows = [row for row in rows if (row["dag_id"], row["run_id"], row["task_id"]) != own] or rows
     tries: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         tries.setdefault((row["dag_id"], row["task_id"], row["map_index"], row["try_number"]), []).append(row)
