@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+from requests.structures import CaseInsensitiveDict
 
 from airflow_provider_youcan.client import endpoints, procedures, responses
 from airflow_provider_youcan.client.responses import Answer
@@ -35,7 +36,7 @@ REQUESTS = [request for request, _ in SUCCESSES]
 
 
 def read(request: endpoints.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
-    return responses.read_response(request, Answer(status_code, headers or {}, json.dumps(payload).encode()))
+    return responses.read_response(request, Answer(status_code, CaseInsensitiveDict(headers or {}), json.dumps(payload).encode()))
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_an_update_that_takes_too_long_to_end_is_reported_as_cut_off(sandbox: Sa
     assert 1 <= outcomes["failed"] <= 4
     assert outcomes["not_reached"] == len(rows) - outcomes["failed"]
     reasons = {line["reason"] for line in read_report(report) if line["outcome"] == "failed"}
-    assert reasons == {"the run was cut off while this was under way; whether YouCan took it is unknown"}
+    assert reasons == {"the run was cut off while this update was under way, and it is unknown whether YouCan took it"}
 
 
 def test_an_alarm_is_never_taken_for_a_lost_answer(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -358,9 +358,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 def read(sql: str = "select order_id, shipping_status from courier_orders;", **arguments: Any) -> list[tuple[Any, Any]]:
     operator = YouCanReconcileOrdersOperator(task_id="reconcile", sql=sql, conn_id="warehouse", **arguments)
-    source = operator._read_source()
+    source = operator._read_input()
     assert source.desired.invalid == []
-    return [(order.order_id, order.statuses.shipping) for order in source.desired.orders]
+    return [(order.order_id, order.desired["shipping"]) for order in source.desired.orders]
 
 
 @pytest.mark.parametrize("warehouse", WAYS)

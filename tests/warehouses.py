@@ -27,7 +27,7 @@ operator = YouCanReconcileOrdersOperator(task_id="x", sql=sys.argv[1], conn_id="
 get_database_hook("warehouse", params).get_conn().close()
 import airflow_provider_youcan.reconciliation.plan, sqlparse
 before = peak()
-source = operator._read_source()
+source = operator._read_input()
 print(source.desired.rows, peak() - before, len(source.desired.invalid))
 """
 
