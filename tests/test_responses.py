@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints, responses
+from airflow_provider_youcan.client import endpoints, oauth, responses
 from airflow_provider_youcan.client.responses import Answer, TransportFailure
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
@@ -85,6 +85,11 @@ def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
     assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
 
 
+def test_an_update_is_never_a_201() -> None:
+    with pytest.raises(YouCanUnexpectedResponseError, match="201"):
+        read(UPDATE, 201, UPDATED)
+
+
 @pytest.mark.parametrize(
     ("status_code", "may_have_been_applied"),
     [
@@ -146,6 +151,16 @@ def test_a_token_that_the_answer_echoes_goes_no_further(status_code: int) -> Non
         responses.read_response(UPDATE, Answer(status_code, {}, body.encode()), secret=secret)
 
     assert "t0ken" not in f"{raised.value} {vars(raised.value)}"
+
+
+@pytest.mark.parametrize("status_code", [200, 400, 401, 500])
+def test_no_secret_of_a_request_for_a_token_goes_further(status_code: int) -> None:
+    request = oauth.exchange_refresh_token("app-7", "the-s3cret", "the-refresh-token")
+
+    with pytest.raises(YouCanError) as raised:
+        read(request, status_code, {"detail": "app-7 with the-s3cret and the-refresh-token"})
+
+    assert raised.value.detail == "app-7 with *** and ***"
 
 
 def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
@@ -255,6 +270,30 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
         read(UPDATE, 503, {}, {"Retry-After": "30"})
 
     assert raised.value.retry_after == 30.0
+
+
+# --- X-RateLimit ---
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "read"),
+    [
+        ("60", "59", (60, 59)),
+        ("60", "-1", (None, None)),
+        ("60", "", (None, None)),
+        ("many", "59", (None, None)),
+        ("9" * 9, "0", (999_999_999, 0)),
+        ("9" * 10, "0", (None, None)),
+        ("60", "9" * 5000, (None, None)),
+    ],
+)
+def test_what_the_shop_says_of_its_limit_is_two_numbers_or_nothing(
+    limit: str, remaining: str, read: tuple[int | None, int | None]
+) -> None:
+    headers = {"x-ratelimit-LIMIT": limit, "X-RateLimit-Remaining": remaining}
+
+    assert responses.read_rate_limit(headers) == read
+    assert responses.read_rate_limit({"X-RateLimit-Limit": limit}) == (None, None)
 
 
 # --- no answer ---
