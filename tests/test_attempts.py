@@ -134,7 +134,7 @@ def test_what_kept_a_request_from_being_sent_is_not_the_answer_to_it(clock: Cloc
 @pytest.mark.parametrize("error", [YouCanRateLimitError("given up"), YouCanTaskStoppedError("stopped")])
 def test_a_limiter_that_gave_up_and_a_task_that_was_stopped_are_the_end(clock: Clock, error: YouCanError) -> None:
     with pytest.raises(type(error)):
-        begun(clock, has_limiter=True).fail(UPDATE, error, was_sent=False)
+        begun(clock, waits_for_limit=True).fail(UPDATE, error, was_sent=False)
 
 
 # --- another token ---
@@ -228,7 +228,7 @@ def test_a_page_that_is_too_old_is_looked_at_again_however_slow_the_shop_is(cloc
 
     for _ in range(3):
         with pytest.raises(StaleReadError):
-            attempts.check_look(guarded(5.0, at=clock.now - 60))
+            attempts.check_freshness(guarded(5.0, at=clock.now - 60))
 
 
 @pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])
@@ -272,7 +272,7 @@ def test_an_update_that_could_not_be_sent_leaves_its_look_fresh(clock: Clock) ->
 
     attempts.fail(guarded(5.0), YouCanConnectionError("the database is out of reach"), was_sent=False)
 
-    attempts.check_look(guarded(5.0))
+    attempts.check_freshness(guarded(5.0))
 
 
 def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None:
@@ -334,24 +334,3 @@ def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> N
                 assert not is_fresh
             else:
                 assert is_fresh
-
-
-# --- the turn that a rate limiter reserved for the update ---
-
-
-def test_a_reserved_turn_is_taken_once_or_given_back(clock: Clock) -> None:
-    attempts, given_back = begun(clock), []
-
-    attempts.reserve_turn(1.0, lambda: given_back.append("first"))
-    attempts.reserve_turn(2.0, lambda: given_back.append("second"))
-    assert (attempts.reserved_at, given_back) == (2.0, ["first"])
-
-    assert attempts.take_reserved_turn()
-    assert not attempts.take_reserved_turn()
-    attempts.end()
-    assert given_back == ["first"]
-
-    attempts.reserve_turn(3.0, lambda: given_back.append("third"))
-    attempts.end()
-    attempts.end()
-    assert given_back == ["first", "third"]

@@ -290,7 +290,7 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
 def test_what_the_shop_says_of_its_limit_is_two_numbers_or_nothing(
     limit: str, remaining: str, read: tuple[int | None, int | None]
 ) -> None:
-    headers = {"x-ratelimit-LIMIT": limit, "X-RateLimit-Remaining": remaining}
+    headers = {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": remaining}
 
     assert responses.read_rate_limit(headers) == read
     assert responses.read_rate_limit({"X-RateLimit-Limit": limit}) == (None, None)
