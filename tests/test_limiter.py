@@ -327,25 +327,31 @@ def test_a_reserved_turn_whose_update_is_not_sent_is_given_back(clock: Clock) ->
     asyncio.run(main())
 
 
-def test_a_success_after_giving_up_lets_all_go_on(clock: Clock) -> None:
-    under_way = asyncio.Event()
+def test_nobody_overtakes_who_waits_for_two_turns(clock: Clock) -> None:
+    async def main() -> None:
+        limiter, turn = RateLimiter(clock=clock), Turn()
+        take_a_window(limiter, clock, capacity=3)
+        await send(limiter, clock, TAKEN, LOOK, turn=turn)
+        look = asyncio.ensure_future(send(limiter, clock, TAKEN, LOOK))
+        await asyncio.sleep(0)
+        # One turn is left, but the look came first.
+        other = asyncio.ensure_future(send(limiter, clock, TAKEN))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not other.done()
+        turn.end()
+        assert await asyncio.wait_for(look, 5) is TAKEN
+        other.cancel()
 
-    async def taken_late() -> Answer:
-        await under_way.wait()
-        return TAKEN
+    asyncio.run(main())
 
+
+def test_refusals_within_a_minute_are_no_reason_to_give_up(clock: Clock) -> None:
     async def main() -> None:
         limiter = RateLimiter(clock=clock)
-        for _ in range(3):
-            await send(limiter, clock, TAKEN)
-        late = asyncio.ensure_future(limiter.send(READ, taken_late, Turn(), begun(clock)))
-        await asyncio.sleep(0)
-        await send(limiter, clock, refusal(3600))
-        under_way.set()
-        await late
-        clock.now += 4000
-        assert await send(limiter, clock, TAKEN) is TAKEN
-        assert limiter._given_up is None
+        for _ in range(25):
+            assert (await send(limiter, clock, refusal(1))).status_code == 429
+            clock.now += 2.2
 
     asyncio.run(main())
 
