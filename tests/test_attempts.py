@@ -20,6 +20,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanOrderNotFoundError,
     YouCanRateLimitError,
     YouCanServerError,
+    YouCanTaskStoppedError,
     YouCanTransientError,
 )
 from airflow_provider_youcan.orders import StatusContext
@@ -94,9 +95,18 @@ def test_a_rate_limit_costs_no_attempt_where_a_limiter_waits_for_it(clock: Clock
     assert [attempts.fail(READ, YouCanRateLimitError(retry_after=5.0)) for _ in range(50)] == [0.0] * 50
 
 
-def test_no_attempt_begins_after_its_time(clock: Clock) -> None:
-    with pytest.raises(YouCanRateLimitError):
-        begun(clock, max_seconds=10).fail(READ, YouCanRateLimitError(retry_after=30.0))
+@pytest.mark.parametrize(
+    ("retry_after", "seconds_gone", "is_over"), [(30.0, 0.0, True), (8.0, 0.0, False), (8.0, 2.0, True)]
+)
+def test_no_attempt_begins_after_its_time(clock: Clock, retry_after: float, seconds_gone: float, is_over: bool) -> None:
+    attempts = begun(clock, max_seconds=10)
+    clock.now += seconds_gone
+
+    if is_over:
+        with pytest.raises(YouCanRateLimitError):
+            attempts.fail(READ, YouCanRateLimitError(retry_after=retry_after))
+    else:
+        assert attempts.fail(READ, YouCanRateLimitError(retry_after=retry_after)) < 10
 
 
 def test_the_pauses_have_full_jitter_under_a_doubling_bound() -> None:
@@ -119,6 +129,12 @@ def test_what_kept_a_request_from_being_sent_is_not_the_answer_to_it(clock: Cloc
         attempts.fail(UPDATE, YouCanAuthenticationError("no new token"), was_sent=False)
 
     assert not attempts.unconfirmed
+
+
+@pytest.mark.parametrize("error", [YouCanRateLimitError("given up"), YouCanTaskStoppedError("stopped")])
+def test_a_limiter_that_gave_up_and_a_task_that_was_stopped_are_the_end(clock: Clock, error: YouCanError) -> None:
+    with pytest.raises(type(error)):
+        begun(clock, waits_for_limit=True).fail(UPDATE, error, was_sent=False)
 
 
 # --- another token ---
@@ -146,6 +162,16 @@ def test_one_token_is_obtained_for_each_procedure_and_another_where_that_one_ran
         assert attempts.may_renew is may_renew
 
 
+def test_a_token_of_another_allows_no_second_renewal(clock: Clock) -> None:
+    attempts = begun(clock)
+    for credentials in (replace(CREDENTIALS, token="ours", is_renewed=True), replace(CREDENTIALS, token="another's")):
+        attempts.fail(READ, YouCanAuthenticationError("401"))
+        attempts.begin(credentials)
+    attempts.fail(READ, YouCanAuthenticationError("401"))
+
+    assert not attempts.may_renew
+
+
 def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None:
     attempts = begun(clock)
 
@@ -156,7 +182,7 @@ def test_tokens_that_others_renew_are_taken_up_a_few_times(clock: Clock) -> None
     with pytest.raises(YouCanAuthenticationError):
         list(map(go_on, range(100)))
 
-    assert len(attempts.refused) == MAX_TOKENS
+    assert len(attempts.refused) == MAX_TOKENS == 5
 
 
 # --- another look ---
@@ -194,6 +220,17 @@ def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clo
         attempts.check_freshness(guarded(5.0))
 
 
+def test_a_page_that_is_too_old_is_looked_at_again_however_slow_the_shop_is(clock: Clock) -> None:
+    attempts = begun(clock, max_attempts=2)
+    attempts.send()
+    clock.now += 6.0
+    attempts.succeed()
+
+    for _ in range(3):
+        with pytest.raises(StaleReadError):
+            attempts.check_freshness(guarded(5.0, at=clock.now - 60))
+
+
 @pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])
 def test_a_page_of_the_list_may_be_as_old_as_guard_max_age(
     clock: Clock, max_age: float, age: float, is_stale: bool
@@ -224,6 +261,17 @@ def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCan
     clock.now += 0.1
     attempts.send()
     attempts.succeed()
+    attempts.check_freshness(guarded(5.0))
+
+
+def test_an_update_that_could_not_be_sent_leaves_its_look_fresh(clock: Clock) -> None:
+    attempts = begun(clock)
+    attempts.send()
+    attempts.succeed()
+    clock.now += 0.1
+
+    attempts.fail(guarded(5.0), YouCanConnectionError("the database is out of reach"), was_sent=False)
+
     attempts.check_freshness(guarded(5.0))
 
 

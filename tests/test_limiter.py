@@ -15,6 +15,7 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.rate_limit import Phase
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
+from airflow_provider_youcan.hooks import limiter as limiter_module
 from airflow_provider_youcan.hooks.limiter import RateLimiter, Turn
 from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Clock
@@ -238,3 +239,161 @@ def test_a_ceiling_is_used(rate: float) -> None:
 
     # Never more than the ceiling allows; how much less is for the benchmark to say.
     assert seconds >= 1 - 0.06
+
+
+# --- what waits, and what is given back ---
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
+    """What was slept through, in seconds: the clock moves instead."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(round(seconds, 3))
+        clock.now += seconds
+
+    monkeypatch.setattr(limiter_module.asyncio, "sleep", sleep)
+    return slept
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_a_ceiling_that_was_not_used_is_not_caught_up_with(clock: Clock, slept: list[float]) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1.0, clock=clock)
+        clock.now += 60
+        for _ in range(3):
+            await send(limiter, clock, TAKEN)
+
+    asyncio.run(main())
+
+    # But for a moment, because an event loop wakes a little late each time.
+    assert slept == [0.95, 1.0]
+
+
+def test_a_look_takes_two_slots_of_a_ceiling_and_its_update_the_second(clock: Clock, slept: list[float]) -> None:
+    async def main() -> None:
+        limiter, attempts, turn = RateLimiter(1.0, clock=clock), begun(clock), Turn()
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
+        attempts.send()
+        attempts.succeed()
+        await send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn)
+        await send(limiter, clock, TAKEN)
+
+    asyncio.run(main())
+
+    assert slept == [1.0, 1.0]
+
+
+def test_a_slot_of_a_request_that_was_not_sent_is_the_next_ones(clock: Clock, slept: list[float]) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(1.0, clock=clock)
+        await send(limiter, clock, TAKEN)
+        with pytest.raises(StaleReadError):
+            await send(limiter, clock, TAKEN, UPDATE)
+        await send(limiter, clock, TAKEN)
+
+    asyncio.run(main())
+
+    assert slept == [1.0]
+
+
+def test_a_turn_that_is_given_back_wakes_who_waits_for_one(clock: Clock) -> None:
+    async def main() -> None:
+        limiter, turn = RateLimiter(clock=clock), Turn()
+        take_a_window(limiter, clock, capacity=2)
+        await send(limiter, clock, TAKEN, LOOK, turn=turn)
+        waiting = asyncio.ensure_future(send(limiter, clock, TAKEN))
+        await asyncio.sleep(0)
+        turn.end()
+        assert await asyncio.wait_for(waiting, 5) is TAKEN
+
+    asyncio.run(main())
+
+
+def test_a_reserved_turn_whose_update_is_not_sent_is_given_back(clock: Clock) -> None:
+    async def main() -> None:
+        limiter, attempts, turn = RateLimiter(clock=clock), begun(clock), Turn()
+        take_a_window(limiter, clock, capacity=2)
+        await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
+        with pytest.raises(StaleReadError):
+            await send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn)
+        assert limiter._limit.delay(clock.now) == 0
+
+    asyncio.run(main())
+
+
+def test_nobody_overtakes_who_waits_for_two_turns(clock: Clock) -> None:
+    async def main() -> None:
+        limiter, turn = RateLimiter(clock=clock), Turn()
+        take_a_window(limiter, clock, capacity=3)
+        await send(limiter, clock, TAKEN, LOOK, turn=turn)
+        look = asyncio.ensure_future(send(limiter, clock, TAKEN, LOOK))
+        await asyncio.sleep(0)
+        # One turn is left, but the look came first.
+        other = asyncio.ensure_future(send(limiter, clock, TAKEN))
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert not other.done()
+        turn.end()
+        assert await asyncio.wait_for(look, 5) is TAKEN
+        other.cancel()
+
+    asyncio.run(main())
+
+
+def test_refusals_within_a_minute_are_no_reason_to_give_up(clock: Clock) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(clock=clock)
+        for _ in range(25):
+            assert (await send(limiter, clock, refusal(1))).status_code == 429
+            clock.now += 2.2
+
+    asyncio.run(main())
+
+
+def test_it_gives_up_a_guard_only_where_no_update_at_all_goes_through(clock: Clock) -> None:
+    async def main() -> None:
+        limiter, waiting, turn = RateLimiter(max_windows=2, clock=clock), begun(clock), Turn()
+        take_a_window(limiter, clock, capacity=100)
+        await send(limiter, clock, TAKEN, LOOK, attempts=waiting, turn=turn)
+        for _ in range(4):
+            clock.now += 10
+            take_a_window(limiter, clock, capacity=100)
+            # The update of another order goes through,
+            other, others_turn = begun(clock), Turn()
+            await send(limiter, clock, TAKEN, LOOK, attempts=other, turn=others_turn)
+            other.send()
+            other.succeed()
+            await send(limiter, clock, TAKEN, UPDATE, attempts=other, turn=others_turn)
+            # so there is hope for this one.
+            await send(limiter, clock, TAKEN, LOOK, attempts=waiting, turn=turn)
+        for _ in range(2):
+            clock.now += 10
+            take_a_window(limiter, clock, capacity=100)
+        with pytest.raises(YouCanRateLimitError, match="in 2 windows in a row no guarded update could be sent"):
+            await send(limiter, clock, TAKEN, LOOK, attempts=waiting, turn=turn)
+
+    asyncio.run(main())
+
+
+def test_a_reserved_turn_is_taken_once_or_given_back() -> None:
+    turn, given_back = Turn(), []
+
+    turn.reserve(1.0, lambda: given_back.append("first"))
+    turn.reserve(2.0, lambda: given_back.append("second"))
+    assert (turn.reserved_at, given_back) == (2.0, ["first"])
+
+    assert turn.take()
+    assert not turn.take()
+    turn.end()
+    assert given_back == ["first"]
+
+    turn.reserve(3.0, lambda: given_back.append("third"))
+    turn.end()
+    turn.end()
+    assert given_back == ["first", "third"]

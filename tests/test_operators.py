@@ -105,7 +105,7 @@ def test_a_list_that_may_not_be_read_says_how_to_go_on(
     assert update("general", order_id, "confirmed", allow_custom_label=True)["changed"]
 
 
-def test_a_list_that_cannot_be_read_now_sends_nothing(sandbox: Sandbox, order_id: str, waits: list[float]) -> None:
+def test_a_list_that_cannot_be_read_now_sends_nothing(sandbox: Sandbox, order_id: str, no_waiting: None) -> None:
     sandbox.misbehave("status", status=503, route="GET /orders/settings")
 
     with pytest.raises(YouCanServerError):
@@ -246,7 +246,7 @@ def test_a_revoked_token_names_the_connection_to_renew(sandbox: Sandbox, order_i
     assert len(sandbox.shop.requests()) == 1
 
 
-def test_a_login_page_is_never_a_success(sandbox: Sandbox, order_id: str, waits: list[float]) -> None:
+def test_a_login_page_is_never_a_success(sandbox: Sandbox, order_id: str, no_waiting: None) -> None:
     sandbox.misbehave("html")
 
     with pytest.raises(YouCanError):

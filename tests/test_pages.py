@@ -55,6 +55,15 @@ def test_a_list_without_end_is_given_up() -> None:
         list(map(go_on, range(12)))
 
 
+def test_empty_pages_say_nothing_again_and_again() -> None:
+    pages = Pages()
+
+    for number in range(1, 13):
+        pages.take_requests()
+        assert pages.add(page(total_pages=13)) == []
+        assert pages.next_page == number + 1
+
+
 def test_several_pages_are_asked_for_together() -> None:
     pages = Pages()
     pages.take_requests()

@@ -90,6 +90,24 @@ def test_what_was_read_before_saves_a_look() -> None:
     assert (look.method, look.update_freshness) == ("GET", endpoints.Freshness(60.0))
 
 
+@pytest.mark.parametrize(("guard_max_age", "own_max_age"), [(0.0, 5.0), (5.0, 5.0), (60.0, 60.0)])
+def test_a_look_of_its_own_may_always_be_five_seconds_old(guard_max_age: float, own_max_age: float) -> None:
+    procedure = move(read=Read(OrderStatuses(payment="pending"), at=12.5), guard_max_age=guard_max_age)
+
+    assert next(procedure).freshness == endpoints.Freshness(guard_max_age, 12.5)
+    assert procedure.throw(stale()).update_freshness == endpoints.Freshness(own_max_age)
+    assert procedure.send(order("pending")).freshness == endpoints.Freshness(own_max_age)
+
+
+def test_an_update_without_a_guard_may_rest_on_a_read_of_any_age() -> None:
+    read = move(None, read=Read(OrderStatuses(payment="pending"), at=12.5))
+    looked = move(None)
+    assert next(looked).update_freshness is None
+
+    for update, at in ((next(read), 12.5), (looked.send(order("pending")), None)):
+        assert update.freshness == endpoints.Freshness(float("inf"), at)
+
+
 def test_a_status_that_cannot_be_read_is_no_answer_to_a_guard() -> None:
     guarded = procedures.move_order_status("abc", "paid", "payment", ["pending"])
     free = move(None)
@@ -139,6 +157,29 @@ def test_what_an_earlier_run_left_unconfirmed_stays_so() -> None:
 
     assert next(procedure).method == "GET", "what was read before it says nothing"
     assert end(procedure, order("paid"))[:3] == ("pending", True, CONFIRMED_BY_READING)
+
+
+def test_nor_does_an_update_that_could_not_be_sent_settle_it() -> None:
+    procedure = move(unconfirmed=UpdateResult("pending", changed=True))
+    next(procedure)
+    assert procedure.send(order("pending")).method == "PUT"
+
+    assert procedure.throw(stale()).method == "GET"
+    assert end(procedure, order("paid"))[:3] == ("pending", True, CONFIRMED_BY_READING)
+
+
+@pytest.mark.parametrize("is_look", [False, True])
+def test_an_error_says_what_the_status_was(is_look: bool) -> None:
+    procedure = move()
+    next(procedure)
+    procedure.send(order("pending"))
+    if is_look:
+        procedure.throw(stale(unconfirmed=True))
+
+    with pytest.raises(YouCanServerError) as raised:
+        procedure.throw(YouCanServerError("500"))
+
+    assert raised.value.status_before == "pending"
 
 
 statuses = st.sampled_from(["pending", "unpaid", "paid", "refunded", None])

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints, responses
-from airflow_provider_youcan.client.responses import Answer
+from airflow_provider_youcan.client import endpoints, oauth, responses
+from airflow_provider_youcan.client.responses import Answer, TransportFailure
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
@@ -85,6 +85,32 @@ def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
     assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
 
 
+def test_an_update_is_never_a_201() -> None:
+    with pytest.raises(YouCanUnexpectedResponseError, match="201"):
+        read(UPDATE, 201, UPDATED)
+
+
+@pytest.mark.parametrize(
+    ("status_code", "may_have_been_applied"),
+    [
+        (200, True),
+        (202, True),
+        (408, True),
+        (500, True),
+        (502, True),
+        (503, False),
+        (429, False),
+        (401, False),
+        (422, False),
+    ],
+)
+def test_an_update_may_have_been_applied_before_some_answers(status_code: int, may_have_been_applied: bool) -> None:
+    for request, is_unconfirmed in ((UPDATE, may_have_been_applied), (endpoints.get_order(ORDER_ID), False)):
+        with pytest.raises(YouCanError) as raised:
+            read(request, status_code, None)
+        assert raised.value.unconfirmed is is_unconfirmed
+
+
 def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
     with pytest.raises(YouCanOrderNotFoundError, match="a UUID, not the order's ref"):
         read(endpoints.get_order("021"), 404, {"status": 0, "detail": "order not found"})
@@ -127,6 +153,16 @@ def test_a_token_that_the_answer_echoes_goes_no_further(status_code: int) -> Non
     assert "t0ken" not in f"{raised.value} {vars(raised.value)}"
 
 
+@pytest.mark.parametrize("status_code", [200, 400, 401, 500])
+def test_no_secret_of_a_request_for_a_token_goes_further(status_code: int) -> None:
+    request = oauth.exchange_refresh_token("app-7", "the-s3cret", "the-refresh-token")
+
+    with pytest.raises(YouCanError) as raised:
+        read(request, status_code, {"detail": "app-7 with the-s3cret and the-refresh-token"})
+
+    assert raised.value.detail == "app-7 with *** and ***"
+
+
 def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
     request = endpoints.list_orders(query={"q": "Fatima"})
 
@@ -134,6 +170,14 @@ def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
         read(request, 500, {"detail": "no Fatima with +212 6 12-34-56-78 or f.zahra@example.com in 2026"})
 
     assert raised.value.detail == "no *** with *** or *** in 2026"
+
+
+@pytest.mark.parametrize("echo", ["Fatima Zahra", "Fatima+Zahra", "Fatima%20Zahra"])
+def test_nor_does_it_as_a_url_writes_it(echo: str) -> None:
+    with pytest.raises(YouCanError) as raised:
+        read(endpoints.list_orders(query={"q": "Fatima Zahra"}), 500, {"detail": f"/orders?q={echo} failed"})
+
+    assert raised.value.detail == "/orders?q=*** failed"
 
 
 def test_no_answer_can_break_the_log_that_it_is_written_to() -> None:
@@ -226,6 +270,45 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
         read(UPDATE, 503, {}, {"Retry-After": "30"})
 
     assert raised.value.retry_after == 30.0
+
+
+# --- X-RateLimit ---
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "read"),
+    [
+        ("60", "59", (60, 59)),
+        ("60", "-1", (None, None)),
+        ("60", "", (None, None)),
+        ("many", "59", (None, None)),
+        ("9" * 9, "0", (999_999_999, 0)),
+        ("9" * 10, "0", (None, None)),
+        ("60", "9" * 5000, (None, None)),
+    ],
+)
+def test_what_the_shop_says_of_its_limit_is_two_numbers_or_nothing(
+    limit: str, remaining: str, read: tuple[int | None, int | None]
+) -> None:
+    headers = {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": remaining}
+
+    assert responses.read_rate_limit(headers) == read
+    assert responses.read_rate_limit({"X-RateLimit-Limit": limit}) == (None, None)
+
+
+# --- no answer ---
+
+
+@pytest.mark.parametrize("why", TransportFailure)
+def test_only_a_request_that_was_sent_leaves_open_whether_it_was_taken(why: TransportFailure) -> None:
+    was_sent = why in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
+
+    update = responses.connection_error(UPDATE, why, "https://shop", 30)
+    reading = responses.connection_error(endpoints.get_order(ORDER_ID), why, "https://shop", 30)
+
+    assert (update.unconfirmed, reading.unconfirmed) == (was_sent, False)
+    assert ("whether YouCan took it is unknown" in str(update)) is was_sent
+    assert "nothing was changed" in str(reading)
 
 
 # --- whatever comes ---

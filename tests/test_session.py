@@ -186,7 +186,7 @@ def test_what_is_searched_for_is_in_no_log_of_urllib3(hook: YouCanHook, caplog: 
 
 @pytest.mark.parametrize("trouble", [{"kind": "drop"}, {"kind": "status", "status": 401}, {"kind": "html"}])
 def test_no_error_carries_the_token_or_the_search(
-    hook: YouCanHook, sandbox: Sandbox, waits: list[float], trouble: dict[str, Any]
+    hook: YouCanHook, sandbox: Sandbox, no_waiting: None, trouble: dict[str, Any]
 ) -> None:
     sandbox.misbehave(**trouble)
 

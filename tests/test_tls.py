@@ -88,7 +88,7 @@ def self_signed_server(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_certificate_that_no_one_vouches_for_is_refused(
-    connect: Connect, self_signed_server: str, waits: list[float]
+    connect: Connect, self_signed_server: str, no_waiting: None
 ) -> None:
     with pytest.raises(
         YouCanConnectionError, match="the TLS certificate of https://localhost:.* could not be verified"
