@@ -54,6 +54,7 @@ from airflow_provider_youcan.retries import RetryPolicy  # noqa: E402
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Sandbox  # noqa: E402
 from airflow_provider_youcan.sandbox.shop import Request  # noqa: E402
 from airflow_provider_youcan.testing import set_testing  # noqa: E402
+from tests.forked import run_airflow  # noqa: E402
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -237,8 +238,7 @@ def _dag_of(tasks: str) -> str:
 def register_assets() -> None:
     """Have Airflow know the assets of all DAGs: up to 3.0 a task has no events of one that it does not know."""
     if AIRFLOW_VERSION <= (3, 0):
-        command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        run_airflow("dags", "reserialize")
 
 
 def load_dags(path: Path) -> DagBag:
