@@ -36,7 +36,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoin
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-slow test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +44,7 @@ help:
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
+	@echo "make test-slow       storms of the full size: ten thousand rows, ten kills"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
@@ -68,6 +69,9 @@ test-airflow-2: $(VENV_2)/installed
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
 	.venv-airflow-$*/bin/python -m pytest -m 'airflow and not celery' $(TESTS)
+
+test-slow: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -m slow $(TESTS)
 
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)
