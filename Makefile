@@ -28,6 +28,8 @@ VENV_2 := .venv-airflow-2
 VENV_LOWEST := .venv-lowest
 # The lowest versions that pyproject.toml allows of what the provider uses, other than Airflow.
 LOWEST = $(shell sed -n 's/^  "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproject.toml | grep -v ^apache-airflow==)
+# Two of the tests at a time; the system tests, which share an Airflow, by one of the workers.
+PYTEST := -m pytest -n 2 --dist loadgroup
 # The tests that stand on them rather than on Airflow.
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoints exceptions hook limiter orders pages \
   planner procedures proxies rate_limit responses retries session shared_client store testing tls waiting)
@@ -36,7 +38,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoin
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-slow test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -44,6 +46,7 @@ help:
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
+	@echo "make test-slow       storms of the full size: ten thousand rows, ten kills"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
@@ -61,13 +64,16 @@ demo: $(VENV)/installed
 	$(VENV)/bin/python scripts/demo.py
 
 test: $(VENV)/installed
-	$(VENV)/bin/python -m pytest $(TESTS)
+	$(VENV)/bin/python $(PYTEST) $(TESTS)
 
 test-airflow-2: $(VENV_2)/installed
-	$(VENV_2)/bin/python -m pytest $(TESTS)
+	$(VENV_2)/bin/python $(PYTEST) $(TESTS)
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
-	.venv-airflow-$*/bin/python -m pytest -m 'airflow and not celery' $(TESTS)
+	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery' $(TESTS)
+
+test-slow: $(VENV)/installed
+	$(VENV)/bin/python $(PYTEST) -m slow $(TESTS)
 
 test-lowest: $(VENV_LOWEST)/installed
 	$(VENV_LOWEST)/bin/python -m pytest $(LOWEST_TESTS)

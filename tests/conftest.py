@@ -21,7 +21,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography.fernet import Fernet
 
@@ -41,8 +41,8 @@ os.environ |= {
     "NO_PROXY": "127.0.0.1,localhost",
 }
 
-import airflow  # noqa: E402
 import pytest  # noqa: E402
+from airflow import __version__ as AIRFLOW  # noqa: E402, N812
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook, YouCanHook  # noqa: E402
@@ -54,6 +54,7 @@ from airflow_provider_youcan.retries import RetryPolicy  # noqa: E402
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Sandbox  # noqa: E402
 from airflow_provider_youcan.sandbox.shop import Request  # noqa: E402
 from airflow_provider_youcan.testing import set_testing  # noqa: E402
+from tests.forked import run_airflow  # noqa: E402
 
 try:
     from airflow.dag_processing.dagbag import DagBag
@@ -66,8 +67,11 @@ except ImportError:  # before Airflow 3.2
 
 __all__ = ["AirflowRescheduleException"]
 
+if TYPE_CHECKING:
+    from tests.services import Airflow
+
 ROOT = Path(__file__).parent.parent
-AIRFLOW_VERSION = tuple(int(number) for number in airflow.__version__.split(".")[:2])
+AIRFLOW_VERSION = tuple(int(number) for number in AIRFLOW.split(".")[:2])
 # What differs between the versions, each by what it is.
 AIRFLOW_3 = AIRFLOW_VERSION >= (3, 0)
 HAS_APPROVALS = AIRFLOW_VERSION >= (3, 1)
@@ -83,11 +87,14 @@ def pytest_unconfigure() -> None:
     shutil.rmtree(HOME, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs in Airflow, so that it is run on every Airflow that is claimed."""
+    """Mark what runs in Airflow, for every Airflow that is claimed, and what shares one, for one worker."""
     for item in items:
         if "run_dag" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.airflow)
+        if "airflow" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("system"))
 
 
 @pytest.fixture
@@ -117,6 +124,30 @@ def postgres() -> Iterator[str]:
         host: str = re.search(r"host=(.*)", server.get_uri())[1]  # type: ignore[index]
         yield host
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def airflow(postgres: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Airflow]:
+    """A real Airflow on PostgreSQL, which the system tests share: each gives it its own DAGs and connections."""
+    import psycopg2
+
+    from tests.services import Airflow
+
+    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as server:
+        server.autocommit = True
+        server.cursor().execute("create database airflow")
+    settings = {
+        "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",  # Airflow 2
+        "AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "100",
+    }
+    airflow = Airflow(
+        tmp_path_factory.mktemp("airflow"),
+        postgres=f"postgresql+psycopg2://postgres:@/airflow?host={postgres}",
+        settings=settings,
+    )
+    airflow.start()
+    yield airflow
+    airflow.stop()
 
 
 @pytest.fixture
@@ -237,8 +268,7 @@ def _dag_of(tasks: str) -> str:
 def register_assets() -> None:
     """Have Airflow know the assets of all DAGs: up to 3.0 a task has no events of one that it does not know."""
     if AIRFLOW_VERSION <= (3, 0):
-        command = [sys.executable, "-m", "airflow", "dags", "reserialize"]
-        subprocess.run(command, check=True, capture_output=True, timeout=300)
+        run_airflow("dags", "reserialize")
 
 
 def load_dags(path: Path) -> DagBag:

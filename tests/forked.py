@@ -1,45 +1,100 @@
-"""Python files, each in a process of its own that has imported Airflow already: importing it takes seconds."""
+"""Processes that have imported Airflow already: importing it takes seconds."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import runpy
+import subprocess
+import sys
+import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["run_file"]
+__all__ = ["run_airflow", "run_file", "run_module"]
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["airflow.models", "airflow.providers.common.compat.sdk", "tests.forked"])
+# What one Airflow doesn't have is passed over.
+_context.set_forkserver_preload(
+    [
+        "airflow.models",
+        "airflow.providers.common.compat.sdk",
+        "airflow.__main__",
+        "airflow.cli.commands.connection_command",
+        "airflow.api_fastapi.execution_api.app",
+        "tests.forked",
+    ]
+)
 
 
-def run_file(path: Path, folder: Path, environment: dict[str, str] | None = None) -> str:
+def run_airflow(
+    *words: str, environment: Mapping[str, str] | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of Airflow's own, on the tests' own home; else as :func:`run_module`."""
+    return run_module("airflow", *words, environment=environment, check=check)
+
+
+def run_module(
+    module: str, *words: str, environment: Mapping[str, str] | None = None, check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """
+    Run what ``python -m module`` would.
+
+    :param module: the module.
+    :param words: its command line.
+    :param environment: all of its environment variables (default those of the tests).
+    :param check: if true (default), an exit code other than 0 is an error.
+    """
+    ended = _run(_run_module, module, words, environment=os.environ if environment is None else environment)
+    assert not check or ended.returncode == 0, f"{module} {' '.join(words)}\n{ended.stdout}{ended.stderr}"
+    return ended
+
+
+def run_file(path: Path, environment: Mapping[str, str] | None = None) -> str:
     """
     Run a Python file in which any warning is an error, as far as the file itself is its cause.
 
     :param path: the file.
-    :param folder: an empty folder for what it prints.
     :param environment: environment variables that it gets besides.
     :return: what it printed, with the traceback, if it ended in one, at its end.
     """
-    output = folder / "output"
-    process = _context.Process(target=_run, args=(path, output, environment or {}))
-    process.start()
-    process.join(120)
-    if process.is_alive():
+    ended = _run(_run_file, path, environment=os.environ | (environment or {}))
+    return ended.stdout + ended.stderr
+
+
+def _run(target: Any, *arguments: Any, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [Path(folder, name) for name in ("stdout", "stderr")]
+        process = _context.Process(target=_begin, args=(outputs, dict(environment), target, *arguments))
+        process.start()
+        process.join(180)
+        is_late = process.is_alive()
         process.kill()
-        raise AssertionError(f"{path} ran for two minutes\n{output.read_text()}")
-    return output.read_text()
+        process.join()
+        out, err = (output.read_text() for output in outputs)
+    assert not is_late, f"{arguments} ran for three minutes\n{out}{err}"
+    return subprocess.CompletedProcess(arguments, process.exitcode or 0, out, err)
 
 
-def _run(path: Path, output: Path, environment: dict[str, str]) -> None:
+def _begin(outputs: list[Path], environment: dict[str, str], target: Any, *arguments: Any) -> None:
+    for number, output in enumerate(outputs, 1):
+        with output.open("wb") as file:
+            os.dup2(file.fileno(), number)
+    os.environ.clear()
+    os.environ.update(environment)
+    target(*arguments)
+
+
+def _run_module(module: str, words: tuple[str, ...]) -> None:
+    sys.argv = [module, *words]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+def _run_file(path: Path) -> None:
     from airflow.providers.common.compat.sdk import task
 
     _ = task.python  # Airflow looks for decorators, and may warn of those that it finds
-    with output.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
     warnings.filterwarnings("error", module="snippet$")
     runpy.run_path(str(path), run_name="snippet")

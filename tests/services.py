@@ -10,11 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
 import psycopg2
+import requests
 
 from tests.conftest import AIRFLOW_3
 
@@ -26,7 +27,7 @@ class Airflow:
     A scheduler, a triggerer and what else this Airflow needs, from :meth:`start` to :meth:`stop`.
 
     :param home: an empty folder.
-    :param connections: Airflow connections as JSON, by id.
+    :param connections: Airflow connections as JSON, by id; :meth:`connect` gives it others later.
     :param postgres: the address of a PostgreSQL for the metadata, so that several tasks may run at a time; ``None``
         takes SQLite.
     :param settings: further environment variables of all services.
@@ -35,7 +36,7 @@ class Airflow:
     def __init__(
         self,
         home: Path,
-        connections: dict[str, str],
+        connections: dict[str, str] | None = None,
         postgres: str | None = None,
         settings: dict[str, str] | None = None,
     ) -> None:
@@ -48,6 +49,9 @@ class Airflow:
         self._commands: dict[str, tuple[tuple[str, ...], dict[str, str]]] = {}
         self.restarts_services = False
         """Whether a service that ended by itself is started again, as systemd or Kubernetes does."""
+        self._secrets = {name: home / f"{name}.json" for name in ("connections", "variables")}
+        for path in self._secrets.values():
+            path.write_text("{}")
         port = _free_port()
         self.url = f"http://127.0.0.1:{port}"
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")} | {
@@ -65,12 +69,18 @@ class Airflow:
             "AIRFLOW__API__PORT": str(port),
             "AIRFLOW__API__WORKERS": "1",
             "AIRFLOW__API_AUTH__JWT_SECRET": "0123456789abcdef" * 4,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
+            # It reads its files at each look-up.
+            "AIRFLOW__SECRETS__BACKEND": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
+            "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(
+                {f"{name}_file_path": str(path) for name, path in self._secrets.items()}
+            ),
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
             # So that a killed triggerer is found dead in seconds rather than in half a minute.
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "4",
             "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.2",
-            **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in connections.items()},
+            **{f"AIRFLOW_CONN_{name.upper()}": connection for name, connection in (connections or {}).items()},
             **(settings or {}),
         }
 
@@ -138,7 +148,18 @@ class Airflow:
         self.wait_for(
             lambda: self.query("select 1 from serialized_dag where dag_id = ?", dag_id), f"{dag_id} to be stored"
         )
-        self.run_command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
+        if not AIRFLOW_3:
+            self.run_command("dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(conf))
+            return
+        self.request("POST", f"dags/{dag_id}/dagRuns", dag_run_id=run_id, conf=conf, logical_date=None)
+
+    def request(self, method: str, path: str, **body: Any) -> None:
+        """Ask the API of Airflow 3, once it is up."""
+        self.wait_for(self._is_up, "Airflow's API")
+        token = requests.get(f"{self.url}/auth/token", timeout=10).json()["access_token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        answer = requests.request(method, f"{self.url}/api/v2/{path}", json=body, headers=headers, timeout=30)
+        assert answer.ok, answer.text
 
     def wait_for_run(self, run_id: str, seconds: float = 180) -> str:
         """Wait until a run is over, and return its state."""
@@ -149,9 +170,20 @@ class Airflow:
         """Return the states of a run's tasks."""
         return dict(self.query("select task_id, state from task_instance where run_id = ?", run_id))
 
+    def connect(self, **connections: str) -> None:
+        """Put these Airflow connections, as JSON by id, in the place of those before."""
+        self._write_secrets("connections", {name: json.loads(text) for name, text in connections.items()})
+
     def set_variables(self, **variables: str) -> None:
-        """Set Airflow variables, before the start."""
-        self._environment |= {f"AIRFLOW_VAR_{name.upper()}": value for name, value in variables.items()}
+        """Put these Airflow variables in the place of those before."""
+        self._write_secrets("variables", variables)
+
+    def set_pool(self, name: str, slots: int) -> None:
+        """Make a pool."""
+        if AIRFLOW_3:
+            self.request("POST", "pools", name=name, slots=slots)
+        else:
+            self.run_command("pools", "set", name, str(slots), name)
 
     def read_xcom(self, run_id: str, task_id: str) -> Any:
         """Return what a task of a run returned."""
@@ -182,6 +214,16 @@ class Airflow:
     def task_logs(self) -> str:
         """Return the logs of all tasks."""
         return "\n".join(path.read_text() for path in sorted((self.home / "logs").rglob("attempt=*.log*")))
+
+    def _write_secrets(self, kind: str, secrets: dict[str, Any]) -> None:
+        new = self._secrets[kind].with_suffix(".new")
+        new.write_text(json.dumps(secrets))
+        new.replace(self._secrets[kind])
+
+    def _is_up(self) -> bool:
+        with suppress(requests.RequestException):
+            return requests.get(f"{self.url}/api/v2/version", timeout=5).ok
+        return False
 
     def _run_state(self, run_id: str) -> str | None:
         rows = self.query("select state from dag_run where run_id = ?", run_id)

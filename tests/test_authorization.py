@@ -27,6 +27,7 @@ from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
 from tests.conftest import HOME
+from tests.forked import run_module
 
 pytestmark = pytest.mark.usefixtures("_airflow_database")
 
@@ -38,16 +39,23 @@ def redirect_uri() -> str:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/callback"
 
 
+def make_words(sandbox: Sandbox, *words: str) -> list[str]:
+    return ["authorize", "--client-id", CLIENT_ID, "--host", sandbox.url, "--seller-area", sandbox.url, *words]
+
+
+def authorize(sandbox: Sandbox, *words: str) -> tuple[int, str, str]:
+    """Run the command, which ends by itself, and return its exit code and what it said, to stdout and to stderr."""
+    environment = os.environ | {"YOUCAN_CLIENT_SECRET": CLIENT_SECRET}
+    ended = run_module("airflow_provider_youcan", *make_words(sandbox, *words), environment=environment, check=False)
+    return ended.returncode, ended.stdout, ended.stderr
+
+
 class ConsentFlow:
     """The command, started, and what it says."""
 
     def __init__(self, sandbox: Sandbox, *words: str) -> None:
         self._process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "airflow_provider_youcan", "authorize", "--client-id", CLIENT_ID),
-                *("--host", sandbox.url, "--seller-area", sandbox.url),
-                *words,
-            ],
+            [sys.executable, "-m", "airflow_provider_youcan", *make_words(sandbox, *words)],
             env={**os.environ, "YOUCAN_CLIENT_SECRET": CLIENT_SECRET},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -184,7 +192,7 @@ def test_a_walk_that_fails_prints_no_connection(sandbox: Sandbox, answer: Any, m
 def test_an_address_that_no_secret_must_be_sent_to_is_refused(
     sandbox: Sandbox, option: str, value: str, message: str
 ) -> None:
-    exit_code, output, errors = ConsentFlow(sandbox, option, value).end()
+    exit_code, output, errors = authorize(sandbox, option, value)
 
     assert exit_code == 2
     assert output == ""
@@ -196,7 +204,7 @@ def test_an_address_that_is_taken_is_reported(sandbox: Sandbox, redirect_uri: st
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", urlsplit(redirect_uri).port or 0))
         taken.listen()
-        exit_code, output, errors = ConsentFlow(sandbox, "--redirect-uri", redirect_uri).end()
+        exit_code, output, errors = authorize(sandbox, "--redirect-uri", redirect_uri)
 
     assert exit_code == 1
     assert output == ""

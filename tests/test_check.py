@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +18,7 @@ from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from tests.conftest import Sandbox
+from tests.forked import run_airflow, run_module
 
 TOKEN = "sandbox-access-token"
 Alter = Callable[[Any], Any]
@@ -288,17 +287,12 @@ def test_the_report_holds_no_token_and_nothing_of_a_customer(
 @pytest.mark.usefixtures("_airflow_database")
 def test_a_connection_of_airflows_database_is_found(sandbox: Sandbox) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW_CONN_")}
-    connection = json.loads(sandbox.connection())
-    command = ["-m", "airflow", "connections", "add", "checked_shop", "--conn-json", json.dumps(connection)]
-    subprocess.run([sys.executable, *command], env=environment, check=True, capture_output=True)
-    command = ["-m", "airflow_provider_youcan", "check", "--conn-id", "checked_shop"]
+    add = ["connections", "add", "checked_shop", "--conn-json", sandbox.connection()]
+    run_airflow(*add, environment=environment)
 
-    ended = subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, check=False)
+    run_module("airflow_provider_youcan", "check", "--conn-id", "checked_shop", environment=environment)
 
-    assert ended.returncode == 0, ended.stderr
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "connections", "delete", "checked_shop"], env=environment, check=True
-    )
+    run_airflow("connections", "delete", "checked_shop", environment=environment)
 
 
 def test_errors_of_the_shop_are_raised_by_the_hook(sandbox: Sandbox) -> None:

@@ -21,7 +21,7 @@ import requests
 import sqlalchemy
 
 from tests.conftest import DAGS_FOLDER, HAS_RETRY_POLICIES, ROOT, Sandbox, load_dags
-from tests.forked import run_file
+from tests.forked import run_airflow, run_file, run_module
 
 pytestmark = pytest.mark.airflow
 
@@ -76,7 +76,7 @@ def test_a_snippet_does_what_it_shows(
     if language == "python":
         path = tmp_path / "snippet.py"
         path.write_text(text)
-        output = run_file(path, tmp_path, environment)
+        output = run_file(path, environment)
         if "YouCanRetryPolicy()" in text and not HAS_RETRY_POLICIES:
             assert "takes Airflow 3.3 or later" in output
             return
@@ -114,11 +114,13 @@ def test_a_snippet_does_what_it_shows(
         elif words[0] == "python":
             # A server, and a walk that takes a person: what they do is for their own tests.
             assert words[1] == "-m"
-            subprocess.run([*words, "--help"], env=environment, check=True, capture_output=True)
+            run_module(*words[2:], "--help", environment=environment)
         elif words[0] == "curl":
             assert curl(*words[1:]) < 400
+        elif "airflow" in words:
+            run_airflow_command(command, environment)
         else:
-            run_in_shell(command, environment)
+            subprocess.run(["bash", "-c", command], env=environment, check=True, timeout=180)
 
 
 def curl(*words: str) -> int:
@@ -184,12 +186,12 @@ def follow_the_runbook(text: str, sandbox: Sandbox, environment: dict[str, str],
     for example in examples:
         example.write_text((ROOT / "example_dags" / example.name).read_text())
     try:
-        run_in_shell("airflow dags reserialize", environment)
+        run_airflow("dags", "reserialize", environment=environment)
 
         # when the five commands of the runbook are run,
         commands = text.splitlines()
         assert len(commands) == 5
-        answers = [run_in_shell(command, environment) for command in commands]
+        answers = [run_airflow_command(command, environment) for command in commands]
     finally:
         for example in examples:
             example.unlink()
@@ -201,11 +203,12 @@ def follow_the_runbook(text: str, sandbox: Sandbox, environment: dict[str, str],
     assert {sandbox.shop.statuses(order_id)["payment"] for order_id in pending} == {"pending"}
 
 
-def run_in_shell(command: str, environment: dict[str, str]) -> str:
-    ended = subprocess.run(
-        ["bash", "-c", command], env=environment, capture_output=True, text=True, check=False, timeout=180
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def run_airflow_command(command: str, environment: dict[str, str]) -> str:
+    """Run ``NAME=value airflow …`` as a shell would, and return what it printed."""
+    words = shlex.split(command, comments=True)
+    start = words.index("airflow")
+    settings = dict(word.split("=", 1) for word in words[:start])
+    ended = run_airflow(*words[start + 1 :], environment=environment | settings)
     return ended.stdout + ended.stderr
 
 
@@ -215,7 +218,7 @@ def test_the_first_dag_of_the_readme_does_what_it_says(
     command = re.search(r"^airflow dags test .*$", PAGES[0].read_text(), re.MULTILINE)
     assert command is not None
 
-    subprocess.run(["bash", "-c", command[0]], env=environment, check=True, capture_output=True, timeout=120)
+    run_airflow_command(command[0], environment)
 
     order_id = sandbox.shop.order_ids()[0]
     assert sandbox.shop.statuses(order_id) | {"general": ""} == {

@@ -19,8 +19,8 @@ EXAMPLES = sorted((ROOT / "example_dags").glob("*.py"))
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_imports_without_warnings(example: Path, tmp_path: Path) -> None:
-    assert run_file(example, tmp_path) == ""
+def test_an_example_imports_without_warnings(example: Path) -> None:
+    assert run_file(example) == ""
 
 
 def test_airflow_loads_them_all() -> None:

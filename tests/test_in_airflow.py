@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from textwrap import dedent
@@ -12,6 +10,7 @@ from textwrap import dedent
 import pytest
 
 from tests.conftest import DAGS_FOLDER, HOME, RunDag, Sandbox
+from tests.forked import run_airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -187,11 +186,9 @@ def test_an_empty_xcom_fails_before_a_request(run_dag: RunDag, sandbox: Sandbox)
 def stored_connection(_airflow_database: None, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The connection in Airflow's database, where ``airflow connections add`` puts it."""
     monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
-    airflow = [sys.executable, "-m", "airflow", "connections"]
-    add = [*airflow, "add", "youcan_default", "--conn-json", sandbox.connection()]
-    subprocess.run(add, check=True, capture_output=True)
+    run_airflow("connections", "add", "youcan_default", "--conn-json", sandbox.connection())
     yield
-    subprocess.run([*airflow, "delete", "youcan_default"], check=True, capture_output=True)
+    run_airflow("connections", "delete", "youcan_default")
 
 
 @pytest.mark.usefixtures("stored_connection")
@@ -229,9 +226,7 @@ def test_a_status_map_may_have_words_of_several_types() -> None:
         )
     )
     try:
-        subprocess.run(
-            [sys.executable, "-m", "airflow", "dags", "reserialize"], check=True, capture_output=True, timeout=300
-        )
+        run_airflow("dags", "reserialize")
     finally:
         path.unlink()
 

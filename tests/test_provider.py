@@ -18,6 +18,7 @@ import pytest
 import airflow_provider_youcan
 from airflow_provider_youcan import get_provider_info
 from tests.conftest import HAS_OWN_FORM, ROOT, Sandbox
+from tests.forked import run_airflow
 
 pytestmark = pytest.mark.airflow
 
@@ -76,13 +77,8 @@ def test_importing_the_operators_loads_no_client_and_no_server() -> None:
 @pytest.mark.usefixtures("_airflow_database")
 def test_airflows_own_connection_test_asks_the_shop(sandbox: Sandbox) -> None:
     def airflow_connections_test() -> str:
-        ended = subprocess.run(
-            [sys.executable, "-m", "airflow", "connections", "test", "youcan_default"],
-            env={**os.environ, "AIRFLOW__CORE__TEST_CONNECTION": "Enabled"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environment = os.environ | {"AIRFLOW__CORE__TEST_CONNECTION": "Enabled"}
+        ended = run_airflow("connections", "test", "youcan_default", environment=environment, check=False)
         return " ".join((ended.stdout + ended.stderr).split())
 
     answer = airflow_connections_test()

@@ -1,4 +1,8 @@
-"""Ten thousand rows through a storm, and runs that are killed again and again: what is reported is what happened."""
+"""
+Many rows through a storm, and runs that are killed again and again: what is reported is what happened.
+
+Each storm has a small size, and a full one that is left out of the other tests: make test-slow.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ from airflow_provider_youcan.operators.reconcile import (
 from airflow_provider_youcan.sandbox import Sandbox
 from tests.conftest import AIRFLOW_3, HOME, read_report
 
-# Two minutes; nothing in them is Airflow's, so that they say on one what they say on the other.
+# Nothing in them is Airflow's, so that they say on one what they say on the other.
 pytestmark = pytest.mark.skipif(not AIRFLOW_3, reason="it says the same as on Airflow 3")
 
 CONTEXTS = {"status": "general", "shipping_status": "shipping", "payment_status": "payment"}
@@ -90,10 +94,11 @@ def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_youcan.client.attempts.back_off", lambda failures, rng: draw.uniform(0, 0.1))
 
 
-def test_ten_thousand_rows_through_a_storm(
-    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path
+@pytest.mark.parametrize("orders", [1_000, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_a_table_through_a_storm(
+    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path, orders: int
 ) -> None:
-    with Sandbox(orders=10_000) as sandbox:
+    with Sandbox(orders=orders) as sandbox:
         monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(timeout=10))
         rows = make_rows(sandbox, seed=1)
         before = {order["id"]: order for order in sandbox.shop.orders()}
@@ -117,8 +122,9 @@ def test_ten_thousand_rows_through_a_storm(
         assert len(history) == summary["changed"]
 
 
-def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> None:
-    with Sandbox(orders=2_000) as sandbox:
+@pytest.mark.parametrize(("orders", "max_kills"), [(400, 2), pytest.param(2_000, 10, marks=pytest.mark.slow)])
+def test_a_run_killed_again_and_again_sends_only_what_is_missing(tmp_path: Path, orders: int, max_kills: int) -> None:
+    with Sandbox(orders=orders) as sandbox:
         rows = make_rows(sandbox, seed=2)
         before = {order["id"]: order for order in sandbox.shop.orders()}
         sandbox.misbehave("status", status=500, share=0.05)
@@ -137,9 +143,9 @@ def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> No
             with subprocess.Popen(
                 command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
             ) as process:
-                if kills < 10:
+                if kills < max_kills:
                     # At a random moment of its sending.
-                    target = already + draw.randrange(1, 300)
+                    target = already + draw.randrange(1, orders // 7)
                     while process.poll() is None and len_of_history(sandbox) < target:
                         time.sleep(0.01)
                     if process.poll() is None:
@@ -150,7 +156,7 @@ def test_a_run_killed_ten_times_sends_only_what_is_missing(tmp_path: Path) -> No
                 assert process.returncode == 0, output[-2000:]
                 break
 
-        assert kills == 10
+        assert kills == max_kills
         assert_all_is_as_wished(sandbox, rows)
         history = sandbox.shop.history()
         lines = [
@@ -177,22 +183,25 @@ YouCanReconcileOrdersOperator(task_id="apply", plan=sys.argv[1]).execute({})
 """
 
 
-def test_a_plan_that_was_applied_through_a_storm_and_two_kills_is_taken_back_to_the_last_status(
-    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path
+@pytest.mark.parametrize(
+    ("orders", "kills"), [(300, (150,)), pytest.param(1_500, (400, 1_100), marks=pytest.mark.slow)]
+)
+def test_a_plan_that_was_applied_through_a_storm_and_kills_is_taken_back_to_the_last_status(
+    monkeypatch: pytest.MonkeyPatch, quick_retries: None, tmp_path: Path, orders: int, kills: tuple[int, ...]
 ) -> None:
-    with Sandbox(orders=1_500) as sandbox:
-        # Given a plan of two thousand changes, and a storm,
+    with Sandbox(orders=orders) as sandbox:
+        # Given a plan of more changes than orders, and a storm,
         connection = sandbox.connection(timeout=10, max_attempts=8)
         monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", connection)
         before = {order["id"]: sandbox.shop.statuses(order["id"]) for order in sandbox.shop.orders()}
         rows, plan = make_rows(sandbox, seed=3), str(tmp_path / "plan.jsonl")
         planned = YouCanReconcileOrdersOperator(task_id="plan", orders=rows, dry_run=True, report_path=plan).execute({})
-        assert planned["planned"] > 2_000
+        assert planned["planned"] > 4 / 3 * orders
         brew_a_storm(sandbox)
 
-        # when it is applied, and killed twice on the way,
+        # when it is applied, and killed on the way,
         environment = os.environ | {"AIRFLOW_HOME": str(HOME), "AIRFLOW_CONN_YOUCAN_DEFAULT": connection}
-        for target in (400, 1_100, None):
+        for target in (*kills, None):
             command = [sys.executable, "-c", APPLY, plan]
             with subprocess.Popen(
                 command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

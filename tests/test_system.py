@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 
@@ -43,20 +41,16 @@ with DAG("careless", schedule=None, start_date=datetime(2026, 1, 1), params={"or
 """
 
 
-@pytest.fixture
-def airflow(sandbox: Sandbox, tmp_path: Path) -> Iterator[Airflow]:
-    connections = {"youcan_default": sandbox.connection(), "one_attempt": sandbox.connection(max_attempts=1)}
-    airflow = Airflow(tmp_path, connections)
+@pytest.fixture(autouse=True)
+def _dags(airflow: Airflow, sandbox: Sandbox) -> None:
+    airflow.connect(youcan_default=sandbox.connection(), one_attempt=sandbox.connection(max_attempts=1))
     # The example as it is, but for the pace.
     example = EXAMPLE.read_text().replace("timedelta(minutes=5)", "timedelta(seconds=1)")
     assert example != EXAMPLE.read_text()
-    (airflow.dags / "example.py").write_text(example)
+    (airflow.dags / "cash_on_delivery.py").write_text(example)
     (airflow.dags / "careless.py").write_text(CARELESS)
     if HAS_RETRY_POLICIES:
         (airflow.dags / "limited.py").write_text(LIMITED)
-    airflow.start()
-    yield airflow
-    airflow.stop()
 
 
 def test_waiting_in_a_real_airflow(airflow: Airflow, sandbox: Sandbox) -> None:

@@ -105,15 +105,8 @@ def _response_timeout() -> str:
 
 
 @pytest.fixture
-def airflow(
-    postgres: str, warehouse: psycopg2.extensions.connection, sandbox: Sandbox, tmp_path: Path
-) -> Iterator[Airflow]:
-    name = f"airflow_{os.urandom(4).hex()}"
-    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as server:
-        server.autocommit = True
-        server.cursor().execute(f"create database {name}")
-    connections = {"youcan_default": sandbox.connection(), "warehouse": os.environ["AIRFLOW_CONN_WAREHOUSE"]}
-    airflow = Airflow(tmp_path, connections, f"postgresql+psycopg2://postgres:@/{name}?host={postgres}")
+def _dags(airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: Sandbox, tmp_path: Path) -> None:
+    airflow.connect(youcan_default=sandbox.connection(), warehouse=os.environ["AIRFLOW_CONN_WAREHOUSE"])
     airflow.set_variables(youcan_warehouse="warehouse", youcan_reports=str(tmp_path / "reports"))
     # The examples as they are, but for the size, and for a person who answers at once.
     chunks = (EXAMPLES / "example_youcan_reconcile_chunks.py").read_text()
@@ -125,13 +118,11 @@ def airflow(
     answer = ""
     if HAS_APPROVALS:
         answer = f'            defaults="Approve", {_response_timeout()}=timedelta(seconds=2),\n'
-    (airflow.dags / "example.py").write_text(example.replace(line, line + answer))
-    airflow.start()
-    airflow.run_command("pools", "set", "youcan", "3", "Tasks that talk to the shop")
-    yield airflow
-    airflow.stop()
+    airflow.set_pool("youcan", 3)
+    (airflow.dags / "reconcile.py").write_text(example.replace(line, line + answer))
 
 
+@pytest.mark.usefixtures("_dags")
 def test_a_table_in_chunks_and_a_table_with_approval(
     airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: Sandbox
 ) -> None:

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import requests
 
 from tests.conftest import AIRFLOW_3, Sandbox, read_report
 from tests.services import Airflow
@@ -53,27 +52,10 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-def airflow(shop: Sandbox, tmp_path: Path) -> Iterator[Airflow]:
-    home = tmp_path / "home"
-    home.mkdir()
-    settings = {"AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True"}
-    airflow = Airflow(home, {"youcan_default": shop.connection()}, settings=settings)
+@pytest.fixture(autouse=True)
+def _dags(airflow: Airflow, shop: Sandbox, tmp_path: Path) -> None:
+    airflow.connect(youcan_default=shop.connection())
     (airflow.dags / "stoppable.py").write_text(STOPPABLE.format(folder=str(tmp_path)))
-    airflow.start()
-    yield airflow
-    airflow.stop()
-
-
-def mark_as_failed(airflow: Airflow, run_id: str) -> None:
-    token = requests.get(f"{airflow.url}/auth/token", timeout=10).json()["access_token"]
-    answer = requests.patch(
-        f"{airflow.url}/api/v2/dags/stoppable/dagRuns/{run_id}/taskInstances/reconcile",
-        json={"new_state": "failed"},
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=30,
-    )
-    answer.raise_for_status()
 
 
 def test_a_task_that_is_stopped_ends_as_failed_and_sends_nothing_more(
@@ -87,7 +69,8 @@ def test_a_task_that_is_stopped_ends_as_failed_and_sends_nothing_more(
         if run_id == "terminated":
             os.kill(int((tmp_path / "terminated.pid").read_text()), signal.SIGTERM)
         else:
-            mark_as_failed(airflow, run_id)
+            task = f"dags/stoppable/dagRuns/{run_id}/taskInstances/reconcile"
+            airflow.request("PATCH", task, new_state="failed")
 
         assert airflow.wait_for_run(run_id) == "failed"
         assert airflow.task_states(run_id)["reconcile"] == "failed"

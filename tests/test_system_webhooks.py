@@ -51,7 +51,10 @@ class Receiver:
         options = ["--port", str(self.port), "--spool", str(folder / "spool.db"), "--airflow-url", airflow.url]
         login = [] if AIRFLOW_3 else ["--airflow-username", "youcan"]
         self._command = [sys.executable, "-m", "airflow_provider_youcan", "webhooks", "serve", *options, *login]
-        self._environment = airflow.environment | {"YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD": "secret"}
+        self._environment = airflow.environment | {
+            "AIRFLOW_CONN_YOUCAN_DEFAULT": os.environ["AIRFLOW_CONN_YOUCAN_DEFAULT"],
+            "YOUCAN_WEBHOOKS_AIRFLOW_PASSWORD": "secret",
+        }
 
     def start(self) -> None:
         with self._output.open("ab") as output:
@@ -78,37 +81,25 @@ def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
-@pytest.fixture
-def airflow(shop: Sandbox, postgres: str, tmp_path: Path) -> Iterator[Airflow]:
-    home = tmp_path / "home"
-    home.mkdir()
-    name = f"webhooks_{os.urandom(4).hex()}"
-    with closing(psycopg2.connect(host=postgres, user="postgres", dbname="postgres")) as server:
-        server.autocommit = True
-        server.cursor().execute(f"create database {name}")
-    metadata = f"postgresql+psycopg2://postgres:@/{name}?host={postgres}"
-    settings = {
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_ALL_ADMINS": "True",
-        "AIRFLOW__API__AUTH_BACKENDS": "airflow.api.auth.backend.basic_auth",  # Airflow 2
-        "AIRFLOW__API__MAXIMUM_PAGE_LIMIT": "100",
-    }
-    airflow = Airflow(home, {"youcan_default": os.environ["AIRFLOW_CONN_YOUCAN_DEFAULT"]}, metadata, settings)
+@pytest.fixture(autouse=True)
+def _dags(airflow: Airflow, shop: Sandbox, postgres: str) -> Iterator[None]:
+    airflow.connect(youcan_default=os.environ["AIRFLOW_CONN_YOUCAN_DEFAULT"])
     example = (ROOT / "example_dags" / "example_youcan_webhooks.py").read_text()
     assert "my-store" in example
-    (airflow.dags / "example.py").write_text(example.replace("my-store", "sandbox"))
+    (airflow.dags / "webhooks.py").write_text(example.replace("my-store", "sandbox"))
     (airflow.dags / "listener.py").write_text(LISTENER)
-    airflow.start()
     if not AIRFLOW_3:
         user = {"username": "youcan", "password": "secret", "firstname": "x", "lastname": "x", "email": "x@example.com"}
         options = [word for name, value in user.items() for word in (f"--{name}", value)]
         airflow.run_command("users", "create", "--role", "Admin", *options)
         # Airflow 2 hashes the password again for each event, 0.1 s long: a thousand times that is not what is tested.
         quick = f"pbkdf2:sha256:1$salt${hashlib.pbkdf2_hmac('sha256', b'secret', b'salt', 1).hex()}"
-        with closing(psycopg2.connect(host=postgres, user="postgres", dbname=name)) as database, database:
+        with closing(psycopg2.connect(host=postgres, user="postgres", dbname="airflow")) as database, database:
             database.cursor().execute("update ab_user set password = %s", (quick,))
         airflow.start_service("webserver", "webserver", "-p", airflow.url.rpartition(":")[2])
-    yield airflow
-    airflow.stop()
+    yield
+    if not AIRFLOW_3:
+        airflow.kill_service("webserver")
 
 
 @pytest.fixture
