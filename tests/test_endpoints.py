@@ -36,7 +36,9 @@ REQUESTS = [request for request, _ in SUCCESSES]
 
 
 def read(request: endpoints.Request, status_code: int, payload: object, headers: dict[str, str] | None = None) -> Any:
-    return responses.read_response(request, Answer(status_code, CaseInsensitiveDict(headers or {}), json.dumps(payload).encode()))
+    return responses.read_response(
+        request, Answer(status_code, CaseInsensitiveDict(headers or {}), json.dumps(payload).encode())
+    )
 
 
 @pytest.mark.parametrize(

@@ -256,7 +256,11 @@ def test_what_a_csv_writer_writes_is_read_as_it_was(
         assert any("\ud800" <= character <= "\udfff" for _, text in rows for character in text)
         return
 
-    found = [(order.order_id, row, status.get(StatusContext.GENERAL)) for order in desired.orders for row, status in order.entries]
+    found = [
+        (order.order_id, row, status.get(StatusContext.GENERAL))
+        for order in desired.orders
+        for row, status in order.entries
+    ]
     expected = [(order_id, number, text) for number, (order_id, text) in enumerate(rows, 1)]
     assert sorted(found, key=lambda entry: entry[1]) == expected
     assert desired.invalid == []
