@@ -30,19 +30,19 @@ def count_request(method: str, status_code: int | None, youcan_conn_id: str) -> 
     """
     tags = {"youcan_conn_id": youcan_conn_id}
     answer = "lost" if status_code is None else f"{status_code // 100}xx"
-    _increment(f"youcan.requests.{method.lower()}.{answer}", tags=tags)
+    _report("incr", f"youcan.requests.{method.lower()}.{answer}", tags=tags)
     if status_code == 429:
-        _increment("youcan.rate_limited", tags=tags)
+        _report("incr", "youcan.rate_limited", tags=tags)
 
 
 def count_retry(error: YouCanError, youcan_conn_id: str) -> None:
     """Count that a request is tried again after an error."""
-    _increment("youcan.retries", tags={"youcan_conn_id": youcan_conn_id, "error": type(error).__name__})
+    _report("incr", "youcan.retries", tags={"youcan_conn_id": youcan_conn_id, "error": type(error).__name__})
 
 
 def count_renewal(youcan_conn_id: str) -> None:
     """Count that a token was renewed."""
-    _increment("youcan.token_renewals", tags={"youcan_conn_id": youcan_conn_id})
+    _report("incr", "youcan.token_renewals", tags={"youcan_conn_id": youcan_conn_id})
 
 
 def record_limit_wait(seconds: float) -> None:
@@ -59,15 +59,11 @@ def count_outcomes(rows: int, outcomes: Mapping[str, Mapping[str, int]], youcan_
     :param youcan_conn_id: the Airflow connection of the shop.
     """
     tags = {"youcan_conn_id": youcan_conn_id}
-    _increment("youcan.reconcile.rows", rows, tags=tags)
+    _report("incr", "youcan.reconcile.rows", rows, tags=tags)
     for context, counts in outcomes.items():
         for outcome, number in counts.items():
             if number:
-                _increment(f"youcan.reconcile.{context}.{outcome}", number, tags=tags)
-
-
-def _increment(name: str, number: int = 1, *, tags: Mapping[str, str]) -> None:
-    _report("incr", name, number, tags=dict(tags))
+                _report("incr", f"youcan.reconcile.{context}.{outcome}", number, tags=tags)
 
 
 def _report(method: str, *values: Any, **options: Any) -> None:

@@ -110,8 +110,6 @@ _READ_STATUS: dict[str, Callable[[OrderStatuses], str | None]] = {
 
 def is_text(value: str) -> bool:
     """Return whether a string can be sent and logged: half of a character (a lone surrogate) can't."""
-    if value.isascii():
-        return True
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -124,7 +122,7 @@ def _read_slug(part: Any, top_level: Any, known: Collection[str] | None) -> str 
     if isinstance(part, dict):
         status_object = part.get("status_object")
         slug = status_object.get("slug") if isinstance(status_object, dict) else None
-        if isinstance(slug, str) and slug.strip() and is_text(slug):
+        if isinstance(slug, str) and slug.strip() and (slug.isascii() or is_text(slug)):
             return slug
         texts = [part.get("status_text"), top_level]
     # A number stays a number where it is written as text.

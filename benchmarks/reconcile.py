@@ -212,8 +212,10 @@ def shop(
     command = [sys.executable, stand_in, str(orders), str(limit), str(seconds), headers, *filter(None, [certificate])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        yield process.stdout.readline().strip()
-        process.terminate()
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 def environment(port: str, certificate: str = "") -> dict[str, str]:

@@ -65,7 +65,7 @@ class Credentials:
     @property
     def is_running_out(self) -> bool:
         """Whether it is time to renew the token."""
-        return self.renew_at < math.inf and time.time() >= self.renew_at
+        return time.time() >= self.renew_at
 
     def has_same_token(self, other: Credentials) -> bool:
         """Whether they lead to the same place with the same token."""
@@ -103,7 +103,7 @@ class CredentialsCache:
         known = self._find_known(refused) if refused else self._known
         if known is None:
             return None
-        is_due = self._is_expired or known.is_running_out
+        is_due = self._is_expired or (known.renew_at < math.inf and known.is_running_out)
         return None if is_due and self._clock() > self.failed_at + _COOLDOWN else known
 
     def keep(self, found: Credentials) -> Credentials:

@@ -93,11 +93,13 @@ class RateLimit:
         :param now: the time.
         :param size: how many turns it takes in one window.
         """
+        if self.phase is Phase.FREE:
+            return math.inf if self._in_flight >= self._max_in_flight else 0.0
         if self._alone is not None:
             return math.inf
         if self.phase is Phase.BLOCKED and now < self._until:
             return self._until - now
-        if self._room >= size and self.phase in (Phase.FREE, Phase.OPEN):
+        if self._room >= size and self.phase is Phase.OPEN:
             return math.inf if self._in_flight >= self._max_in_flight else 0.0
         if self.phase is Phase.OPEN and not self._has_ended(now) and not self._may_probe(now):
             return self._next_moment - now
@@ -113,7 +115,9 @@ class RateLimit:
     def send(self, now: float) -> int:
         """Record that a request is sent, once :meth:`delay` allows it, and return its number."""
         self.sent += 1
-        if self.phase is Phase.BLOCKED or (self._room < 1 and self._has_ended(now)):
+        if self.phase is Phase.FREE:
+            pass
+        elif self.phase is Phase.BLOCKED or (self._room < 1 and self._has_ended(now)):
             self._is_end_known &= self.phase is Phase.BLOCKED
             self.phase, self._alone = Phase.OPENING, self.sent
             self._window.opening_since = now

@@ -70,7 +70,10 @@ def read_response(
     :return: the JSON object of the answer.
     :raises YouCanError: for everything that is not YouCan's success.
     """
-    payload = _parse_json(answer.body)
+    try:
+        payload: Any = json.loads(answer.body)
+    except (ValueError, RecursionError):  # bad text, bad JSON, absurd numbers; a hostile depth of brackets
+        payload = None
     if isinstance(payload, list):  # of a list of webhooks it is not documented whether it is bare
         payload = {"data": payload}
     if request.method == "DELETE" and answer.status_code in (200, 202, 204) and not answer.body.strip():
@@ -278,13 +281,6 @@ _MAX_ITEMS = 20
 _MAX_DEPTH = 8
 _PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
 """An e-mail address, or a run of digits as long as a phone number."""
-
-
-def _parse_json(body: bytes) -> object:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):  # bad text, bad JSON, absurd numbers; a hostile depth of brackets
-        return None
 
 
 def _redact(value: object, secrets: Iterable[str], depth: int = 0) -> object:

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 
 from airflow_provider_youcan.client.attempts import MAX_RETRY_AFTER, Attempts
-from airflow_provider_youcan.client.endpoints import Request
+from airflow_provider_youcan.client.endpoints import Freshness, Request
 from airflow_provider_youcan.client.rate_limit import MAX_SILENCE, RateLimit
 from airflow_provider_youcan.client.responses import Answer, read_rate_limit, read_retry_after
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError, YouCanTaskStoppedError
@@ -97,30 +97,49 @@ class RateLimiter:
         self._window_of_last_update = 0
         self._warning = Throttle(logging.getLogger(__name__), clock)
 
-    async def send(
-        self, request: Request, send: Callable[[], Awaitable[Answer]], turn: Turn, attempts: Attempts
-    ) -> Answer:
+    async def take_turn(self, request: Request, turn: Turn, attempts: Attempts) -> int:
         """
-        Send a request in its turn, and learn from its answer.
+        Wait until a request may be sent.
 
-        :param request: what is sent.
-        :param send: sends it, and returns the answer.
+        :param request: what is to be sent.
         :param turn: what is reserved for the procedure that it belongs to.
         :param attempts: the attempts of that procedure.
-        :return: the answer, a 429 among others.
+        :return: its number, for :meth:`record`, which has to follow whatever comes of the request.
         :raises StaleReadError: in place of sending an update whose read is too old by now.
         :raises YouCanRateLimitError: if the shop refused too often, or for too long, to be waited for.
         """
         if request.freshness is not None and turn.take():
-            number = await self._use_reserved_turn(request, turn, attempts)
-        else:
-            number = await self._take_turn(request, turn, attempts)
-        answer = None
+            return await self._use_reserved_turn(request, turn, attempts)
+        size = 1 if request.update_freshness is None else 2
+        if not self._waiting and not self._interval and not self._limit.delay(self._clock(), size):
+            if self._given_up is not None or self._is_stopped:
+                self._raise_if_given_up()
+            return self._claim(request, size, 0.0, turn, attempts)
+        self._waiting += 1
         try:
-            answer = await send()
-            return answer
+            async with self._queue:
+                return await self._wait_for_turn(request, size, turn, attempts)
         finally:
-            self._record(number, request, answer)
+            self._waiting -= 1
+
+    def record(self, number: int, request: Request, answer: Answer | None) -> None:
+        """
+        Learn from what came of a request.
+
+        :param number: what :meth:`take_turn` returned.
+        :param request: what was sent.
+        :param answer: the answer, a 429 among others; ``None`` if none came.
+        """
+        now = self._clock()
+        if answer is not None and answer.status_code == 429:
+            self._record_refusal(number, now, read_retry_after(answer.headers))
+        else:
+            self._last_success, self._given_up = now, None
+            has_limit = answer is not None and "X-RateLimit-Limit" in answer.headers
+            self._limit.answered(number, now, *(read_rate_limit(answer.headers) if answer and has_limit else ()))
+            if request.freshness is not None and request.freshness.max_age < math.inf:
+                self._window_of_last_update = self._limit.windows
+        self._changed.set()
 
     def check_ceiling(self, max_age: float) -> None:
         """
@@ -141,18 +160,6 @@ class RateLimiter:
         self._is_stopped = True
         self._changed.set()
 
-    async def _take_turn(self, request: Request, turn: Turn, attempts: Attempts) -> int:
-        size = 1 if request.update_freshness is None else 2
-        if not self._waiting and not self._interval and not self._limit.delay(self._clock(), size):
-            self._raise_if_given_up()
-            return self._claim(request, size, 0.0, turn, attempts)
-        self._waiting += 1
-        try:
-            async with self._queue:
-                return await self._wait_for_turn(request, size, turn, attempts)
-        finally:
-            self._waiting -= 1
-
     async def _wait_for_turn(self, request: Request, size: int, turn: Turn, attempts: Attempts) -> int:
         slot = next_slot = self._next_slot
         begun_at = self._clock()
@@ -168,7 +175,9 @@ class RateLimiter:
 
     def _claim(self, request: Request, size: int, slot: float, turn: Turn, attempts: Attempts) -> int:
         """Take the turn that is there now, and return its number."""
-        self._refuse_hopeless(request, turn)
+        freshness = request.freshness or request.update_freshness
+        if freshness is not None and freshness.max_age < math.inf:
+            self._refuse_hopeless(freshness, turn)
         attempts.check_freshness(request)
         number = self._limit.send(self._clock())
         if size == 2:
@@ -216,17 +225,6 @@ class RateLimiter:
         self._limit.give_back()
         self._changed.set()
 
-    def _record(self, number: int, request: Request, answer: Answer | None) -> None:
-        now = self._clock()
-        if answer is not None and answer.status_code == 429:
-            self._record_refusal(number, now, read_retry_after(answer.headers))
-        else:
-            self._last_success, self._given_up = now, None
-            self._limit.answered(number, now, *(read_rate_limit(answer.headers) if answer else ()))
-            if request.freshness is not None and request.freshness.max_age < math.inf:
-                self._window_of_last_update = self._limit.windows
-        self._changed.set()
-
     def _record_refusal(self, number: int, now: float, retry_after: float | None) -> None:
         is_first = self._limit.refused(number, now, retry_after)
         silence = now - self._last_success
@@ -259,11 +257,8 @@ class RateLimiter:
             retry_after = error.retry_after if seconds == math.inf else seconds
             raise YouCanRateLimitError(str(error), status_code=429, retry_after=retry_after)
 
-    def _refuse_hopeless(self, request: Request, turn: Turn) -> None:
-        """Give up where the limit leaves no room for a read and its update, however often they are tried."""
-        freshness = request.freshness or request.update_freshness
-        if freshness is None or freshness.max_age == math.inf:
-            return
+    def _refuse_hopeless(self, freshness: Freshness, turn: Turn) -> None:
+        """Give up if the limit leaves no room for a read and its update, however often they are tried."""
         if turn.first_window is None:
             turn.first_window = self._limit.windows
         windows = self._limit.windows - max(self._window_of_last_update, turn.first_window)

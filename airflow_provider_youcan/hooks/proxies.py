@@ -23,6 +23,8 @@ __all__ = ["Route", "bundle_error", "find_proxy"]
 class Route:
     """How an asyncio client reaches a shop; resolved once for each base URL and CA bundle."""
 
+    key: tuple[str, str | bool]
+    """The base URL, and what certificates are verified by."""
     proxy: str | None
     bundle: str | None
     """The path of a CA bundle, ``None`` for an http base, which is on this machine."""
@@ -34,11 +36,13 @@ class Route:
 
         :raises YouCanInvalidInputError: if the environment names a proxy that can't be used.
         """
+        key = (credentials.base_url, credentials.verify)
         if credentials.base_url.startswith("http://"):
-            return cls(None, None)
+            return cls(key, None, None)
         bundle = credentials.verify if isinstance(credentials.verify, str) else None
         bundle = bundle or os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE")
-        return cls(find_proxy(credentials, may_be_socks=False), bundle or str(requests.certs.where()))  # type: ignore[attr-defined]
+        proxy = find_proxy(credentials, may_be_socks=False)
+        return cls(key, proxy, bundle or str(requests.certs.where()))  # type: ignore[attr-defined]
 
     def load_tls(self) -> ssl.SSLContext | bool:
         """
@@ -49,7 +53,7 @@ class Route:
         if self.bundle is None:
             return True
         try:
-            state = Path(self.bundle).stat()
+            state = os.stat(self.bundle)  # noqa: PTH116  # for each request
             return _load_bundle(self.bundle, state.st_mtime_ns, state.st_size)
         except OSError:
             raise bundle_error() from None

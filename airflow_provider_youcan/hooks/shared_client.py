@@ -40,10 +40,11 @@ class SharedClient:
     def __init__(self, conn_id: str, max_connections: int) -> None:
         self._conn_id = conn_id
         self._max_connections = max_connections
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        """The event loop that its connections belong to."""
         self._users = 0
         self._session: aiohttp.ClientSession | None = None
-        self._route: tuple[tuple[str, str | bool], Route] | None = None
+        self._route: Route | None = None
         # Queue here, not in aiohttp's pool: fewer requests are in flight when a 429 comes, and reads are fresh when
         # their update is sent.
         self.limiter = RateLimiter(max_in_flight=max_connections)
@@ -75,14 +76,10 @@ class SharedClient:
         """Give the client back; the last user closes its connections."""
         self._users -= 1
         if self._users == 0:
-            _clients.get(self._loop, {}).pop(self._conn_id, None)
+            _clients.get(self.loop, {}).pop(self._conn_id, None)
             session, self._session = self._session, None
-            if session is not None and self.is_of_running_loop():
+            if session is not None and self.loop is asyncio.get_running_loop():
                 await session.close()
-
-    def is_of_running_loop(self) -> bool:
-        """Return whether it can be used here: aiohttp sessions belong to one event loop."""
-        return self._loop is asyncio.get_running_loop()
 
     async def look_up_credentials(
         self, look_up: Callable[[], Awaitable[Credentials]], refused: Sequence[Credentials] = ()
@@ -116,7 +113,21 @@ class SharedClient:
         :raises YouCanError: if no whole answer came.
         """
         try:
-            return await self._send_request(request, credentials)
+            route = self._route
+            if route is None or route.key != (credentials.base_url, credentials.verify):
+                route = await self._find_route(credentials)
+            async with (self._session or self._open_session()).request(
+                request.method,
+                URL(credentials.base_url + request.path, encoded=True),
+                params=request.params or None,
+                data=request.body,
+                headers=_headers(credentials.token, is_json=request.body is not None),
+                timeout=_timeout(credentials.timeout),
+                allow_redirects=False,
+                ssl=route.load_tls(),
+                proxy=route.proxy,
+            ) as response:
+                return Answer(response.status, response.headers, await _read_body(response))
         except YouCanError:
             raise
         except Exception as error:  # aiohttp lets some errors of what is below it through
@@ -126,42 +137,24 @@ class SharedClient:
         # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
         raise connection_error(request, why, credentials.base_url, credentials.timeout)
 
-    async def _send_request(self, request: Request, credentials: Credentials) -> Answer:
-        route = await self._find_route(credentials)
-        async with self._get_session().request(
-            request.method,
-            URL(credentials.base_url + request.path, encoded=True),
-            params=request.params or None,
-            data=request.body,
-            headers=_headers(credentials.token, is_json=request.body is not None),
-            timeout=_timeout(credentials.timeout),
-            allow_redirects=False,
-            ssl=route.load_tls(),
-            proxy=route.proxy,
-        ) as response:
-            return Answer(response.status, response.headers, await _read_body(response))
-
     async def _find_route(self, credentials: Credentials) -> Route:
-        key = (credentials.base_url, credentials.verify)
-        if self._route is None or self._route[0] != key:
-            route = Route.of(credentials)
-            # In a thread, because it takes a while to load the certificates, once.
-            await asyncio.to_thread(route.load_tls)
-            self._route = (key, route)
-        return self._route[1]
+        route = Route.of(credentials)
+        # In a thread, because it takes a while to load the certificates, once.
+        await asyncio.to_thread(route.load_tls)
+        self._route = route
+        return route
 
-    def _get_session(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._max_connections),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"},
-                # aiohttp would take a login from ~/.netrc, too; proxies are read as requests reads them.
-                trust_env=False,
-            )
-            # aiohttp would send a request a second time by itself when its connection is dropped, and has no public
-            # way to forbid that. When to send again is decided, and logged, in one place.
-            self._session._retry_connection = False
+    def _open_session(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"},
+            # aiohttp would take a login from ~/.netrc, too; proxies are read as requests reads them.
+            trust_env=False,
+        )
+        # aiohttp would send a request a second time by itself when its connection is dropped, and has no public way
+        # to forbid that. When to send again is decided, and logged, in one place.
+        self._session._retry_connection = False
         return self._session
 
 

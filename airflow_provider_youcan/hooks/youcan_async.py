@@ -17,7 +17,7 @@ from airflow_provider_youcan.checks import check_slugs
 from airflow_provider_youcan.client import endpoints, procedures, store
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.client.credentials import Credentials
-from airflow_provider_youcan.client.responses import Answer, read_response
+from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.base import ConnectionUser
 from airflow_provider_youcan.hooks.limiter import RateLimiter, Turn
@@ -225,26 +225,24 @@ class YouCanAsyncHook(ConnectionUser):
     ) -> dict[str, Any]:
         while True:
             was_sent = False
-
-            async def send(credentials: Credentials) -> Answer:
-                nonlocal was_sent
-                if self._is_stopped:
-                    raise self._stopped_error(request)
-                was_sent = True
-                attempts.send()
-                self.requests += 1
-                _log.debug("%s %s", request.method, request.path)
-                answer = await client.send_request(request, credentials)
-                count_request(request.method, answer.status_code, self.youcan_conn_id)
-                return answer
-
             try:
                 credentials = client.credentials.find(attempts.refused) or await client.look_up_credentials(
                     partial(self._look_up, attempts.refused, may_renew=attempts.may_renew), attempts.refused
                 )
                 attempts.begin(credentials)
                 limiter = self._limiter or self._make_limiter(client, credentials)
-                answer = await limiter.send(request, partial(send, credentials), turn, attempts)
+                number, answer = await limiter.take_turn(request, turn, attempts), None
+                try:
+                    if self._is_stopped:
+                        raise self._stopped_error(request)
+                    was_sent = True
+                    attempts.send()
+                    self.requests += 1
+                    _log.debug("%s %s", request.method, request.path)
+                    answer = await client.send_request(request, credentials)
+                finally:
+                    limiter.record(number, request, answer)
+                count_request(request.method, answer.status_code, self.youcan_conn_id)
                 payload = read_response(request, answer, self.connection_name, credentials.token)
             except YouCanError as error:
                 if was_sent and error.status_code is None:
@@ -281,7 +279,7 @@ class YouCanAsyncHook(ConnectionUser):
         # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
         from airflow_provider_youcan.hooks.shared_client import MAX_CONNECTIONS, SharedClient
 
-        if self._client is None or not self._client.is_of_running_loop():
+        if self._client is None or self._client.loop is not asyncio.get_running_loop():
             # Kept from one request to the next, until close().
             self._client = SharedClient.acquire(self.youcan_conn_id, self.max_concurrency or MAX_CONNECTIONS)
         return self._client

@@ -281,7 +281,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             "Read %s, asking for %s of %s%s.%s",
             pluralize(desired.rows, "planned change" if run_input.is_plan else "row"),
             pluralize(desired.count_statuses(), "status", "statuses"),
-            pluralize(sum(1 for _ in desired.orders), "order"),
+            pluralize(len(desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",
             columns,
         )

@@ -154,6 +154,6 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         self.log.info(
             "Read %s of %s that the run changed%s.",
             pluralize(run_input.desired.rows, "status", "statuses"),
-            pluralize(sum(1 for _ in run_input.desired.orders), "order"),
+            pluralize(len(run_input.desired.orders), "order"),
             "; dry run, nothing will be sent" if dry_run else "",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from dataclasses import dataclass, field
 
@@ -17,6 +16,7 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.reconciliation.inputs import Options, RunInput
 from airflow_provider_youcan.reconciliation.planner import (
+    Guard,
     Outcome,
     Step,
     block_general,
@@ -117,27 +117,10 @@ class OrderUpdater:
         :raises YouCanTransientError: if some of it may work later; the rest is done.
         :raises YouCanError: if nothing more can be done for it.
         """
-        try:
-            await self._apply(progress)
-        except asyncio.CancelledError:
-            self._report_cut_off(progress)
-            raise
-
-    def report_all(self, progress: OrderProgress, outcome: Outcome, reason: str) -> None:
-        """Report of all statuses that are left what became of them."""
-        for context in [context for context in self._contexts if context in progress.left]:
-            own = progress.failures.get(context)
-            step = own or Step(outcome, None, reason)
-            if (sent := progress.unconfirmed.get(context)) is not None:
-                step = Step(Outcome.FAILED, sent.before, f"{step.reason} {_UNCONFIRMED}", unconfirmed=True)
-            elif own is None and outcome is Outcome.FAILED and (block := self._find_block(progress, context)):
-                step = Step(Outcome.PROTECTED, None, block)
-            self._settle(progress, context, step)
-
-    async def _apply(self, progress: OrderProgress) -> None:
         read = None
         if not progress.unconfirmed:
-            read, progress.read = self._snapshot.keep_fresh(progress.read) or self._snapshot.take(progress.order), None
+            planned, progress.read = progress.read, None
+            read = (planned and self._snapshot.keep_fresh(planned)) or self._snapshot.take(progress.order)
         if read is None and (progress.order.ref is not None or not self._is_first_guarded(progress)):
             read = await self._read(progress)
         if self._report_other_ref(progress):
@@ -161,13 +144,32 @@ class OrderUpdater:
         if failure is not None:
             raise failure
 
+    def report_all(self, progress: OrderProgress, outcome: Outcome, reason: str) -> None:
+        """Report of all statuses that are left what became of them."""
+        for context in [context for context in self._contexts if context in progress.left]:
+            own = progress.failures.get(context)
+            step = own or Step(outcome, None, reason)
+            if (sent := progress.unconfirmed.get(context)) is not None:
+                step = Step(Outcome.FAILED, sent.before, f"{step.reason} {_UNCONFIRMED}", unconfirmed=True)
+            elif own is None and outcome is Outcome.FAILED and (block := self._find_block(progress, context)):
+                step = Step(Outcome.PROTECTED, None, block)
+            self._settle(progress, context, step)
+
+    def report_cut_off(self, progress: OrderProgress) -> None:
+        """Report what was under way when the run was cut off, and what it had not come to."""
+        if progress.under_way is not None:
+            context, before = progress.under_way
+            progress.under_way = None
+            self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF, unconfirmed=True))
+        self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
+
     async def _apply_status(
         self, progress: OrderProgress, context: StatusContext, read: Read | None
     ) -> tuple[Step, Read | None]:
         """Bring one status to where it should be, and return what became of it, and what was read last."""
         wanted, guard = progress.left[context], self._input.guard(progress.order, context)
         if context in progress.unconfirmed:
-            return await self._update(progress, context, wanted, read)
+            return await self._update(progress, context, wanted, guard, read)
         if read is None and guard is None:
             read = await self._read(progress)
         before = None
@@ -179,13 +181,13 @@ class OrderUpdater:
         if block := self._find_block(progress, context):
             # What it is now need not be read for this.
             return Step(Outcome.PROTECTED, before, block), read
-        return await self._update(progress, context, wanted, read)
+        return await self._update(progress, context, wanted, guard, read)
 
     async def _update(
-        self, progress: OrderProgress, context: StatusContext, wanted: str, read: Read | None
+        self, progress: OrderProgress, context: StatusContext, wanted: str, guard: Guard | None, read: Read | None
     ) -> tuple[Step, Read | None]:
         order, begun_at = progress.order, time.monotonic()
-        guard, sent = self._input.guard(order, context), progress.unconfirmed.get(context)
+        sent = progress.unconfirmed.get(context)
         holds = self._input.holds.get(str(order.order_id)) if context is StatusContext.GENERAL else None
 
         async def announce(request: Request) -> None:
@@ -239,13 +241,6 @@ class OrderUpdater:
             progress, Outcome.FAILED, f"the shop knows this order by the ref {ref!r}, so it may be another one"
         )
         return True
-
-    def _report_cut_off(self, progress: OrderProgress) -> None:
-        if progress.under_way is not None:
-            context, before = progress.under_way
-            progress.under_way = None
-            self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF, unconfirmed=True))
-        self.report_all(progress, Outcome.NOT_REACHED, "the run was cut off before it came to this status")
 
     def _settle(self, progress: OrderProgress, context: StatusContext, step: Step) -> None:
         del progress.left[context]

@@ -207,6 +207,9 @@ class Reconciliation:
                 await work(progress)
             except YouCanError as error:
                 self._handle(pool, progress, error, handle_transient)
+            except asyncio.CancelledError:
+                self._updater.report_cut_off(progress)
+                raise
             if not progress.left:
                 self._open.pop(progress.order, None)
             if record.is_kept:
@@ -309,7 +312,7 @@ class Reconciliation:
     async def _log_progress(self) -> None:
         while True:
             await asyncio.sleep(_PROGRESS_SECONDS)
-            total, done = sum(1 for _ in self._desired.orders), len(self._begun) - len(self._open)
+            total, done = len(self._desired.orders), len(self._begun) - len(self._open)
             if not done:
                 self._log.info("Reading what the shop shows.")
                 continue

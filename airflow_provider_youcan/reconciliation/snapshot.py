@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
@@ -87,6 +87,8 @@ class Snapshot:
         }
         self._reads: dict[str, Read] = {}
         self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
+        self._has_refs = bool(desired.refs)
+        self._changes = 0  # how many orders of the last pages are not what they should be
 
     def learn_slugs(self, known: Mapping[StatusContext, Collection[str]]) -> None:
         """Take the slugs that there are: a list's text that is none of them may be a translated label."""
@@ -101,13 +103,13 @@ class Snapshot:
         :return: each order whose statuses are known by now, as soon as they are.
         """
         refs = set(self._desired.refs)
-        missing = sum(order.order_id is not None for order in self._desired.orders) + len(refs)
+        missing = len([order for order in self._desired.orders if order.order_id is not None]) + len(refs)
         pages, batch = Pages(), 1
         while missing >= 2 and not pages.is_over:
             number = min(batch, pages.pages_left)
             # From when it was asked for: how long the answer took is not known to be after the reading.
             read_at = self._clock()
-            listed = await self._read_pages(pages, number)
+            listed, self._changes = await self._read_pages(pages, number), 0
             found = [self._add(order, read_at) for order in listed]
             known = [order for order in found if order is not None]
             lacks_statuses = not known and any(self._names(order) for order in listed)
@@ -118,8 +120,7 @@ class Snapshot:
             if costs_more or (lacks_statuses and not refs):
                 return
             # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come up.
-            changes = sum(self._differs(order) for order in known)
-            grows = refs or changes < self._max_concurrency
+            grows = refs or self._changes < self._max_concurrency
             batch = min(batch * 2, self._max_concurrency) if grows else 1
 
     async def search(self, ref: str) -> None:
@@ -146,16 +147,20 @@ class Snapshot:
 
     def take(self, order: DesiredOrder) -> Read | None:
         """Return what is known of an order, once, unless it is too old or lacks a status that is desired."""
-        read = self.keep_fresh(self._reads.pop(str(order.order_id), None))
-        return read if read is not None and _has_all(read.statuses, order.desired) else None
+        read = self._reads.pop(order.order_id or "", None)
+        if read is None or self._clock() - read.at > MAX_READ_AGE:
+            return None
+        # An order that a ref was joined to asks for more than it did when its page was read.
+        is_whole = order.more is None or None not in [read.statuses[context] for context in order.desired]
+        return read if is_whole else None
 
-    def keep_fresh(self, read: Read | None) -> Read | None:
+    def keep_fresh(self, read: Read) -> Read | None:
         """Return what was read, unless it is too old to report anything of it."""
-        return None if read is None or self._clock() - read.at > MAX_READ_AGE else read
+        return None if self._clock() - read.at > MAX_READ_AGE else read
 
     def find_other_ref(self, order: DesiredOrder) -> str | None:
         """Return the ref by which the shop knows an order, where the rows give it another."""
-        ref = self._refs.pop(str(order.order_id), None)
+        ref = self._refs.pop(order.order_id or "", None)
         return ref if order.ref is not None and ref not in (None, "None", order.ref) else None
 
     async def _read_pages(self, pages: Pages, number: int) -> list[dict[str, Any]]:
@@ -189,26 +194,18 @@ class Snapshot:
         if desired is None or not is_new or (desired.order_id is None and not is_order_id(order_id)):
             return None
         self._refs[order_id] = ref
-        is_by_ref = self._desired.is_ref(ref)
+        is_by_ref = self._has_refs and self._desired.is_ref(ref)
         if is_by_ref:
             self.ids.setdefault(ref, set()).add(order_id)
         statuses = OrderStatuses.from_order(order, self._known)
-        if not _has_all(statuses, desired.desired):
-            return desired if is_by_ref else None
+        differs = False
+        for context, slug in desired.desired.items():
+            if (now := statuses[context]) is None:
+                return desired if is_by_ref else None
+            differs = differs or now != slug
+        self._changes += differs
         self._reads[order_id] = Read(statuses, read_at)
         return desired
-
-    def _differs(self, order: DesiredOrder) -> bool:
-        read = self._reads.get(str(order.order_id))
-        if read is not None:
-            for context, slug in order.desired.items():
-                if read.statuses[context] != slug:
-                    return True
-        return False
-
-
-def _has_all(statuses: OrderStatuses, contexts: Iterable[StatusContext]) -> bool:
-    return None not in [statuses[context] for context in contexts]
 
 
 def _normalise(order_id: str) -> str:

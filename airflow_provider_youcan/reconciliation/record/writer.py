@@ -41,13 +41,10 @@ class Record:
     """
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
+        self.is_kept = bool(sinks)
+        """Whether lines are kept anywhere."""
         self._writers = [_Writer(sink) for sink in sinks]
         self._lines = 0
-
-    @property
-    def is_kept(self) -> bool:
-        """Whether lines are kept anywhere."""
-        return bool(self._writers)
 
     def open(self) -> None:
         """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -49,7 +49,11 @@ class DesiredOrder:
     order_id: str | None
     ref: str | None
     row: int
+    """The first row that names it."""
     statuses: Statuses
+    """What that row asks for."""
+    desired: Statuses
+    """What each status should be that a row asks for."""
     more: list[tuple[int, Statuses]] | None = None
     """Further rows that name it."""
     other_ref: str | None = None
@@ -61,13 +65,6 @@ class DesiredOrder:
     def entries(self) -> list[tuple[int, Statuses]]:
         """The rows that name it, each with what it asks for."""
         return [(self.row, self.statuses), *(self.more or ())]
-
-    @property
-    def desired(self) -> Statuses:
-        """What each status should be that a row asks for."""
-        if self.more is None:
-            return self.statuses
-        return {context: status for _, statuses in self.entries for context, status in statuses.items()}
 
     def rows_for(self, context: StatusContext) -> list[tuple[int, str]]:
         """Return the rows that ask for a status, each with the slug."""
@@ -92,19 +89,23 @@ class DesiredOrder:
         """Take what a further row asks for."""
         self.more = self.more or []
         self.more.append((row, statuses))
+        self.desired = {**self.desired, **statuses}
 
     def join(self, other: DesiredOrder) -> None:
         """Take the rows that name the same order in another way."""
-        (self.row, self.statuses), *more = sorted(self.entries + other.entries, key=lambda entry: entry[0])
-        self.more = more
+        self._take(sorted(self.entries + other.entries, key=lambda entry: entry[0]))
         self.ref = self.ref or other.ref
         self.contradiction = self.contradiction or other.contradiction
 
     def remove(self, rows: Collection[int]) -> None:
         """Forget what some of its rows ask for."""
         left = [(row, statuses) for row, statuses in self.entries if row not in rows]
-        (self.row, self.statuses), *more = left or [(self.row, {})]
+        self._take(left or [(self.row, {})])
+
+    def _take(self, entries: list[tuple[int, Statuses]]) -> None:
+        (self.row, self.statuses), *more = entries
         self.more = more or None
+        self.desired = {context: status for _, statuses in entries for context, status in statuses.items()}
 
 
 class DesiredState:
@@ -168,7 +169,7 @@ class DesiredState:
             return
         orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
         if (order := orders.get(key)) is None:
-            orders[key] = DesiredOrder(order_id, ref, self.rows, statuses)
+            orders[key] = DesiredOrder(order_id, ref, self.rows, statuses, statuses)
             return
         order.add(self.rows, statuses)
         order.ref = order.ref or ref
@@ -191,7 +192,7 @@ class DesiredState:
         if error is not None:
             self.invalid.append(InvalidRow(self.rows, order_id, ref, error.reason, error))
         elif (order := self._by_id.get(order_id)) is None:
-            self._by_id[order_id] = DesiredOrder(order_id, ref, self.rows, {context: status})
+            self._by_id[order_id] = DesiredOrder(order_id, ref, self.rows, {context: status}, {context: status})
         else:
             order.add(self.rows, {context: status})
 
@@ -243,10 +244,9 @@ class DesiredState:
         return ", ".join(column if column == name else f"{column} from {name!r}" for column, name in found.items())
 
     @property
-    def orders(self) -> Iterator[DesiredOrder]:
+    def orders(self) -> list[DesiredOrder]:
         """The orders of which a row asks for something."""
-        for orders in (self._by_id, self._by_ref):
-            yield from [order for order in orders.values() if order.statuses or (order.more and order.desired)]
+        return [order for orders in (self._by_id, self._by_ref) for order in orders.values() if order.desired]
 
     @property
     def refs(self) -> list[str]:
@@ -264,12 +264,13 @@ class DesiredState:
     @property
     def statuses(self) -> list[tuple[StatusContext, str]]:
         """All statuses that are asked for, each once."""
-        by_identity = {id(statuses): statuses for order in self.orders for _, statuses in order.entries}
+        by_identity = {id(order.desired): order.desired for order in self.orders if order.more is None}
+        by_identity |= {id(one): one for order in self.orders if order.more for _, one in order.entries}
         return list(dict.fromkeys(item for statuses in by_identity.values() for item in statuses.items()))
 
     def count_statuses(self) -> int:
         """Return for how many statuses the rows ask, counting each once, however many rows ask for it."""
-        return sum(len(order.desired) for order in self.orders)
+        return sum([len(order.desired) for order in self.orders])
 
     def refuse_statuses(
         self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError], advice: str = ""
@@ -280,7 +281,7 @@ class DesiredState:
         :param errors: the statuses, each with what is wrong with it.
         :param advice: what else can be done about it.
         """
-        for order in list(self.orders) if errors else ():
+        for order in self.orders if errors else ():
             refused = {
                 row: errors[item] for row, statuses in order.entries for item in statuses.items() if item in errors
             }
@@ -292,8 +293,8 @@ class DesiredState:
 
     def refuse_contradictions(self) -> None:
         """Take the rows that want different things of the same order for invalid."""
-        for order in list(self.orders):
-            if reason := order.find_contradiction():
+        for order in self.orders:
+            if reason := (order.more or order.other_ref or order.contradiction) and order.find_contradiction():
                 rows = [row for row, _ in order.entries]
                 self.invalid += [InvalidRow(row, order.order_id, order.ref, reason) for row in rows]
                 order.remove(rows)
