@@ -19,7 +19,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Snapshot
-from tests.conftest import FRESH, Clock, Sandbox, reconcile
+from tests.conftest import FRESH, Clock, Sandbox, paths, reconcile
 
 # --- which order is meant ---
 
@@ -95,6 +95,15 @@ def test_an_id_in_other_letters_is_the_same_order(sandbox: Sandbox, fresh: list[
     assert summary["changed"] == len(fresh)
 
 
+def test_a_search_that_fails_for_now_is_made_again(
+    sandbox: Sandbox, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=2))
+    sandbox.misbehave("status", route="GET /orders", status=500, times=2)
+
+    assert reconcile([{"ref": "001", "status": "closed"}])["changed"] == 1
+
+
 # --- how the shop is read ---
 
 
@@ -149,6 +158,18 @@ def test_what_was_read_long_ago_is_read_again(sandbox: Sandbox, monkeypatch: pyt
 
     assert summary["changed"] == again["unchanged"] == len(orders)
     assert again["requests"] == 1 + 1 + len(orders)
+
+
+def test_what_a_plan_rests_on_is_read_again_where_it_is_too_old(
+    sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.snapshot.MAX_READ_AGE", -1.0)
+
+    summary = reconcile([{"order_id": one, "payment_status": "paid"} for one in fresh], max_changes="100%")
+
+    assert summary["changed"] == len(fresh)
+    # Once for the plan, and once when it is carried out.
+    assert [path.count("-") > 1 for path in paths(sandbox, "GET")].count(True) == 2 * len(fresh)
 
 
 def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: Sandbox, no_waiting: None) -> None:
