@@ -46,6 +46,21 @@ def test_trouble_with_one_status_keeps_the_order_from_being_closed(
     assert sandbox.shop.statuses(fresh[0]) == {"general": "open", "shipping": "unfulfilled", "payment": "paid"}
 
 
+def test_a_general_status_that_is_held_back_is_protected_and_has_not_failed(
+    sandbox: Sandbox, fresh: list[str], no_waiting: None, tmp_path: Path
+) -> None:
+    sandbox.misbehave("status", route=f"PUT /orders/{fresh[0]}/status/payment", status=500)
+
+    with pytest.raises(YouCanTransientError):
+        reconcile(
+            [{"order_id": fresh[0], "payment_status": "paid", "status": "closed"}],
+            report_path=str(tmp_path / "report.jsonl"),
+        )
+
+    outcomes = {line["context"]: line["outcome"] for line in read_report(tmp_path / "report.jsonl")}
+    assert outcomes == {"payment": "failed", "general": "protected"}
+
+
 @pytest.mark.parametrize(
     "misbehaviour",
     [{"kind": "drop"}, {"kind": "status", "status": 503}, {"kind": "html"}],

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.rows.file import read_orders_file
 from tests.conftest import Sandbox, paid, paths, reconcile

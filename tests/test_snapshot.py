@@ -223,6 +223,7 @@ class Shop:
     def __init__(self, size: int, answers: dict[int, Exception] | None = None) -> None:
         self.order_ids = [f"order-{number}" for number in range(1, size + 1)]
         self.pages: list[int] = []
+        self.is_terse = False
         self._answers = answers or {}
 
     async def run(self, procedure: Any) -> Any:
@@ -237,7 +238,8 @@ class Shop:
     def _answer(self, page: int) -> Any:
         self.pages.append(page)
         order_id = self.order_ids[page - 1]
-        listed = {"data": [{"id": order_id, "ref": str(page), **statuses_of("pending")}]}
+        statuses = {} if self.is_terse else statuses_of("pending")
+        listed = {"data": [{"id": order_id, "ref": str(page), **statuses}]}
         return self._answers.get(page, {**listed, "meta": {"pagination": {"total_pages": len(self.order_ids)}}})
 
 
@@ -343,3 +345,23 @@ def test_no_more_pages_are_asked_for_together_than_there_are_workers() -> None:
     read_list(snapshot)
 
     assert together == [1, 2, 3, 3]
+
+
+def test_a_list_that_lacks_a_status_is_read_no_further() -> None:
+    shop = Shop(9)
+    shop.is_terse = True
+    snapshot, _ = snapshot_of(shop)
+
+    assert read_list(snapshot) == []
+    assert shop.pages == [1]
+
+
+def test_a_search_ends_behind_the_ref_and_not_before_because_another_order_may_have_it_too() -> None:
+    shop = Shop(9)
+    snapshot, desired = snapshot_of(shop)
+    desired.add({"ref": "3", "payment_status": "paid"})
+
+    asyncio.run(snapshot.search("3"))
+
+    assert snapshot.ids["3"] == {"order-3"}
+    assert shop.pages == [1, 2, 3, 4]
