@@ -32,7 +32,7 @@ LOWEST = $(shell sed -n 's/^  "\([a-z0-9-]*\)>=\([0-9.]*\)",.*/\1==\2/p' pyproje
 PYTEST := -m pytest -n 2 --dist loadgroup
 # The tests that stand on them rather than on Airflow.
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoints exceptions hook limiter orders pages \
-  planner procedures proxies rate_limit responses retries session shared_client store testing tls waiting)
+  planner procedures proxies rate_limit responses retries session shared_client store testing tls waiting workers)
 
 # A user's own Airflow must never be touched by a test or a demo.
 unexport AIRFLOW_HOME PYTHONPATH

@@ -145,3 +145,34 @@ def test_an_update_confirmed_in_the_second_round_is_reported_as_a_change(
     assert summary["changed"] == 1
     assert read_report(report)[0]["before"] == "pending"
     assert len(sandbox.shop.history()) == 1
+
+
+@pytest.mark.parametrize("only_from", [None, GUARD])
+def test_a_lost_answer_that_is_cleared_up_when_the_order_is_tried_once_more_is_a_change(
+    sandbox: Sandbox, no_waiting: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, only_from: Any
+) -> None:
+    # Given an update whose answer is lost, after which the order can't be read as often as it is tried,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=2))
+    (order_id, *_), report = payable(sandbox), tmp_path / "report.jsonl"
+    sandbox.misbehave("lose-answer", route="PUT *", times=1)
+    looks = []
+
+    def hide(method: str, status: int | None) -> None:
+        if method == "PUT":
+            sandbox.misbehave("status", route="GET /orders/*-*", status=503, times=1)
+        looks.append((method, status))
+
+    on_request(sandbox, hide)
+
+    # when the run tries it once more,
+    summary = reconcile(
+        [{"order_id": order_id, "payment_status": "paid"}], only_from=only_from, report_path=str(report)
+    )
+
+    # then the change is this run's, and was sent once.
+    assert ("GET", 503) in looks
+    assert [method for method, _ in looks].count("PUT") == 1
+    assert summary["changed"] == 1
+    (line,) = read_report(report)
+    assert (line["outcome"], line["before"]) == ("changed", "pending")
+    assert "confirmed by reading" in line["reason"]

@@ -14,6 +14,7 @@ import pytest
 from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanInvalidInputError,
+    YouCanPermanentError,
     YouCanTooManyChangesError,
     YouCanTransientError,
 )
@@ -236,6 +237,52 @@ def test_an_update_that_failed_hides_none_that_was_made(
     revert(report=reports)
 
     assert all_statuses(sandbox) == before
+
+
+def test_an_update_that_youcan_refused_is_not_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
+    # Given an update that was announced, sent and refused, and somebody else who set the same,
+    (order_id, *_), report = payable(sandbox), tmp_path / "report.jsonl"
+    sandbox.misbehave("status", status=422, route="PUT *", times=1)
+    with pytest.raises(YouCanPermanentError):
+        reconcile([{"order_id": order_id, "payment_status": "paid"}], report_path=str(report))
+    sandbox.shop.set_status(order_id, "payment", "paid")
+
+    assert revert(report=str(report))["changed"] == 0
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_what_the_run_set_first_is_protected_once_it_set_something_else(sandbox: Sandbox, tmp_path: Path) -> None:
+    # Given two tries that set one status after the other, and somebody who sets it back to the first,
+    (order_id, *_) = payable(sandbox)
+    reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
+    for status in ("paid", "captured"):
+        reconcile([{"order_id": order_id, "payment_status": status}], report_path=reports[0])
+    sandbox.shop.set_status(order_id, "payment", "paid")
+
+    # when both are taken back, then that is somebody else's, and stays.
+    assert revert(report=reports)["protected"] == 1
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_a_share_of_a_revert_is_of_all_that_the_run_was_about(sandbox: Sandbox, tmp_path: Path) -> None:
+    # Given a run that changed half of what its table asked for,
+    rows = paid_rows(sandbox)[:6]
+    for row in rows[:3]:
+        sandbox.shop.set_status(row["order_id"], "payment", "paid")
+    reconcile(rows, report_path=str(tmp_path / "report.jsonl"))
+
+    with pytest.raises(YouCanTooManyChangesError, match="3 of 6 statuses"):
+        revert(report=str(tmp_path / "report.jsonl"), max_changes="49%")
+    assert revert(report=str(tmp_path / "report.jsonl"), max_changes="50%")["changed"] == 3
+
+
+def test_the_plan_of_another_store_is_refused_beside_a_report(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    reconcile(plan=str(plan), report_path=str(report))
+    plan.write_text(plan.read_text().replace('"store": "sandbox"', '"store": "another"'))
+
+    with pytest.raises(YouCanInvalidInputError, match="belongs to the store 'another'"):
+        revert(report=[str(report), str(plan)])
 
 
 def test_what_says_nothing_is_refused(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:

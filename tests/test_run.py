@@ -18,7 +18,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanStoreSuspendedError,
     YouCanTransientError,
 )
-from tests.conftest import UNKNOWN_ID, Sandbox, paid_rows, paths, read_report, reconcile
+from tests.conftest import UNKNOWN_ID, Sandbox, TaskInstance, paid_rows, paths, read_report, reconcile
 
 
 def test_a_row_that_fails_does_not_keep_the_others_from_going_on(
@@ -52,6 +52,57 @@ def test_what_failed_for_now_is_left_to_airflows_retries(
     summary = reconcile(rows)
 
     assert (summary["changed"], summary["unchanged"]) == (1, len(fresh) - 1)
+
+
+@pytest.mark.parametrize("longest_first", [True, False])
+def test_a_retry_comes_after_the_longest_that_the_shop_asked_for(
+    sandbox: Sandbox, fresh: list[str], no_waiting: None, longest_first: bool
+) -> None:
+    for order_id, seconds in zip(fresh[:2], ("90", "30") if longest_first else ("30", "90"), strict=True):
+        sandbox.misbehave("status", route=f"PUT /orders/{order_id}/*", status=503, headers={"Retry-After": seconds})
+
+    with pytest.raises(YouCanTransientError) as error:
+        reconcile([{"order_id": order_id, "status": "closed"} for order_id in fresh[:2]], max_concurrency=1)
+
+    assert error.value.retry_after == 90
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_shop_that_answers_some_of_its_orders_is_not_down(
+    sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    # Given a shop that counts as down after two failures in a row, and fails at every second order,
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.workers.MAX_FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.workers.MAX_SECONDS_WITHOUT_SUCCESS", -1.0)
+    ti = TaskInstance()
+    for place, order_id in enumerate(fresh):
+        if place % 2:
+            sandbox.misbehave("status", route=f"PUT /orders/{order_id}/*", status=500)
+        elif status != 200:
+            sandbox.misbehave("status", route=f"PUT /orders/{order_id}/*", status=status)
+
+    with pytest.raises(YouCanTransientError):
+        reconcile([{"order_id": order_id, "status": "closed"} for order_id in fresh], ti, max_concurrency=1)
+
+    # then the run goes on to its end.
+    assert len(fresh) >= 3
+    assert ti.pushed["summary"]["failed"] >= len(fresh) // 2
+    assert ti.pushed["summary"]["not_reached"] == 0
+
+
+def test_a_shop_that_takes_nothing_ends_the_run(
+    sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=1))
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.workers.MAX_FAILURES_IN_A_ROW", 2)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.workers.MAX_SECONDS_WITHOUT_SUCCESS", -1.0)
+    sandbox.misbehave("status", route="PUT *", status=500)
+
+    with pytest.raises(YouCanServerError):
+        reconcile([{"order_id": order_id, "status": "closed"} for order_id in fresh], max_concurrency=1)
+
+    assert len(paths(sandbox, "PUT")) == 2
 
 
 def test_an_error_that_passes_is_tried_again(sandbox: Sandbox, fresh: list[str], no_waiting: None) -> None:

@@ -19,7 +19,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Snapshot
-from tests.conftest import FRESH, Clock, Sandbox, reconcile
+from tests.conftest import FRESH, Clock, Sandbox, paths, reconcile
 
 # --- which order is meant ---
 
@@ -95,6 +95,15 @@ def test_an_id_in_other_letters_is_the_same_order(sandbox: Sandbox, fresh: list[
     assert summary["changed"] == len(fresh)
 
 
+def test_a_search_that_fails_for_now_is_made_again(
+    sandbox: Sandbox, no_waiting: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", sandbox.connection(max_attempts=2))
+    sandbox.misbehave("status", route="GET /orders", status=500, times=2)
+
+    assert reconcile([{"ref": "001", "status": "closed"}])["changed"] == 1
+
+
 # --- how the shop is read ---
 
 
@@ -151,6 +160,18 @@ def test_what_was_read_long_ago_is_read_again(sandbox: Sandbox, monkeypatch: pyt
     assert again["requests"] == 1 + 1 + len(orders)
 
 
+def test_what_a_plan_rests_on_is_read_again_where_it_is_too_old(
+    sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.snapshot.MAX_READ_AGE", -1.0)
+
+    summary = reconcile([{"order_id": one, "payment_status": "paid"} for one in fresh], max_changes="100%")
+
+    assert summary["changed"] == len(fresh)
+    # Once for the plan, and once when it is carried out.
+    assert [path.count("-") > 1 for path in paths(sandbox, "GET")].count(True) == 2 * len(fresh)
+
+
 def test_a_page_that_cannot_be_read_costs_its_orders_a_request_each(sandbox: Sandbox, no_waiting: None) -> None:
     sandbox.shop.add_orders(80)
     orders = sandbox.shop.orders()
@@ -202,6 +223,7 @@ class Shop:
     def __init__(self, size: int, answers: dict[int, Exception] | None = None) -> None:
         self.order_ids = [f"order-{number}" for number in range(1, size + 1)]
         self.pages: list[int] = []
+        self.is_terse = False
         self._answers = answers or {}
 
     async def run(self, procedure: Any) -> Any:
@@ -216,7 +238,8 @@ class Shop:
     def _answer(self, page: int) -> Any:
         self.pages.append(page)
         order_id = self.order_ids[page - 1]
-        listed = {"data": [{"id": order_id, "ref": str(page), **statuses_of("pending")}]}
+        statuses = {} if self.is_terse else statuses_of("pending")
+        listed = {"data": [{"id": order_id, "ref": str(page), **statuses}]}
         return self._answers.get(page, {**listed, "meta": {"pagination": {"total_pages": len(self.order_ids)}}})
 
 
@@ -322,3 +345,23 @@ def test_no_more_pages_are_asked_for_together_than_there_are_workers() -> None:
     read_list(snapshot)
 
     assert together == [1, 2, 3, 3]
+
+
+def test_a_list_that_lacks_a_status_is_read_no_further() -> None:
+    shop = Shop(9)
+    shop.is_terse = True
+    snapshot, _ = snapshot_of(shop)
+
+    assert read_list(snapshot) == []
+    assert shop.pages == [1]
+
+
+def test_a_search_ends_behind_the_ref_and_not_before_because_another_order_may_have_it_too() -> None:
+    shop = Shop(9)
+    snapshot, desired = snapshot_of(shop)
+    desired.add({"ref": "3", "payment_status": "paid"})
+
+    asyncio.run(snapshot.search("3"))
+
+    assert snapshot.ids["3"] == {"order-3"}
+    assert shop.pages == [1, 2, 3, 4]
