@@ -31,12 +31,14 @@ class Shop:
         self.refused: list[float] = []
         self.looks: dict[str, float] = {}
         self.ages: list[float] = []
+        self.updated: list[float] = []
 
     def answer(self, method: str, target: str, body: bytes) -> tuple[int, str, bytes]:
         now = asyncio.get_running_loop().time()
         url = urlsplit(target)
         if url.path == "/figures":
-            figures = {"accepted": self.accepted, "refused": self.refused, "ages": self.ages}
+            names = ("accepted", "refused", "ages", "updated")
+            figures = {name: getattr(self, name) for name in names}
             return 200, "", json.dumps(figures).encode()
         headers = ""
         if self.limit:
@@ -53,6 +55,7 @@ class Shop:
         self.accepted.append(now)
         if method == "PUT":
             order_id = url.path.split("/")[2]
+            self.updated.append(now)
             self.ages.append(now - self.looks.get(order_id, now))
             self.payments[url.path.split("/")[2]] = json.loads(body)["status"]
             return 200, headers, b'{"status": 200, "detail": "Status is successfully updated", "meta": []}'

@@ -222,6 +222,8 @@ class OrderUpdater:
             )
             if not is_about_this_status:
                 raise
+            if error.status_code is not None:
+                self._outage.record_success()  # the shop answered
             reason = f"{error} {_UNCONFIRMED}" if error.unconfirmed else str(error)
             return Step(Outcome.FAILED, before, reason, error.unconfirmed), read
         progress.under_way = None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from airflow_provider_youcan.client.store import check_statuses
@@ -164,7 +164,7 @@ class Reconciliation:
         )
 
     async def _work_twice(
-        self, orders: AsyncIterator[OrderProgress], work: Callable[[OrderProgress], Awaitable[None]]
+        self, orders: AsyncGenerator[OrderProgress, None], work: Callable[[OrderProgress], Awaitable[None]]
     ) -> None:
         """Work on all orders, and once more on those that met an error that may have passed."""
         again: list[OrderProgress] = []
@@ -173,7 +173,7 @@ class Reconciliation:
             self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
             await self._work(_stream(again), work, self._report_failed)
 
-    async def _orders(self) -> AsyncIterator[OrderProgress]:
+    async def _orders(self) -> AsyncGenerator[OrderProgress, None]:
         """Return the orders as their statuses become known, and at last those that the list does not show."""
         if self._desired.refs:
             # Resolve all refs before sending anything: two rows may name the same order.
@@ -181,9 +181,10 @@ class Reconciliation:
                 pass
             await self._resolve_refs()
         else:
-            async for order in self._snapshot.read_list():
-                if order not in self._begun:
-                    yield self._begin(order)
+            async with aclosing(self._snapshot.read_list()) as orders:
+                async for order in orders:
+                    if order not in self._begun:
+                        yield self._begin(order)
         for order in self._desired.orders:
             if order not in self._begun:
                 yield self._begin(order)
@@ -195,7 +196,7 @@ class Reconciliation:
 
     async def _work(
         self,
-        orders: AsyncIterator[OrderProgress],
+        orders: AsyncGenerator[OrderProgress, None],
         work: Callable[[OrderProgress], Awaitable[None]],
         handle_transient: Callable[[OrderProgress, YouCanTransientError], None],
     ) -> None:
@@ -326,7 +327,7 @@ def _collect(again: list[OrderProgress]) -> Callable[[OrderProgress, YouCanTrans
     return lambda progress, _: again.append(progress)
 
 
-async def _stream(items: Iterable[T]) -> AsyncIterator[T]:
+async def _stream(items: Iterable[T]) -> AsyncGenerator[T, None]:
     for item in items:
         yield item
 

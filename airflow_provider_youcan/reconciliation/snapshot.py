@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
@@ -94,7 +94,7 @@ class Snapshot:
         """Take the slugs that there are: a list's text that is none of them may be a translated label."""
         self._known = {context: frozenset(known[context]) for context in StatusContext}
 
-    async def read_list(self) -> AsyncIterator[DesiredOrder]:
+    async def read_list(self) -> AsyncGenerator[DesiredOrder, None]:
         """
         Read the list of orders, page by page, while that is cheaper than to read the remaining orders one by one.
 
@@ -104,24 +104,31 @@ class Snapshot:
         """
         refs = set(self._desired.refs)
         missing = len([order for order in self._desired.orders if order.order_id is not None]) + len(refs)
+        if missing < 2:
+            return
         pages, batch = Pages(), 1
-        while missing >= 2 and not pages.is_over:
-            number = min(batch, pages.pages_left)
-            # From when it was asked for: how long the answer took is not known to be after the reading.
-            read_at = self._clock()
-            listed, self._changes = await self._read_pages(pages, number), 0
-            found = [self._add(order, read_at) for order in listed]
-            known = [order for order in found if order is not None]
-            lacks_statuses = not known and any(self._names(order) for order in listed)
-            for order in known:
-                yield order
-            missing -= len(known)
-            costs_more = pages.pages_left > missing and len(known) <= number
-            if costs_more or (lacks_statuses and not refs):
-                return
-            # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come up.
-            grows = refs or self._changes < self._max_concurrency
-            batch = min(batch * 2, self._max_concurrency) if grows else 1
+        reading: asyncio.Future[tuple[list[dict[str, Any]], float]] | None = self._begin_pages(pages, batch)
+        try:
+            while reading is not None:
+                (listed, read_at), reading, self._changes = await reading, None, 0
+                found = [self._add(order, read_at) for order in listed]
+                known = [order for order in found if order is not None]
+                missing -= len(known)
+                lacks_statuses = not known and any(self._names(order) for order in listed)
+                costs_more = pages.pages_left > missing and len(known) <= batch
+                is_over = pages.is_over or missing < 2 or costs_more or (lacks_statuses and not refs)
+                if not is_over:
+                    # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come
+                    # up. The next ones are read meanwhile.
+                    grows = refs or self._changes < 2 * self._max_concurrency
+                    batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
+                    reading = self._begin_pages(pages, batch)
+                for order in known:
+                    yield order
+        finally:
+            if reading is not None:
+                reading.cancel()
+                await asyncio.wait({reading})
 
     async def search(self, ref: str) -> None:
         """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
@@ -163,16 +170,20 @@ class Snapshot:
         ref = self._refs.pop(order.order_id or "", None)
         return ref if order.ref is not None and ref not in (None, "None", order.ref) else None
 
-    async def _read_pages(self, pages: Pages, number: int) -> list[dict[str, Any]]:
-        requests = pages.take_requests(number)
+    def _begin_pages(self, pages: Pages, number: int) -> asyncio.Future[tuple[list[dict[str, Any]], float]]:
+        return asyncio.ensure_future(self._read_pages(pages, number))
+
+    async def _read_pages(self, pages: Pages, number: int) -> tuple[list[dict[str, Any]], float]:
+        """Return the orders of the next pages, and the time of the request: the server may have read them any time."""
+        read_at, requests = self._clock(), pages.take_requests(number)
         payloads = await asyncio.gather(*(self._read_page(page) for page in requests))
         try:
-            return [order for payload in payloads if payload is not None for order in pages.add(payload)]
+            return [order for payload in payloads if payload is not None for order in pages.add(payload)], read_at
         except YouCanUnexpectedResponseError as error:
             # It has no end. What it lacks is read order by order.
             self._log.warning("%s", error)
             pages.end()
-            return []
+            return [], read_at
 
     async def _read_page(self, page: Request) -> dict[str, Any] | None:
         try:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Generic, TypeVar
 
 __all__ = ["Outage", "WorkerPool"]
@@ -33,7 +34,7 @@ class WorkerPool(Generic[T]):
         self._is_ending = True
         self.error = self.error or error
 
-    async def run(self, items: AsyncIterator[T], work: Callable[[T], Awaitable[None]]) -> None:
+    async def run(self, items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]]) -> None:
         """
         Work on all items, while the next ones are read.
 
@@ -53,12 +54,13 @@ class WorkerPool(Generic[T]):
         if self.error is not None:
             raise self.error
 
-    async def _feed(self, items: AsyncIterator[T], queue: asyncio.Queue[T | None]) -> None:
+    async def _feed(self, items: AsyncGenerator[T, None], queue: asyncio.Queue[T | None]) -> None:
         try:
-            async for item in items:
-                if self._is_ending:
-                    break
-                await queue.put(item)
+            async with aclosing(items):
+                async for item in items:
+                    if self._is_ending:
+                        break
+                    await queue.put(item)
         except Exception as error:
             self.end(error)
         for _ in range(self._size):

@@ -152,14 +152,13 @@ class _Writer:
     async def flush(self) -> None:
         with self._wake:
             if not self.pending:
-                return None
+                return
             done = self._batch.done if self._batch.lines else self._under_way
         waiting = asyncio.wrap_future(done)
         finished, _ = await asyncio.wait({waiting}, timeout=MAX_WAIT)
-        if finished:
-            return waiting.result()
-        self._is_abandoned = True
-        raise self._error()
+        if not finished:
+            raise self._error()
+        waiting.result()
 
     def close(self, deadline: float) -> YouCanRecordError | None:
         with self._wake:
@@ -192,7 +191,7 @@ class _Writer:
         try:
             while (batch := self._take()) is not None:
                 self._keep(batch)
-                if self._failure is not None and self._is_abandoned:
+                if self._is_abandoned:
                     return
         finally:
             with suppress(Exception):
@@ -216,6 +215,10 @@ class _Writer:
         deadline, pause = time.monotonic() + MAX_WAIT, _FIRST_PAUSE
         kept = 0
         while kept < len(batch.lines):
+            if self._is_abandoned:
+                # Whoever made the record does not wait any longer: what comes later would belong to nothing.
+                self._give_back(batch, kept)
+                return
             lines = batch.lines[kept : kept + _MAX_BATCH]
             try:
                 self._sink.append(lines)
@@ -223,7 +226,7 @@ class _Writer:
                 if self._failure is None:
                     _log.warning("%s takes no lines (%s); updates wait.", self._sink.name, _describe(error))
                 self._failure = error
-                if self._is_abandoned or time.monotonic() + pause > deadline:
+                if time.monotonic() + pause > deadline:
                     self._give_back(batch, kept)
                     return
                 time.sleep(pause)
