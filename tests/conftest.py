@@ -13,8 +13,6 @@ import os
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -178,9 +176,7 @@ def read_report(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def _airflow_database() -> None:
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, text=True, timeout=300
-    )
+    run_airflow("db", "migrate")
 
 
 @dataclass(frozen=True)
