@@ -14,7 +14,6 @@ import re
 import shutil
 import sqlite3
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -178,9 +177,7 @@ def read_report(path: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def _airflow_database() -> None:
-    subprocess.run(
-        [sys.executable, "-m", "airflow", "db", "migrate"], check=True, capture_output=True, text=True, timeout=300
-    )
+    run_airflow("db", "migrate")
 
 
 @dataclass(frozen=True)
@@ -269,6 +266,15 @@ def register_assets() -> None:
     """Have Airflow know the assets of all DAGs: up to 3.0 a task has no events of one that it does not know."""
     if AIRFLOW_VERSION <= (3, 0):
         run_airflow("dags", "reserialize")
+
+
+def is_written(text: str, *folders: Path) -> bool:
+    """Return whether a text is anywhere in the Airflow home, the database included, or in these folders."""
+    # By another process, because SQLite loses its locks on a file that its own process opens and closes.
+    command = ["grep", "-rqF", "-e", text, str(HOME), *map(str, folders)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode in (0, 1), ended.stderr
+    return ended.returncode == 0
 
 
 def load_dags(path: Path) -> DagBag:

@@ -75,7 +75,10 @@ class Airflow:
             "AIRFLOW__SECRETS__BACKEND_KWARGS": json.dumps(
                 {f"{name}_file_path": str(path) for name, path in self._secrets.items()}
             ),
+            # So that a DAG file that is added is found in seconds; the last is Airflow 2's.
             "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "2",
+            "AIRFLOW__DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "1",
+            "AIRFLOW__SCHEDULER__DAG_DIR_LIST_INTERVAL": "2",
             # So that a killed triggerer is found dead in seconds rather than in half a minute.
             "AIRFLOW__TRIGGERER__JOB_HEARTBEAT_SEC": "1",
             "AIRFLOW__TRIGGERER__TRIGGERER_HEALTH_CHECK_THRESHOLD": "4",

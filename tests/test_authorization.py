@@ -26,7 +26,7 @@ from airflow_provider_youcan.hooks.connection import read_credentials
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.sandbox.shop import CLIENT_ID, CLIENT_SECRET
-from tests.conftest import HOME
+from tests.conftest import is_written
 from tests.forked import run_module
 
 pytestmark = pytest.mark.usefixtures("_airflow_database")
@@ -115,22 +115,13 @@ def test_the_way_back_is_waited_for_on_this_machine(
     assert isinstance(by_uri.oauth_client, OAuthClient)
     secrets = (by_uri.token, CLIENT_SECRET, by_uri.oauth_client.refresh_token)
     assert _added_by(command, "by_uri", tmp_path) == by_uri
-    assert _stands_somewhere("connections_import", tmp_path)
-    assert not any(_stands_somewhere(secret, tmp_path) for secret in secrets)
+    assert is_written("connections_import", tmp_path)
+    assert not any(is_written(secret, tmp_path) for secret in secrets)
     assert all(secret in output and secret not in errors for secret in secrets)
 
     # and the token renews itself.
     sandbox.shop._write("update tokens set expires_at = 0 where access_token = ?", by_uri.token)
     assert YouCanHook("by_uri").get_store()["name"] == "Sandbox Shop"
-
-
-def _stands_somewhere(text: str, folder: Path) -> bool:
-    """Search a folder and the Airflow home for a text, the database included."""
-    # By another process, because SQLite loses its locks on a file that its own process opens and closes.
-    command = ["grep", "-rqF", "-e", text, str(HOME), str(folder)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode in (0, 1), ended.stderr
-    return ended.returncode == 0
 
 
 def _added_by(command: str, conn_id: str, folder: Path) -> Credentials:
