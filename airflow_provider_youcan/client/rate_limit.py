@@ -22,6 +22,9 @@ MAX_SILENCE = 900.0
 _MAX_PROBE_INTERVAL = 16
 """At most so many windows pass until it is tried whether the limit has risen."""
 
+_FREE_START = 16
+"""How many requests are under way at first: a limit that is met with them costs as many refusals at most."""
+
 _KEPT_SHARE = 0.9
 """How much of its share a task keeps when others took a part of it, so that shares even out."""
 
@@ -215,7 +218,7 @@ class RateLimit:
     @property
     def _max_in_flight(self) -> float:
         if self.phase is Phase.FREE:
-            return min(1 + self._window.accepted, self._in_flight_bound)
+            return min(max(_FREE_START, self._window.accepted), self._in_flight_bound)
         others = self._headers.share_of_others(self._window.accepted) if self._headers else 1
         return min(max(1.0, self._room / (1 + others)), self._in_flight_bound)
 

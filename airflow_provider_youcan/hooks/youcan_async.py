@@ -272,7 +272,10 @@ class YouCanAsyncHook(ConnectionUser):
         if self.max_concurrency is None:
             return client.limiter
         ceilings = [rate for rate in (self.requests_per_second, credentials.requests_per_second) if rate]
-        self._limiter = RateLimiter(min(ceilings, default=None), max_windows=credentials.max_attempts)
+        # Queue for a socket here, where each gets its turn: in aiohttp's pool a page would wait behind every update.
+        self._limiter = RateLimiter(
+            min(ceilings, default=None), max_in_flight=self.max_concurrency, max_windows=credentials.max_attempts
+        )
         return self._limiter
 
     def _acquire_client(self) -> SharedClient:

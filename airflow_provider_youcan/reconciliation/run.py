@@ -164,7 +164,7 @@ class Reconciliation:
         )
 
     async def _work_twice(
-        self, orders: AsyncGenerator[OrderProgress, None], work: Callable[[OrderProgress], Awaitable[None]]
+        self, orders: AsyncGenerator[list[OrderProgress], None], work: Callable[[OrderProgress], Awaitable[None]]
     ) -> None:
         """Work on all orders, and once more on those that met an error that may have passed."""
         again: list[OrderProgress] = []
@@ -173,21 +173,20 @@ class Reconciliation:
             self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
             await self._work(_stream(again), work, self._report_failed)
 
-    async def _orders(self) -> AsyncGenerator[OrderProgress, None]:
+    async def _orders(self) -> AsyncGenerator[list[OrderProgress], None]:
         """Return the orders as their statuses become known, and at last those that the list does not show."""
-        if self._desired.refs:
-            # Resolve all refs before sending anything: two rows may name the same order.
-            async for _ in self._snapshot.read_list():
-                pass
+        has_refs = bool(self._desired.refs)
+        async with aclosing(self._snapshot.read_list()) as batches:
+            async for orders in batches:
+                # Resolve all refs before sending anything: two rows may name the same order.
+                if not has_refs:
+                    yield self._begin_all(orders)
+        if has_refs:
             await self._resolve_refs()
-        else:
-            async with aclosing(self._snapshot.read_list()) as orders:
-                async for order in orders:
-                    if order not in self._begun:
-                        yield self._begin(order)
-        for order in self._desired.orders:
-            if order not in self._begun:
-                yield self._begin(order)
+        yield self._begin_all(self._desired.orders)
+
+    def _begin_all(self, orders: Iterable[DesiredOrder]) -> list[OrderProgress]:
+        return [self._begin(order) for order in orders if order not in self._begun]
 
     def _begin(self, order: DesiredOrder) -> OrderProgress:
         self._begun.add(order)
@@ -196,7 +195,7 @@ class Reconciliation:
 
     async def _work(
         self,
-        orders: AsyncGenerator[OrderProgress, None],
+        orders: AsyncGenerator[list[OrderProgress], None],
         work: Callable[[OrderProgress], Awaitable[None]],
         handle_transient: Callable[[OrderProgress, YouCanTransientError], None],
     ) -> None:
@@ -327,9 +326,8 @@ def _collect(again: list[OrderProgress]) -> Callable[[OrderProgress, YouCanTrans
     return lambda progress, _: again.append(progress)
 
 
-async def _stream(items: Iterable[T]) -> AsyncGenerator[T, None]:
-    for item in items:
-        yield item
+async def _stream(items: Iterable[T]) -> AsyncGenerator[list[T], None]:
+    yield list(items)
 
 
 def _invalid_rows_error(rows: Sequence[InvalidRow], total: int, what: str, advice: str = "") -> YouCanInvalidInputError:

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeVar
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
 from airflow_provider_youcan.client import endpoints
-from airflow_provider_youcan.client.endpoints import Request
+from airflow_provider_youcan.client.endpoints import MAX_PAGE_SIZE, Request
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import Procedure, Read, request
 from airflow_provider_youcan.exceptions import (
@@ -94,41 +94,31 @@ class Snapshot:
         """Take the slugs that there are: a list's text that is none of them may be a translated label."""
         self._known = {context: frozenset(known[context]) for context in StatusContext}
 
-    async def read_list(self) -> AsyncGenerator[DesiredOrder, None]:
+    async def read_list(self) -> AsyncGenerator[list[DesiredOrder], None]:
         """
         Read the list of orders, page by page, while that is cheaper than to read the remaining orders one by one.
 
         The newest come first: what a courier speaks of is often on the first pages of a long list.
 
-        :return: each order whose statuses are known by now, as soon as they are.
+        :return: the orders whose statuses are known by now, as soon as they are.
         """
         refs = set(self._desired.refs)
         missing = len([order for order in self._desired.orders if order.order_id is not None]) + len(refs)
-        if missing < 2:
-            return
-        pages, batch = Pages(), 1
-        reading: asyncio.Future[tuple[list[dict[str, Any]], float]] | None = self._begin_pages(pages, batch)
-        try:
-            while reading is not None:
-                (listed, read_at), reading, self._changes = await reading, None, 0
-                found = [self._add(order, read_at) for order in listed]
-                known = [order for order in found if order is not None]
-                missing -= len(known)
-                lacks_statuses = not known and any(self._names(order) for order in listed)
-                costs_more = pages.pages_left > missing and len(known) <= batch
-                is_over = pages.is_over or missing < 2 or costs_more or (lacks_statuses and not refs)
-                if not is_over:
-                    # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come
-                    # up. The next ones are read meanwhile.
-                    grows = refs or self._changes < 2 * self._max_concurrency
-                    batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
-                    reading = self._begin_pages(pages, batch)
-                for order in known:
-                    yield order
-        finally:
-            if reading is not None:
-                reading.cancel()
-                await asyncio.wait({reading})
+        pages, batch = Pages(), 1 + self._max_concurrency // MAX_PAGE_SIZE
+        while missing >= 2 and not pages.is_over:
+            # From when it was asked for: the server may have read the data at any moment until the answer.
+            read_at, self._changes = self._clock(), 0
+            listed = await self._read_pages(pages, batch)
+            known = [order for order in [self._add(order, read_at) for order in listed] if order is not None]
+            lacks_statuses = not known and any(self._names(order) for order in listed)
+            yield known
+            missing -= len(known)
+            costs_more = pages.pages_left > missing and len(known) <= batch
+            if costs_more or (lacks_statuses and not refs):
+                return
+            # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come up.
+            grows = refs or self._changes < self._max_concurrency
+            batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
 
     async def search(self, ref: str) -> None:
         """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
@@ -170,20 +160,15 @@ class Snapshot:
         ref = self._refs.pop(order.order_id or "", None)
         return ref if order.ref is not None and ref not in (None, "None", order.ref) else None
 
-    def _begin_pages(self, pages: Pages, number: int) -> asyncio.Future[tuple[list[dict[str, Any]], float]]:
-        return asyncio.ensure_future(self._read_pages(pages, number))
-
-    async def _read_pages(self, pages: Pages, number: int) -> tuple[list[dict[str, Any]], float]:
-        """Return the orders of the next pages, and the time of the request: the server may have read them any time."""
-        read_at, requests = self._clock(), pages.take_requests(number)
-        payloads = await asyncio.gather(*(self._read_page(page) for page in requests))
+    async def _read_pages(self, pages: Pages, number: int) -> list[dict[str, Any]]:
+        payloads = await asyncio.gather(*(self._read_page(page) for page in pages.take_requests(number)))
         try:
-            return [order for payload in payloads if payload is not None for order in pages.add(payload)], read_at
+            return [order for payload in payloads if payload is not None for order in pages.add(payload)]
         except YouCanUnexpectedResponseError as error:
             # It has no end. What it lacks is read order by order.
             self._log.warning("%s", error)
             pages.end()
-            return [], read_at
+            return []
 
     async def _read_page(self, page: Request) -> dict[str, Any] | None:
         try:

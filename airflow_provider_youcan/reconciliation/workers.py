@@ -1,9 +1,10 @@
-"""So many orders at a time: workers that take them from a stream, and stop when one error concerns them all."""
+"""Many orders at a time: workers that take them from a stream, and stop when one error concerns them all."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Generic, TypeVar
@@ -28,53 +29,61 @@ class WorkerPool(Generic[T]):
         """What ended it."""
         self._size = size
         self._is_ending = False
+        self._items: deque[T] = deque()
+        self._is_reading = False
+        self._is_exhausted = False
+        self._changed = asyncio.Event()
 
     def end(self, error: Exception | None = None) -> None:
-        """Begin nothing more. What is under way comes to its end: only so it is known what became of it."""
+        """Begin nothing more. Items in progress are finished, so that their outcome is known."""
         self._is_ending = True
+        self._changed.set()
         self.error = self.error or error
 
-    async def run(self, items: AsyncGenerator[T, None], work: Callable[[T], Awaitable[None]]) -> None:
+    async def run(self, batches: AsyncGenerator[list[T], None], work: Callable[[T], Awaitable[None]]) -> None:
         """
         Work on all items, while the next ones are read.
 
-        :param items: the items.
+        :param batches: the items, so many at a time as they become known.
         :param work: works on one. An error that it raises ends the pool.
         :raises Exception: what ended the pool.
         """
-        queue: asyncio.Queue[T | None] = asyncio.Queue(self._size)
-        tasks = [asyncio.ensure_future(self._feed(items, queue))]
-        tasks += [asyncio.ensure_future(self._work_on(queue, work)) for _ in range(self._size)]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        async with aclosing(batches):
+            tasks = [asyncio.ensure_future(self._work(batches, work)) for _ in range(self._size)]
+            try:
+                await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
         if self.error is not None:
             raise self.error
 
-    async def _feed(self, items: AsyncGenerator[T, None], queue: asyncio.Queue[T | None]) -> None:
-        try:
-            async with aclosing(items):
-                async for item in items:
-                    if self._is_ending:
-                        break
-                    await queue.put(item)
-        except Exception as error:
-            self.end(error)
-        for _ in range(self._size):
-            await queue.put(None)
-
-    async def _work_on(self, queue: asyncio.Queue[T | None], work: Callable[[T], Awaitable[None]]) -> None:
-        while (item := await queue.get()) is not None:
-            # The queue is emptied all the same, because what feeds it waits for room.
-            if self._is_ending:
-                continue
+    async def _work(self, batches: AsyncGenerator[list[T], None], work: Callable[[T], Awaitable[None]]) -> None:
+        while not self._is_ending:
             try:
-                await work(item)
-            except Exception as error:  # a report that can't be written, or a mistake of ours
+                if not self._is_exhausted and not self._is_reading and len(self._items) <= 2 * self._size:
+                    # A worker that reads is none that sends: no more is under way than there are workers.
+                    await self._read(batches)
+                elif self._items:
+                    await work(self._items.popleft())
+                elif self._is_reading:
+                    self._changed.clear()
+                    await self._changed.wait()
+                else:
+                    return
+            except Exception as error:  # a record that takes no lines, or a mistake of ours
                 self.end(error)
+
+    async def _read(self, batches: AsyncGenerator[list[T], None]) -> None:
+        self._is_reading = True
+        try:
+            self._items.extend(await anext(batches))
+        except StopAsyncIteration:
+            self._is_exhausted = True
+        finally:
+            self._is_reading = False
+            self._changed.set()
 
 
 class Outage:
