@@ -10,10 +10,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["run_airflow", "run_file", "run_module"]
+__all__ = ["begin_reconciling", "run_airflow", "run_file", "run_module"]
 
 _context = multiprocessing.get_context("forkserver")
 # What one Airflow doesn't have is passed over.
@@ -24,6 +26,10 @@ _context.set_forkserver_preload(
         "airflow.__main__",
         "airflow.cli.commands.connection_command",
         "airflow.api_fastapi.execution_api.app",
+        "airflow_provider_youcan.hooks.shared_client",
+        "airflow_provider_youcan.hooks.youcan",
+        "airflow_provider_youcan.operators.reconcile",
+        "airflow_provider_youcan.reconciliation.run",
         "tests.forked",
     ]
 )
@@ -62,6 +68,28 @@ def run_file(path: Path, environment: Mapping[str, str] | None = None) -> str:
     """
     ended = _run(_run_file, path, environment=os.environ | (environment or {}))
     return ended.stdout + ended.stderr
+
+
+def begin_reconciling(
+    rows: list[dict[str, Any]], try_number: int, environment: Mapping[str, str], **arguments: Any
+) -> Any:
+    """Start a process that reconciles rows, as a try of a task does, and return it: it can be killed."""
+    process = _context.Process(target=_reconcile, args=(rows, try_number, dict(environment), arguments))
+    process.start()
+    return process
+
+
+def _reconcile(
+    rows: list[dict[str, Any]], try_number: int, environment: dict[str, str], arguments: dict[str, Any]
+) -> None:
+    os.environ.update(environment)
+    from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+
+    keys = {"dag_id": "warehouse", "run_id": "manual__1", "task_id": "reconcile", "map_index": -1}
+    task_instance = SimpleNamespace(**keys, try_number=try_number, xcom_push=lambda **_: None)
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", orders=rows, **arguments)
+    with suppress(Exception):
+        operator.execute({"ti": task_instance})
 
 
 def _run(target: Any, *arguments: Any, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
