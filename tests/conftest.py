@@ -158,7 +158,7 @@ def hook(sandbox: Sandbox) -> YouCanHook:
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between attempts, in seconds; none of them is slept through."""
     waits: list[float] = []
-    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.time.sleep", waits.append)
+    monkeypatch.setattr(YouCanHook, "_pause", lambda _, seconds: waits.append(seconds) if seconds else None)
     return waits
 
 

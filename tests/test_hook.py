@@ -234,10 +234,7 @@ def test_no_retry_overruns_what_changed_in_the_meantime(
 ) -> None:
     """Given an update that is refused once, when someone refunds the order during the wait, then it stays so."""
     sandbox.misbehave("status", status=503, route="PUT *", times=1)
-    monkeypatch.setattr(
-        "airflow_provider_youcan.hooks.youcan.time.sleep",
-        lambda _: sandbox.shop.set_status(order_id, "payment", "refunded"),
-    )
+    monkeypatch.setattr(YouCanHook, "_pause", lambda *_: sandbox.shop.set_status(order_id, "payment", "refunded"))
 
     assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("refunded", False)
     assert sandbox.shop.statuses(order_id)["payment"] == "refunded"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,12 +20,26 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
-from airflow_provider_youcan.exceptions import (
-    YouCanTaskStoppedError,
-)
+from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanTaskStoppedError
+from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from tests.conftest import HOME, ROOT, Sandbox, TaskInstance, execute, on_request, payable, read_report, reconcile
+from airflow_provider_youcan.reconciliation.record.file import LocalFile
+from airflow_provider_youcan.sandbox.shop import Request
+from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
+from tests.conftest import (
+    HOME,
+    ROOT,
+    Sandbox,
+    TaskInstance,
+    execute,
+    on_request,
+    paths,
+    payable,
+    read_lines,
+    read_report,
+    reconcile,
+)
 
 STOPPED_RUN = """
 import json, signal, sys
@@ -149,7 +167,7 @@ def test_a_single_operator_that_is_stopped_does_not_try_again(
     (order_id, *_) = payable(sandbox)
     sandbox.misbehave("status", route="PUT *", status=503)
     operator = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=order_id, status="paid")
-    monkeypatch.setattr("airflow_provider_youcan.hooks.youcan.time.sleep", lambda _: operator.on_kill())
+    monkeypatch.setattr(YouCanHook, "_pause", lambda *_: operator.on_kill())
 
     with pytest.raises(YouCanTaskStoppedError, match="the task was stopped"):
         operator.execute({})
@@ -177,3 +195,142 @@ def test_an_execution_timeout_ends_the_run_and_the_record_is_true(
     assert changed
     assert "not_reached" in outcomes.values()
     assert all(sandbox.shop.statuses(order_id)["general"] == "closed" for order_id in changed)
+
+
+# --- from the first second on ---
+
+
+@pytest.fixture
+def sigterm() -> Iterator[list[Any]]:
+    """Handle SIGTERM as Airflow 3 does: its handler calls ``on_kill`` of the operators in this list, and returns."""
+    operators: list[Any] = []
+    before = signal.signal(signal.SIGTERM, lambda *_: [operator.on_kill() for operator in operators])
+    yield operators
+    signal.signal(signal.SIGTERM, before)
+
+
+def rows_until_a_stop(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
+    for number, order_id in enumerate(payable(sandbox)):
+        if number == 5:
+            signal.raise_signal(signal.SIGTERM)
+        yield {"order_id": order_id, "payment_status": "paid"}
+
+
+def swallowing_rows(sandbox: Sandbox) -> Iterator[dict[str, Any]]:
+    for order_id in payable(sandbox):
+        with suppress(Exception):
+            signal.raise_signal(signal.SIGTERM)
+        yield {"order_id": order_id, "payment_status": "paid"}
+
+
+@pytest.mark.parametrize("make_rows", [rows_until_a_stop, swallowing_rows])
+def test_a_stop_while_rows_are_made_sends_nothing(
+    sandbox: Sandbox, sigterm: list[Any], make_rows: Callable[[Sandbox], Iterator[dict[str, Any]]]
+) -> None:
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", orders=make_rows(sandbox))
+    sigterm.append(operator)
+
+    with pytest.raises(YouCanTaskStoppedError):
+        operator.execute({})
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_stop_while_a_query_runs_leaves_it_behind(
+    sandbox: Sandbox, sigterm: list[Any], warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+
+    def hang(*_: Any) -> Iterator[Any]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        released.wait(60)
+        yield [], []
+
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.rows.query._query", hang)
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", sql="select 1", conn_id="warehouse")
+    sigterm.append(operator)
+
+    try:
+        with pytest.raises(YouCanTaskStoppedError):
+            operator.execute({})
+    finally:
+        released.set()
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_stop_while_the_record_is_opened_sends_nothing(
+    sandbox: Sandbox, sigterm: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(LocalFile, "open", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    operator = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        orders=[{"order_id": one, "payment_status": "paid"} for one in payable(sandbox)],
+        report_path=str(tmp_path / "report.jsonl"),
+    )
+    sigterm.append(operator)
+
+    with pytest.raises(YouCanTaskStoppedError):
+        operator.execute({})
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_stop_before_the_first_line_is_a_stop(sandbox: Sandbox) -> None:
+    operator = YouCanReconcileOrdersOperator(task_id="reconcile", orders=[{"order_id": "abc", "status": "open"}])
+    operator.on_kill()
+
+    with pytest.raises(YouCanTaskStoppedError):
+        operator.execute({})
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_single_operator_that_is_stopped_while_its_link_is_pushed_sends_nothing(sandbox: Sandbox) -> None:
+    (order_id, *_) = payable(sandbox)
+    operator = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=order_id, status="paid")
+
+    class Stopping(TaskInstance):
+        def xcom_push(self, key: str, value: Any) -> None:
+            operator.on_kill()
+
+    with pytest.raises(YouCanTaskStoppedError):
+        operator.execute({"ti": Stopping()})
+
+    assert paths(sandbox, "PUT") == []
+
+
+@pytest.mark.parametrize("options", [{}, {"soft_fail": True}, {"silent_fail": True}, {"never_fail": True}])
+def test_a_poking_sensor_that_is_stopped_looks_no_more(
+    sandbox: Sandbox, sigterm: list[Any], options: dict[str, Any]
+) -> None:
+    (order_id, *_) = payable(sandbox)
+    sensor = YouCanOrderStatusSensor(
+        task_id="wait", order_id=order_id, target_status="paid", context="payment", poke_interval=30, **options
+    )
+    sigterm.append(sensor)
+
+    def stop_soon(_: Request) -> None:
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    with sandbox.on_request(stop_soon), pytest.raises(YouCanTaskStoppedError):
+        sensor.execute({"ti": TaskInstance()})
+
+    assert len(sandbox.shop.requests()) == 1
+
+
+def test_of_many_statuses_that_are_not_reached_only_the_number_is_kept(
+    sandbox: Sandbox, sigterm: list[Any], tmp_path: Path
+) -> None:
+    sandbox.misbehave("status", route="PUT *", status=401)
+    report, ti = tmp_path / "report.jsonl", TaskInstance()
+    rows = [{"order_id": payable(sandbox)[0], "payment_status": "paid"}]
+    rows += [{"order_id": f"order-{number}", "payment_status": "paid"} for number in range(1500)]
+
+    with pytest.raises(YouCanAuthenticationError):
+        reconcile(rows, ti, report_path=str(report), max_concurrency=1)
+
+    lines = read_lines(report)
+    reached = sum(line["outcome"] not in ("sending", "complete") for line in lines)
+    assert lines[-1]["not_reached"] == ti.pushed["summary"]["not_reached"] == len(rows) - reached
+    assert len(lines) < 50

@@ -35,6 +35,9 @@ __all__ = ["YouCanAsyncHook", "YouCanHook"]
 
 _Result = TypeVar("_Result")
 
+_LONGEST_SLEEP = 0.5
+"""Seconds after which a pause looks again whether the task was stopped."""
+
 
 class YouCanHook(ConnectionUser):
     """
@@ -341,7 +344,13 @@ class YouCanHook(ConnectionUser):
             else:
                 attempts.succeed()
                 return payload
-            time.sleep(seconds) if seconds else None
+            self._pause(seconds)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for the next attempt, or until the task is stopped: Airflow's signal handler returns to this."""
+        deadline = time.monotonic() + seconds
+        while not self._is_stopped and (left := deadline - time.monotonic()) > 0:
+            time.sleep(min(left, _LONGEST_SLEEP))
 
     def _get_session(self, credentials: Credentials) -> Session:
         if self._session is None:

@@ -67,6 +67,7 @@ class _UpdateStatusOperator(BaseOperator):
         self._is_guarded = was_passed(self, only_from)
         self.skip_not_found = check_flag("skip_not_found", skip_not_found)
         self._hook: YouCanHook | None = None
+        self._is_stopped = False
         self._changed = 0
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -88,6 +89,8 @@ class _UpdateStatusOperator(BaseOperator):
         only_from = check_slugs("only_from", self.only_from) if self._is_guarded else None
         with YouCanHook(self.youcan_conn_id) as hook:
             self._hook = hook
+            if self._is_stopped:
+                hook.stop()  # it was stopped before there was a hook
             YouCanOrderLink.correct(context, order_id, hook)
             hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
             try:
@@ -125,6 +128,7 @@ class _UpdateStatusOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Send nothing more; Airflow calls this when the task is to end."""
+        self._is_stopped = True
         if self._hook is not None:
             self._hook.stop()
 

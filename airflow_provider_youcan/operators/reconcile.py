@@ -265,7 +265,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _query(self, desired: DesiredState) -> None:
         hook = get_database_hook(str(self.conn_id), self.hook_params)
-        for names, rows in self._interruption.interrupt(query(hook, str(self.sql), self.parameters)):
+        for names, rows in query(hook, str(self.sql), self.parameters, self._interruption.check):
             if not desired.rows:
                 desired.check_columns(names)
             for row in rows:

@@ -53,7 +53,7 @@ class Interruption:
         :raises YouCanTaskStoppedError: if so.
         """
         if self.was_stopped:
-            raise YouCanTaskStoppedError("The task was stopped, so nothing was sent; a retry begins again.")
+            raise YouCanTaskStoppedError("The task was stopped before it was done; a retry begins again.")
 
     @contextmanager
     def watch(self) -> Iterator[None]:

@@ -18,9 +18,10 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, was_passed
-from airflow_provider_youcan.exceptions import YouCanTransientError, from_dict
+from airflow_provider_youcan.exceptions import YouCanTaskStoppedError, YouCanTransientError, from_dict
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.interruption import Interruption
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         self.youcan_conn_id = youcan_conn_id
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
         self.deferrable = check_flag("deferrable", deferrable)
-        self._hook: YouCanHook | None = None
+        self._interruption = Interruption()
         self._is_checked = False
         self._ended_early = False
 
@@ -101,6 +102,11 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         :raises AirflowSensorTimeout: if it was not within ``timeout``.
         :raises AirflowSkipException: in place of both, under ``soft_fail``.
         """
+        with self._interruption.watch():
+            return self._execute(context)
+
+    def _execute(self, context: Context) -> Any:
+        self._interruption.check()
         YouCanOrderLink.persist(context, self.order_id)
         if self.deferrable:
             return self._apply_soft_fail(lambda: self._look_and_defer(context))
@@ -112,7 +118,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
                 raise AirflowSkipException(message) from None
             raise AirflowSensorTimeout(message) from None
         except AirflowSkipException as skip:
-            # Airflow says only that it skips. Why, a user wants to know, too.
+            self._interruption.check()
+            # Airflow's message has no reason; add it.
             reason = skip.__cause__ or self._wait.describe_timeout(self.timeout, ended_early=self._ended_early)
             raise AirflowSkipException(f"{skip} {reason}") from None
 
@@ -126,20 +133,21 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         if time.time() < wait.resume_at:
             return False
         # Trying again within one look must not hold the worker until the next.
+        self._interruption.check()
         with YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
-            self._hook = hook
             try:
                 self._begin(hook, wait, context)
                 status = hook.get_order_statuses(wait.order_id)[wait.context]
+            except YouCanTaskStoppedError:
+                raise
             except YouCanTransientError as error:
                 wait.record_error(error, time.time())
                 return False
         return wait.record_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
 
     def on_kill(self) -> None:
-        """Send nothing more; Airflow calls this when the task is to end."""
-        if self._hook is not None:
-            self._hook.stop()
+        """End the wait; Airflow calls this when the task is to end."""
+        self._interruption.stop()
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
         """
@@ -224,6 +232,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
+        # Out here, because Airflow swallows an error of a look under silent_fail.
+        self._interruption.check()
         interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         left_alone = self._wait.resume_at - time.time()
         if left_alone <= interval:

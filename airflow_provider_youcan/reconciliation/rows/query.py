@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from queue import Empty, Full, Queue
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 __all__ = ["describe_error", "get_database_hook", "query"]
 
 _ROWS_A_FETCH = 1000
+_MAX_SECONDS = 6 * 3600.0
+"""The longest time, in seconds, that a database may take for its next rows."""
 _READING = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "PIVOT", "UNPIVOT")
 """What a statement that reads begins with."""
 _CHANGING = ("INSERT", "UPDATE", "DELETE", "MERGE", "UPSERT", "INTO")
@@ -60,16 +65,67 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
     return hook
 
 
-def query(hook: DbApiHook, sql: str, parameters: Any = None) -> Iterator[tuple[list[str], list[Mapping[str, Any]]]]:
+Batch: TypeAlias = tuple[list[str], list[Mapping[str, Any]]]
+"""The names of the columns, and some rows."""
+
+
+def query(
+    hook: DbApiHook, sql: str, parameters: Any = None, check: Callable[[], None] = lambda: None
+) -> Iterator[Batch]:
     """
-    Run a query, and return its rows in batches, each with the names of the columns; the first batch may be empty.
+    Run a query, and return its rows in batches; the first batch may be empty.
+
+    It runs in a thread, because a driver's call can't be interrupted: a task that is stopped leaves it behind.
 
     :param hook: the hook of its database.
     :param sql: one statement that returns rows, with or without a semicolon at its end.
     :param parameters: its parameters, as the database takes them (default none).
+    :param check: is called every second while the database is waited for; an error that it raises ends that.
     :raises YouCanInvalidInputError: if it is more than one statement, changes data, or returns no rows.
+    :raises YouCanConnectionError: if nothing comes for six hours.
     """
     statement = _check_statement(hook, sql)
+    batches: Queue[Batch | BaseException | None] = Queue(maxsize=2)
+    is_abandoned = Event()
+
+    def put(item: Batch | BaseException | None) -> None:
+        while not is_abandoned.is_set():
+            with suppress(Full):
+                batches.put(item, timeout=1)
+                return
+
+    def read() -> None:
+        try:
+            for batch in _query(hook, statement, parameters):
+                put(batch)
+                if is_abandoned.is_set():
+                    return
+            put(None)
+        except BaseException as error:  # raised where the rows are waited for
+            put(error)
+
+    Thread(target=read, name="youcan-query", daemon=True).start()
+    try:
+        while (item := _wait_for(batches, check)) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        is_abandoned.set()
+
+
+def _wait_for(batches: Queue[Batch | BaseException | None], check: Callable[[], None]) -> Batch | BaseException | None:
+    deadline = time.monotonic() + _MAX_SECONDS
+    while time.monotonic() < deadline:
+        check()
+        with suppress(Empty):
+            return batches.get(timeout=1)
+    raise YouCanConnectionError(
+        f"The database returned nothing for {_MAX_SECONDS / 3600:g} hours, so nothing was sent; it may work later."
+    )
+
+
+def _query(hook: DbApiHook, statement: str, parameters: Any) -> Iterator[Batch]:
     with closing(_connect(hook)) as connection, closing(_open_cursor(hook, connection)) as cursor:
         cursor.execute(statement, *([parameters] if parameters is not None else []))
         rows = cursor.fetchmany(_ROWS_A_FETCH) if hook.conn_type == "postgres" or cursor.description else []
