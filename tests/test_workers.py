@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -11,9 +11,11 @@ from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
 from tests.conftest import Clock
 
 
-async def numbers(until: int) -> AsyncIterator[int]:
-    for number in range(until):
-        yield number
+async def numbers(until: int) -> AsyncGenerator[list[int], None]:
+    """Yield numbers in batches of one and two."""
+    for number in range(0, until, 3):
+        yield [number]
+        yield [one for one in (number + 1, number + 2) if one < until]
 
 
 # --- the pool ---
@@ -61,10 +63,10 @@ def test_after_its_end_nothing_is_begun_and_what_is_under_way_comes_to_its_end()
 def test_no_more_items_are_taken_after_its_end_than_wait_for_a_worker() -> None:
     taken = []
 
-    async def items() -> AsyncIterator[int]:
-        async for number in numbers(1000):
-            taken.append(number)
-            yield number
+    async def items() -> AsyncGenerator[list[int], None]:
+        async for batch in numbers(1000):
+            taken.extend(batch)
+            yield batch
 
     async def main() -> None:
         pool = WorkerPool[int](2)
@@ -96,8 +98,8 @@ def test_the_first_error_is_what_ended_it() -> None:
 def test_an_error_of_what_feeds_it_ends_it_too() -> None:
     done = []
 
-    async def items() -> AsyncIterator[int]:
-        yield 1
+    async def items() -> AsyncGenerator[list[int], None]:
+        yield [1]
         raise ValueError("the list can't be read")
 
     async def work(number: int) -> None:
