@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any, TypeGuard
 
@@ -29,6 +29,7 @@ __all__ = [
     "check_rendered_text",
     "check_slugs",
     "check_status_text",
+    "check_words",
     "closest_statuses",
     "describe_bounds",
     "is_order_id",
@@ -38,6 +39,7 @@ __all__ = [
     "known_statuses",
     "likely_typos",
     "shorten",
+    "show_cell",
     "was_passed",
 ]
 
@@ -52,11 +54,12 @@ _YOUCANS_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
-def check_order_id(order_id: object) -> str:
+def check_order_id(order_id: object, show: Callable[[object], str] | None = None) -> str:
     """
     Return ``order_id`` if it may stand in a path. A UUID is returned in lower case, as YouCan writes it.
 
     :param order_id: a string of 1 to 100 ASCII letters, digits, ``-`` and ``_``.
+    :param show: how it is shown in an error (default :func:`shorten`).
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
     if isinstance(order_id, str) and _YOUCANS_UUID.fullmatch(order_id):
@@ -73,7 +76,7 @@ def check_order_id(order_id: object) -> str:
         )
     if not is_order_id(order_id):
         raise YouCanInvalidInputError(
-            f"{shorten(order_id)} is not an order id",
+            f"{(show or shorten)(order_id)} is not an order id",
             advice="give the order's UUID (1 to 100 letters, digits, '-' and '_'), not its ref or an address.",
         )
     # SQL Server, Oracle and some ODBC drivers write UUIDs in capitals.
@@ -90,28 +93,32 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
-def check_status_text(status: object) -> str:
+def check_status_text(status: object, show: Callable[[object], str] | None = None) -> str:
     """
     Return ``status`` if it can be sent as a status.
 
     :param status: a string in any script that is more than white space.
+    :param show: how it is shown in an error (default :func:`shorten`).
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
     if isinstance(status, str) and not _is_empty(status) and is_text(status):
         return status
     raise YouCanInvalidInputError(
-        f"The status is {shorten(status)}, which is not a status",
+        f"The status is {(show or shorten)(status)}, which is not a status",
         advice="give a slug such as 'paid', or check the upstream task that it comes from.",
     )
 
 
-def check_known_status(status: str, context: StatusContext, known: Collection[str]) -> None:
+def check_known_status(
+    status: str, context: StatusContext, known: Collection[str], show: Callable[[object], str] | None = None
+) -> None:
     """
     Refuse a status that is not among the known ones. YouCan would put its text on the order as a label.
 
     :param status: what is to be set.
     :param context: which of the three statuses.
     :param known: the slugs that may be set, as :func:`known_statuses` returns them.
+    :param show: how it is shown in an error (default :func:`shorten`).
     :raises YouCanUnknownStatusError: with the closest known slugs.
     """
     if status in known:
@@ -119,7 +126,7 @@ def check_known_status(status: str, context: StatusContext, known: Collection[st
     closest = closest_statuses(status, known)
     hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {_some(list(known))}."
     raise YouCanUnknownStatusError(
-        f"{shorten(status)} is not a {context} status of this store",
+        f"{(show or shorten)(status)} is not a {context} status of this store",
         advice=f"{hint} Set allow_custom_label=True if you want this text as a label.",
         closest=closest,
     )
@@ -323,6 +330,35 @@ def shorten(value: object) -> str:
     except ValueError:  # Python writes no integer of more than some thousand digits
         text = f"of type {type(value).__name__}"
     return text if len(text) <= 120 else f"{text[:117]}..."
+
+
+def show_cell(value: object) -> str:
+    """Return a cell as it stands in an error: its first 20 characters, and nothing that may be a customer's."""
+    text = shorten(value)
+    if "@" in text or sum(character.isdigit() for character in text) >= 7:
+        return "a value that may be a phone number or an e-mail address, so it is not shown,"
+    return text if len(text) <= 22 else f"{text[:21]}...{text[0] if isinstance(value, str) else ''}"
+
+
+def check_words(status_map: object) -> None:
+    """
+    Refuse words of a ``status_map`` that are not told apart: they are compared as text.
+
+    :raises YouCanInvalidInputError: for a null, and for two words that are the same text, such as 1 and "1".
+    """
+    for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
+        if not isinstance(words, Mapping):
+            continue
+        if None in words:
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."
+            )
+        texts = [str(word) for word in words]
+        if twice := sorted({text for text in texts if texts.count(text) > 1}):
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once, as text and as another "
+                "kind of value: give each word once."
+            )
 
 
 def _some(slugs: list[str]) -> str:

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from tests.conftest import Sandbox, reconcile
 
 GENERAL, SHIPPING, PAYMENT = StatusContext
 UUID = "72aa7882-3898-49a8-87a2-506af3dd7320"
@@ -210,3 +212,56 @@ def test_a_table_that_lacks_a_column_is_refused(
 def test_settings_that_make_no_sense_are_refused(arguments: dict[str, Any]) -> None:
     with pytest.raises(YouCanInvalidInputError):
         DesiredState(**arguments)
+
+
+def test_a_column_that_columns_claims_is_not_read_under_its_own_name_as_well() -> None:
+    desired = read([{"order_id": "021", "payment_status": "paid"}], columns={"ref": "order_id"})
+
+    assert [(order.order_id, order.ref) for order in desired.orders] == [(None, "021")]
+
+
+def test_rows_that_ask_for_nothing_name_no_order(sandbox: Sandbox) -> None:
+    rows = [{"ref": "001", "payment_status": None}, {"ref": "001", "payment_status": None}]
+
+    assert read(rows).orders == []
+    assert reconcile([*rows, {"ref": "002", "payment_status": "refunded"}])["changed"] == 1
+
+
+@pytest.mark.parametrize("words", [{1: "paid", "1": "unpaid"}, {None: "unpaid"}, {True: "paid", "True": "unpaid"}])
+def test_words_that_are_not_told_apart_are_refused_when_the_dag_is_parsed(words: Any) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="status_map"):
+        read([], status_map={"payment": words})
+    with pytest.raises(YouCanInvalidInputError, match="status_map"):
+        YouCanReconcileOrdersOperator(task_id="x", orders=[], status_map={"payment": words})
+
+
+def test_what_joins_a_contradiction_is_part_of_it(sandbox: Sandbox) -> None:
+    # Given two rows of an order that contradict each other, and a third that names it by its ref,
+    (order,) = [one for one in sandbox.shop.orders() if one["ref"] == "003"]
+    rows = [
+        {"order_id": order["id"], "payment_status": "paid"},
+        {"order_id": order["id"], "payment_status": "unpaid"},
+        {"ref": "003", "payment_status": "refunded"},
+        {"ref": "004", "payment_status": "refunded"},
+    ]
+
+    summary = reconcile(rows, on_invalid="skip")
+
+    assert (summary["invalid"], summary["changed"]) == (3, 1)
+    assert sandbox.shop.history(order["id"]) == []
+
+
+def test_many_rows_of_one_order_take_a_pass_each() -> None:
+    desired = read([{"order_id": "abc", "payment_status": "paid"} for _ in range(20_000)])
+
+    (order,) = desired.orders
+    assert order.desired == {"payment": "paid"}
+    assert len(order.entries) == 20_000
+
+
+@pytest.mark.parametrize("cell", ["0612345678 call first", "fatima@example.com", "٠٦١٢٣٤٥٦٧٨", "a" * 200])
+def test_a_cell_that_may_be_a_customers_is_not_shown(sandbox: Sandbox, cell: str) -> None:
+    for row in ({"order_id": "abc", "payment_status": cell}, {"order_id": f"{cell} ", "payment_status": "paid"}):
+        with pytest.raises(YouCanInvalidInputError) as raised:
+            reconcile([row])
+        assert cell[:21] not in str(raised.value)

@@ -274,3 +274,31 @@ def test_a_plan_changes_no_more_than_it_says_and_can_be_taken_back(
     for order_id, statuses in before.items():
         for context, slug in statuses.items():
             assert (order_id, context) in touched or after[order_id][context] == slug
+
+
+def test_a_newer_plan_beside_it_is_named(sandbox: Sandbox, plan: Path) -> None:
+    newer = reconcile(paid_rows(sandbox), dry_run=True, report_path=str(plan))["report_path"]
+
+    with pytest.raises(YouCanInvalidInputError, match=f"newer plan than .*: {newer}"):
+        reconcile(plan=str(plan))
+    assert reconcile(plan=newer)["changed"] > 0
+
+
+def test_an_order_is_not_closed_if_what_held_when_it_was_planned_no_longer_does(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path
+) -> None:
+    # Given a plan that closes an order whose shipping is where it should be,
+    plan, report = str(tmp_path / "plan.jsonl"), tmp_path / "report.jsonl"
+    sandbox.shop.set_status(fresh[0], "shipping", "fulfilled")
+    rows = [{"order_id": order_id, "shipping_status": "fulfilled", "status": "closed"} for order_id in fresh[:1]]
+    reconcile(rows, dry_run=True, report_path=plan)
+
+    # when the parcel comes back before it is applied,
+    sandbox.shop.set_status(fresh[0], "shipping", "processing")
+    reconcile(plan=plan, report_path=str(report))
+
+    # then the order stays open.
+    assert sandbox.shop.statuses(fresh[0])["general"] == "open"
+    (line,) = [one for one in read_report(report) if one["context"] == "general"]
+    assert line["outcome"] == "protected"
+    assert "the shipping status of this order is now 'processing'" in line["reason"]

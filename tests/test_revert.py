@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,9 @@ from airflow_provider_youcan.exceptions import (
 from airflow_provider_youcan.operators.reconcile import (
     YouCanRevertReconciliationOperator,
 )
+from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.record.reader import read_record
+from airflow_provider_youcan.reconciliation.revert import read_revert
 from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import (
     TABLE,
@@ -387,3 +391,159 @@ def test_a_report_that_renders_to_nothing_is_refused(sandbox: Sandbox, report: A
 
     with pytest.raises(YouCanInvalidInputError, match="report"):
         execute(operator)
+
+
+# --- the rule, from lines alone ---
+
+
+def line(outcome: str, before: str | None, wanted: str, **others: Any) -> dict[str, Any]:
+    made = {"order_id": "abc", "ref": None, "context": "payment", "reason": None, "unconfirmed": False}
+    return made | {"before": before, "wanted": wanted, "outcome": outcome} | others
+
+
+END = {
+    **dict.fromkeys(("order_id", "ref", "context", "before", "wanted", "reason")),
+    "outcome": "complete",
+    "unconfirmed": False,
+    "dry_run": False,
+    "store": None,
+    "rows": 1,
+    "not_reached": 0,
+}
+
+
+def target(*tries: list[dict[str, Any]]) -> tuple[str | None, tuple[str, ...]]:
+    """Return what the undo of a run restores, and while the shop shows what; ``None`` for nothing at all."""
+    records = [read_record([json.dumps(one).encode() + b"\n" for one in lines], "x") for lines in tries]
+    run_input = read_revert(records)
+    if not (orders := run_input.desired.orders):
+        return None, ()
+    (order,) = orders
+    guard = run_input.guard(order, StatusContext.PAYMENT)
+    return order.desired[StatusContext.PAYMENT], guard.only_from if guard else ()
+
+
+SENDING = line("sending", "pending", "paid")
+RULES: dict[str, tuple[list[list[dict[str, Any]]], tuple[str | None, tuple[str, ...]]]] = {
+    "a change": ([[SENDING, line("changed", "pending", "paid"), END]], ("pending", ("paid",))),
+    "an announcement that nothing answers": ([[SENDING]], ("pending", ("paid",))),
+    "an update that is unconfirmed, whatever its outcome": (
+        [[SENDING, line("not_found", "pending", "paid", unconfirmed=True), END]],
+        ("pending", ("paid",)),
+    ),
+    "an announcement that was given up": ([[SENDING, line("not_reached", None, "paid"), END]], (None, ())),
+    "one that was answered by what was read": ([[SENDING, line("unchanged", "paid", "paid"), END]], (None, ())),
+    "another row that asks for the same answers nothing": (
+        [[SENDING, line("unchanged", "pending", "paid", reason="row 1 asks for the same")]],
+        ("pending", ("paid",)),
+    ),
+    "announced anew on another status": (
+        [[SENDING, line("sending", "unpaid", "paid"), line("changed", "unpaid", "paid"), END]],
+        ("unpaid", ("paid",)),
+    ),
+    "over two tries": (
+        [[line("changed", "pending", "paid"), END], [line("changed", "paid", "captured"), END]],
+        ("pending", ("captured",)),
+    ),
+    "over a try that was killed": (
+        [[SENDING], [line("sending", "paid", "captured"), line("changed", "paid", "captured"), END]],
+        ("pending", ("captured",)),
+    ),
+    "what a person set between two tries": (
+        [[SENDING], [line("sending", "unpaid", "paid"), line("changed", "unpaid", "paid"), END]],
+        ("unpaid", ("paid",)),
+    ),
+    "back to the last effect that is certain": (
+        [[line("changed", "pending", "paid"), line("sending", "paid", "captured")]],
+        ("pending", ("captured", "paid")),
+    ),
+    "a retry that found all done": ([[SENDING], [line("unchanged", "paid", "paid"), END]], ("pending", ("paid",))),
+    "a label that reads like nothing": ([[line("changed", "None", "paid"), END]], ("None", ("paid",))),
+    "a line of an older version": (
+        [
+            [
+                {**line("failed", "pending", "paid"), "reason": "lost; whether YouCan took it is unknown"}
+                | {"unconfirmed": None},
+                END,
+            ]
+        ],
+        ("pending", ("paid",)),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tries", "expected"), RULES.values(), ids=list(RULES))
+def test_undo_goes_by_the_effects_that_the_record_names(
+    tries: list[list[dict[str, Any]]], expected: tuple[str | None, tuple[str, ...]]
+) -> None:
+    assert target(*tries) == expected
+
+
+def test_no_decision_rests_on_a_reason() -> None:
+    lines = [{**SENDING, "reason": "whether YouCan took it is unknown"}, line("failed", "pending", "paid"), END]
+    lines[1]["reason"] = "whether YouCan took it is unknown"
+
+    assert target(lines) == (None, ())
+
+
+@pytest.mark.parametrize("cut", range(1, 60))
+def test_a_record_that_is_cut_anywhere_is_read_up_to_there(cut: int) -> None:
+    whole = json.dumps(line("changed", "تم الدفع", "paid"), ensure_ascii=False).encode() + b"\n"
+    cut_off = json.dumps(line("changed", "تم الدفع", "paid"), ensure_ascii=False).encode()[:-cut]
+
+    record = read_record([whole, cut_off], "x")
+
+    assert (len(record.lines), record.cut_line) == (1, 2)
+
+
+def test_a_byte_order_mark_and_blank_lines_do_no_harm() -> None:
+    lines = [b"\xef\xbb\xbf" + json.dumps(SENDING).encode() + b"\n", json.dumps(END).encode() + b"\n", b"\n"]
+
+    assert read_record(lines, "x").end is not None
+
+
+def test_one_map_index_can_be_taken_back(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
+    first, second, *_ = payable(sandbox)
+    before = all_statuses(sandbox)
+    for map_index, order_id in enumerate((first, second)):
+        reconcile([{"order_id": order_id, "payment_status": "paid"}], TaskInstance(map_index=map_index), **TABLE)
+
+    revert(TaskInstance(run_id="undo"), reverts_run_id="manual__1", reverts_map_index=1, **TABLE)
+    assert all_statuses(sandbox) == before | {first: {**before[first], "payment": "paid"}}
+    revert(TaskInstance(run_id="undo2"), reverts_run_id="manual__1", **TABLE)
+    assert all_statuses(sandbox) == before
+
+
+def test_a_run_over_several_shops_is_taken_back_shop_by_shop(
+    sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, (order_id, *_) = all_statuses(sandbox), payable(sandbox)
+    with Sandbox(orders=20) as other:
+        monkeypatch.setenv("AIRFLOW_CONN_OTHER", other.connection())
+        row = {"order_id": order_id, "payment_status": "paid"}
+        reconcile([row], TaskInstance(map_index=0), **TABLE)
+        reconcile([row], TaskInstance(map_index=1), youcan_conn_id="other", **TABLE)
+
+        revert(TaskInstance(run_id="undo"), reverts_run_id="manual__1", **TABLE)
+
+        assert all_statuses(sandbox) == before
+        assert other.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_a_table_of_an_older_version_is_refused_with_what_adds_its_columns(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    reconcile([], **TABLE)
+    for column in ("unconfirmed", "line", "youcan_conn_id", "store", "record_version"):
+        warehouse.execute(f"alter table youcan_outcomes drop column {column}")
+    warehouse.commit()
+    rows = [{"order_id": payable(sandbox)[0], "payment_status": "paid"}]
+
+    with pytest.raises(YouCanInvalidInputError, match="older version") as raised:
+        reconcile(rows, **TABLE)
+    assert sandbox.shop.history() == []
+
+    for statement in re.findall(r"alter table [^;]+;", str(raised.value)):
+        warehouse.execute(statement)
+    warehouse.commit()
+    assert reconcile(rows, **TABLE)["changed"] == 1

@@ -19,6 +19,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Snapshot
+from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import FRESH, Clock, Sandbox, paths, reconcile
 
 # --- which order is meant ---
@@ -254,7 +255,7 @@ def snapshot_of(shop: Shop, clock: Clock | None = None, max_concurrency: int = 4
 
 def read_list(snapshot: Snapshot) -> list[str | None]:
     async def main() -> list[str | None]:
-        return [order.order_id async for order in snapshot.read_list()]
+        return [order.order_id async for orders in snapshot.read_list() for order in orders]
 
     return asyncio.run(main())
 
@@ -365,3 +366,46 @@ def test_a_search_ends_behind_the_ref_and_not_before_because_another_order_may_h
 
     assert snapshot.ids["3"] == {"order-3"}
     assert shop.pages == [1, 2, 3, 4]
+
+
+def test_a_search_that_is_tried_again_forgets_nothing(sandbox: Sandbox, no_waiting: None) -> None:
+    (order,) = [one for one in sandbox.shop.orders() if one["ref"] == "003"]
+    # Given refs that lead to many orders, and a second page of the search that fails at first,
+    sandbox.shop.add_orders(300)
+    failed: list[Request] = []
+
+    def fail_once(request: Request) -> None:
+        if "q=003" in request.query and not failed:
+            failed.append(request)
+            sandbox.misbehave("status", status=500, route="GET /orders", times=1)
+
+    with sandbox.on_request(fail_once):
+        assert reconcile([{"ref": "003", "status": "closed"}])["changed"] == 1
+    assert sandbox.shop.statuses(order["id"])["general"] == "closed"
+
+
+def test_an_order_whose_status_the_list_shows_as_a_label_is_read_itself(sandbox: Sandbox, fresh: list[str]) -> None:
+    def translate(order: dict[str, Any]) -> dict[str, Any]:
+        payment = {"status_text": "En attente"}
+        return {**order, "payment": payment, "shipping": {"status_text": "Non traité"}}
+
+    listed = [translate({"id": order_id, "ref": "x", "status": 1}) for order_id in fresh]
+    page = {"data": listed, "meta": {"pagination": {"total_pages": 1, "current_page": 1}}}
+    sandbox.misbehave("status", status=200, body=json.dumps(page), route="GET /orders")
+
+    summary = reconcile(
+        [{"order_id": order_id, "payment_status": "paid"} for order_id in fresh], only_from={"payment": "pending"}
+    )
+
+    assert (summary["changed"], summary["protected"]) == (len(fresh), 0)
+
+
+def test_store_lists_that_php_wrote_as_objects_are_read(sandbox: Sandbox, fresh: list[str]) -> None:
+    lists = {
+        "ordersStatus": {"0": {"slug": "open"}, "2": {"slug": "closed"}},
+        "shipping": {"1": {"slug": "shipped"}},
+        "payment": [],
+    }
+    sandbox.misbehave("status", status=200, body=json.dumps(lists), route="GET /orders/settings")
+
+    assert reconcile([{"order_id": fresh[0], "status": "closed"}])["changed"] == 1

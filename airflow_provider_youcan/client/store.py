@@ -15,6 +15,7 @@ from airflow_provider_youcan.checks import (
     closest_statuses,
     join_slugs,
     known_statuses,
+    show_cell,
 )
 from airflow_provider_youcan.client import endpoints, oauth
 from airflow_provider_youcan.client.procedures import Procedure
@@ -130,7 +131,7 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
         slugs = store_slugs.get(context, [])
         known = known_statuses(context, slugs) if context in incomplete or refusal is not None else slugs
         try:
-            check_known_status(status, context, known)
+            check_known_status(status, context, known, show_cell)
         except YouCanUnknownStatusError as error:
             unknown[context, status] = error
     named = {context for context, _ in statuses}

@@ -12,6 +12,7 @@ from airflow_provider_youcan.checks import (
     check_contexts,
     check_rendered_text,
     check_slugs,
+    check_words,
     is_rendered_later,
     likely_typos,
 )
@@ -151,6 +152,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self.hook_params = hook_params
         self.parameters = parameters
         self.columns = columns
+        check_words(status_map)
         self.status_map = with_text_keys(status_map)
         self.on_invalid = on_invalid
         self.min_rows = min_rows

@@ -87,7 +87,7 @@ class Snapshot:
         }
         self._reads: dict[str, Read] = {}
         self._refs: dict[str, str] = {}  # what the shop calls the orders that were found
-        self._has_refs = bool(desired.refs)
+        self._has_refs = False
         self._changes = 0  # how many orders of the last pages are not what they should be
 
     def learn_slugs(self, known: Mapping[StatusContext, Collection[str]]) -> None:
@@ -103,6 +103,7 @@ class Snapshot:
         :return: the orders whose statuses are known by now, as soon as they are.
         """
         refs = set(self._desired.refs)
+        self._has_refs = bool(refs)
         missing = len([order for order in self._desired.orders if order.order_id is not None]) + len(refs)
         pages, batch = Pages(), 1 + self._max_concurrency // MAX_PAGE_SIZE
         while missing >= 2 and not pages.is_over:
@@ -125,6 +126,7 @@ class Snapshot:
         # By ref, so that several of the same ref stand side by side.
         pages = Pages(query={"q": ref, "sort_field": "ref", "sort_order": "asc"})
         self.ids.setdefault(ref, set())
+        self._has_refs = True
         while not pages.is_over:
             (page,) = pages.take_requests()
             read_at = self._clock()

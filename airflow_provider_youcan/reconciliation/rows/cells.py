@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_youcan.checks import check_order_id
+from airflow_provider_youcan.checks import check_order_id, show_cell
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
 __all__ = ["read_cell", "read_order_id", "read_ref", "translate"]
@@ -37,7 +37,7 @@ def read_order_id(value: object) -> str | None:
         value = read_cell(value)
         if value is None:
             return None
-    return check_order_id(str(value) if isinstance(value, UUID) else value)
+    return check_order_id(str(value) if isinstance(value, UUID) else value, show_cell)
 
 
 def read_ref(value: object) -> str | None:
@@ -56,10 +56,10 @@ def read_ref(value: object) -> str | None:
         return value
     if isinstance(value, float):
         raise YouCanInvalidInputError(
-            f"{value!r} is not a ref: a column of numbers with a null among them becomes floating point, and has lost "
-            "its zeros; read it as text, such as '021'"
+            f"{show_cell(value)} is not a ref: a column of numbers with a null among them becomes floating point, and "
+            "has lost its zeros; read it as text, such as '021'"
         )
-    raise YouCanInvalidInputError(f"{value!r:.100} is not a ref: give it as text, such as '021'")
+    raise YouCanInvalidInputError(f"{show_cell(value)} is not a ref: give it as text, such as '021'")
 
 
 def translate(value: object, words: Mapping[Any, str | None]) -> object:

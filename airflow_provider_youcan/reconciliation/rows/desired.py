@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from airflow_provider_youcan.checks import check_contexts, check_status_text
+from airflow_provider_youcan.checks import check_contexts, check_status_text, check_words, show_cell
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.rows.cells import read_cell, read_order_id, read_ref, translate
@@ -295,7 +295,7 @@ class DesiredState:
         """Take the rows that want different things of the same order for invalid."""
         for order in self.orders:
             if reason := (order.more or order.other_ref or order.contradiction) and order.find_contradiction():
-                rows = [row for row, _ in order.entries]
+                rows = [row for row, statuses in order.entries if statuses]
                 self.invalid += [InvalidRow(row, order.order_id, order.ref, reason) for row in rows]
                 order.remove(rows)
                 order.contradiction = reason
@@ -347,7 +347,7 @@ class DesiredState:
             if value is not None and (words := self._words.get(context)):
                 value = translate(value, words)
             if value is not None:
-                found[context] = check_status_text(value)
+                found[context] = check_status_text(value, show_cell)
         statuses = self._combinations.setdefault(tuple([found.get(context) for context in StatusContext]), found)
         if is_plain and len(self._by_cells) < _MAX_COMBINATIONS:
             self._by_cells[cells] = statuses
@@ -379,4 +379,5 @@ def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, st
     maps = {} if status_map is None else check_contexts("status_map", status_map)
     if not all(isinstance(words, Mapping) for words in maps.values()):
         raise YouCanInvalidInputError("status_map must have for each context a mapping from words to slugs.")
+    check_words(status_map)
     return maps
