@@ -163,12 +163,14 @@ def outcomes(folder: Path, order_ids: tuple[str, ...] = ("abc",)) -> sqlite3.Con
     """A warehouse where the example has left its outcomes: changes, and one failure."""
     database = sqlite3.connect(folder / "warehouse.db")
     columns = "dag_id, run_id, task_id, map_index, try_number, table_row, order_id, ref, status_context, status_before"
-    database.execute(f"create table youcan_outcomes ({columns}, status_wanted, outcome, reason, recorded_at)")
+    added = "unconfirmed, line, youcan_conn_id, store, record_version"
+    database.execute(f"create table youcan_outcomes ({columns}, status_wanted, outcome, reason, {added}, recorded_at)")
     for number, order_id in enumerate((*order_ids, "gone")):
         outcome = "not_found" if order_id == "gone" else "changed"
         keys = ("example_youcan_reconcile", RUN_ID, "reconcile", -1, 1, number)
-        line = (order_id, None, "payment", "pending", "paid", outcome, None, "2026-11-24 06:00:01.000000")
-        database.execute(f"insert into youcan_outcomes values ({', '.join('?' * 14)})", keys + line)
+        line = (order_id, None, "payment", "pending", "paid", outcome, None, 0, number + 1, None, None, 1)
+        marks = ", ".join("?" * 19)
+        database.execute(f"insert into youcan_outcomes values ({marks})", (*keys, *line, "2026-11-24 06:00:01.000000"))
     database.commit()
     return database
 

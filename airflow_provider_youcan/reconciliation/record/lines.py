@@ -86,4 +86,6 @@ def make_last_line(
     line: dict[str, Any] = {**dict.fromkeys(LINE_KEYS), "outcome": COMPLETE, "unconfirmed": False}
     line |= {"record_version": RECORD_VERSION, "dry_run": dry_run, "store": store, "rows": rows}
     line |= {"not_reached": not_reached}
+    if not_reached:
+        line["reason"] = f"{not_reached:,} statuses were not reached"
     return line if max_changes is None else line | {"max_changes": max_changes}
