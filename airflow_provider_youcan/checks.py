@@ -16,6 +16,7 @@ from typing import Any, TypeGuard
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import StatusContext, is_text
+from airflow_provider_youcan.texts import join_slugs, list_some, shorten
 from airflow_provider_youcan.version_compat import is_mapped
 
 __all__ = [
@@ -29,17 +30,13 @@ __all__ = [
     "check_rendered_text",
     "check_slugs",
     "check_status_text",
-    "check_words",
     "closest_statuses",
     "describe_bounds",
     "is_order_id",
     "is_rendered_later",
     "is_uuid",
-    "join_slugs",
     "known_statuses",
     "likely_typos",
-    "shorten",
-    "show_cell",
     "was_passed",
 ]
 
@@ -124,7 +121,7 @@ def check_known_status(
     if status in known:
         return
     closest = closest_statuses(status, known)
-    hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {_some(list(known))}."
+    hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {list_some(list(known))}."
     raise YouCanUnknownStatusError(
         f"{(show or shorten)(status)} is not a {context} status of this store",
         advice=f"{hint} Set allow_custom_label=True if you want this text as a label.",
@@ -211,11 +208,6 @@ def check_contexts(name: str, value: object) -> dict[StatusContext, Any]:
             "'payment', and where it comes from a template, set render_template_as_native_obj=True on the DAG."
         )
     return {StatusContext(context): entry for context, entry in value.items()}
-
-
-def join_slugs(slugs: Iterable[str]) -> str:
-    """Return slugs as they stand in a sentence: ``'paid' or 'captured'``."""
-    return " or ".join(map(shorten, slugs))
 
 
 def _slugs_error(name: str, slugs: object, what: str) -> YouCanInvalidInputError:
@@ -321,46 +313,3 @@ def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool =
 def _is_empty(value: object) -> bool:
     # "None" is what a template makes of an XCom that isn't there.
     return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
-
-
-def shorten(value: object) -> str:
-    """Return a value as it stands in an error message, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integer of more than some thousand digits
-        text = f"of type {type(value).__name__}"
-    return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def show_cell(value: object) -> str:
-    """Return a cell as it stands in an error: its first 20 characters, and nothing that may be a customer's."""
-    text = shorten(value)
-    if "@" in text or sum(character.isdigit() for character in text) >= 7:
-        return "a value that may be a phone number or an e-mail address, so it is not shown,"
-    return text if len(text) <= 22 else f"{text[:21]}...{text[0] if isinstance(value, str) else ''}"
-
-
-def check_words(status_map: object) -> None:
-    """
-    Refuse words of a ``status_map`` that are not told apart: they are compared as text.
-
-    :raises YouCanInvalidInputError: for a null, and for two words that are the same text, such as 1 and "1".
-    """
-    for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
-        if not isinstance(words, Mapping):
-            continue
-        if None in words:
-            raise YouCanInvalidInputError(
-                f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."
-            )
-        texts = [str(word) for word in words]
-        if twice := sorted({text for text in texts if texts.count(text) > 1}):
-            raise YouCanInvalidInputError(
-                f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once, as text and as another "
-                "kind of value: give each word once."
-            )
-
-
-def _some(slugs: list[str]) -> str:
-    shown = ", ".join(map(shorten, slugs[:12]))
-    return f"{shown} and {len(slugs) - 12} more" if len(slugs) > 12 else shown

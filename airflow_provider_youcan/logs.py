@@ -17,7 +17,7 @@ class Logger(Protocol):
     def info(self, event: str, *args: Any) -> Any:
         """Log what a user cares about."""
 
-    def warning(self, event: str, *args: Any) -> Any:
+    def warning(self, event: str, *args: Any, exc_info: Any = None) -> Any:
         """Log what a user should look at."""
 
 

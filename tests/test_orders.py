@@ -10,12 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.checks import (
-    check_known_status,
-    check_order_id,
-    check_status_text,
-    known_statuses,
-)
+from airflow_provider_youcan.checks import check_known_status, check_order_id, check_status_text, known_statuses
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import (
     OrderStatuses,

@@ -249,7 +249,7 @@ def test_a_storage_that_refuses_for_a_moment_costs_a_moment(
 
 def test_a_storage_that_hangs_holds_nothing(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
-    monkeypatch.setattr("airflow_provider_youcan.operators.base._HURRIED_SECONDS", 0.1)
+    monkeypatch.setattr("airflow_provider_youcan.operators.ending._HURRIED_SECONDS", 0.1)
     released = threading.Event()
     monkeypatch.setattr(LocalFile, "append", lambda *_: released.wait(60))
 

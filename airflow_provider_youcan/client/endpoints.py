@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from airflow_provider_youcan.checks import is_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, is_text
 
@@ -30,11 +29,9 @@ __all__ = [
     "get_order",
     "get_store",
     "get_store_statuses",
+    "is_list_of",
     "list_orders",
-    "list_webhooks",
     "read_store_slugs",
-    "subscribe_webhook",
-    "unsubscribe_webhook",
     "update_order_status",
 ]
 
@@ -197,7 +194,7 @@ def list_orders(
     def is_success(payload: Mapping[str, Any]) -> bool:
         pagination = _mapping(_mapping(payload.get("meta")).get("pagination"))
         return (
-            _is_list_of(payload.get("data"), lambda order: isinstance(order.get("id"), str) and bool(order["id"]))
+            is_list_of(payload.get("data"), lambda order: isinstance(order.get("id"), str) and bool(order["id"]))
             and type(pagination.get("total_pages")) is int
             # Only the last page can be empty, and behind it there is nothing.
             and (page >= pagination["total_pages"] or len(payload["data"]) > 0)
@@ -243,55 +240,6 @@ def get_store() -> Request:
     )
 
 
-def list_webhooks() -> Request:
-    """Build the request that lists the app's webhook subscriptions."""
-    return Request(
-        method="GET",
-        path="/resthooks",
-        purpose="list the webhooks",
-        is_success=lambda payload: _is_list_of(
-            payload.get("data"), lambda item: isinstance(item.get("id"), (str, int))
-        ),
-        scope="read-rest-hooks",
-    )
-
-
-def subscribe_webhook(event: str, target_url: str) -> Request:
-    """
-    Build the request that subscribes an address to an event. The same twice is one subscription.
-
-    :param event: ``order.created``, ``order.updated`` or ``order.paid``.
-    :param target_url: a public https address.
-    """
-    return Request(
-        method="POST",
-        path="/resthooks/subscribe",
-        purpose=f"subscribe to {event}",
-        is_success=lambda payload: isinstance(payload.get("id"), (str, int)),
-        body=encode_json({"event": event, "target_url": target_url}),
-        scope="edit-rest-hooks",
-    )
-
-
-def unsubscribe_webhook(subscription_id: str) -> Request:
-    """
-    Build the request that ends a subscription.
-
-    :raises YouCanInvalidInputError: if it is no id.
-    """
-    if not is_order_id(subscription_id):
-        raise YouCanInvalidInputError(
-            f"{subscription_id!r:.100} is not the id of a webhook, so nothing was sent: take one from webhooks list."
-        )
-    return Request(
-        method="DELETE",
-        path=f"/resthooks/{subscription_id}",
-        purpose=f"end the webhook {subscription_id}",
-        is_success=lambda payload: "error" not in payload,
-        scope="delete-rest-hooks",
-    )
-
-
 def read_store_slugs(payload: Mapping[str, Any]) -> dict[StatusContext, list[str]]:
     """Read the slugs of each context from the answer to :func:`get_store_statuses`, in the store's order."""
     return {
@@ -314,7 +262,7 @@ def _include(include: Iterable[str]) -> dict[str, str]:
 def _filters(filters: object) -> dict[str, str]:
     if filters is None:
         return {}
-    if not _is_list_of(filters, lambda item: item.keys() == {"field", "operator", "value"}):
+    if not is_list_of(filters, lambda item: item.keys() == {"field", "operator", "value"}):
         raise YouCanInvalidInputError("filters must be a list of mappings, each with field, operator and value.")
     assert isinstance(filters, list)  # noqa: S101  # for the type checker: _is_list_of checked it
     return {
@@ -322,7 +270,8 @@ def _filters(filters: object) -> dict[str, str]:
     }
 
 
-def _is_list_of(value: object, is_item: Callable[[Mapping[str, Any]], bool]) -> bool:
+def is_list_of(value: object, is_item: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """Return whether a value is a list of mappings that are each such an item."""
     return isinstance(value, list) and all(isinstance(item, dict) and is_item(item) for item in value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
@@ -18,6 +18,7 @@ from urllib.parse import quote, quote_plus
 
 from airflow_provider_youcan.checks import is_uuid
 from airflow_provider_youcan.client.endpoints import A_YEAR, Request
+from airflow_provider_youcan.client.redaction import MAX_TEXT, redact
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionError,
@@ -86,7 +87,7 @@ def read_response(
     secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
     secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
     secrets += [encode(text, safe="") for text in secrets for encode in (quote, quote_plus)]
-    payload = _redact(payload, [text for text in secrets if len(text) >= 4])
+    payload = redact(payload, [text for text in secrets if len(text) >= 4])
     raise _read_error(request, answer, payload, connection)
 
 
@@ -165,7 +166,7 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
     if row.kind is YouCanValidationError:
         attributes["fields"] = _read_fields(payload)
     retry_after, fields = attributes.get("retry_after"), attributes.get("fields", {})
-    refused = "; ".join(f"{name}: {' '.join(complaints)}" for name, complaints in fields.items())[:_MAX_TEXT]
+    refused = "; ".join(f"{name}: {' '.join(complaints)}" for name, complaints in fields.items())[:MAX_TEXT]
     words = {
         "said": f"YouCan answered {answer.status_code}" + (f" ({detail})" if detail else ""),
         "connection": connection,
@@ -274,31 +275,6 @@ def _parse_http_date(value: str) -> datetime | None:
 
 
 # --- bodies -------------------------------------------------------------------------------------------------
-
-# Past these an answer's words help no one, and a log still has to be read.
-_MAX_TEXT = 200
-_MAX_ITEMS = 20
-_MAX_DEPTH = 8
-_PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
-"""An e-mail address, or a run of digits as long as a phone number."""
-
-
-def _redact(value: object, secrets: Iterable[str], depth: int = 0) -> object:
-    """Return the payload of an error with nothing in its texts that must not be passed on."""
-    if depth > _MAX_DEPTH:
-        return None
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        text = _PERSONAL.sub("***", " ".join(value[:1000].split()))[:_MAX_TEXT]
-        # Half a character, or a terminal's escape code, would break the log that it is written to.
-        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    if isinstance(value, list):
-        return [_redact(item, secrets, depth + 1) for item in value[:_MAX_ITEMS]]
-    if isinstance(value, dict):
-        items = list(value.items())[:_MAX_ITEMS]
-        return {str(_redact(name, secrets)): _redact(item, secrets, depth + 1) for name, item in items}
-    return value
 
 
 def _read_detail(payload: object) -> str | None:

@@ -9,15 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from airflow_provider_youcan.checks import (
-    check_known_status,
-    check_status_text,
-    closest_statuses,
-    join_slugs,
-    known_statuses,
-    show_cell,
-)
-from airflow_provider_youcan.client import endpoints, oauth
+from airflow_provider_youcan.checks import check_known_status, check_status_text, closest_statuses, known_statuses
+from airflow_provider_youcan.client import endpoints, oauth, resthooks
 from airflow_provider_youcan.client.procedures import Procedure
 from airflow_provider_youcan.exceptions import (
     YouCanPermanentError,
@@ -25,6 +18,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.texts import join_slugs, show_cell
 
 __all__ = [
     "StatusCheck",
@@ -147,7 +141,7 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
 
 def list_webhooks() -> Procedure[list[dict[str, Any]]]:
     """Read the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
-    webhooks: list[dict[str, Any]] = (yield endpoints.list_webhooks())["data"]
+    webhooks: list[dict[str, Any]] = (yield resthooks.list_webhooks())["data"]
     return webhooks
 
 
@@ -155,14 +149,14 @@ def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict
     """Subscribe an address to events, and return for each the id of its subscription."""
     ids: dict[str, str] = {}
     for event in events:
-        ids[event] = str((yield endpoints.subscribe_webhook(event, target_url))["id"])
+        ids[event] = str((yield resthooks.subscribe_webhook(event, target_url))["id"])
     return ids
 
 
 def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
     """End a subscription, and return whether there was one."""
     try:
-        yield endpoints.unsubscribe_webhook(subscription_id)
+        yield resthooks.unsubscribe_webhook(subscription_id)
     except YouCanPermanentError as error:
         if error.status_code == 404:
             return False

@@ -72,8 +72,9 @@ def check_form_field(field: str, value: object, label: str | None = None) -> flo
     :param label: what to call it in the error message (default its name).
     :raises YouCanInvalidInputError: for anything else.
     """
-    from airflow_provider_youcan.checks import describe_bounds, shorten
+    from airflow_provider_youcan.checks import describe_bounds
     from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+    from airflow_provider_youcan.texts import shorten
 
     schema = FIELDS[field]["schema"]
     exclusive = "exclusiveMinimum" in schema

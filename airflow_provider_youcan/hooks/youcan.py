@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow_provider_youcan.checks import check_slugs
 from airflow_provider_youcan.client import endpoints, procedures, store
-from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
-from airflow_provider_youcan.client.credentials import Credentials, CredentialsCache
+from airflow_provider_youcan.client.attempts import Attempts
+from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.pages import Pages
-from airflow_provider_youcan.client.responses import read_response
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
-    YouCanRateLimitError,
 )
 from airflow_provider_youcan.hooks import form
-from airflow_provider_youcan.hooks.base import ConnectionUser
-from airflow_provider_youcan.hooks.session import Session
+from airflow_provider_youcan.hooks.blocking import BlockingDriver
 from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
-from airflow_provider_youcan.metrics import count_request, count_retry, record_limit_wait
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext, order_page
 
 if TYPE_CHECKING:
     import requests
 
     from airflow_provider_youcan.client.assumptions import Assumption
-    from airflow_provider_youcan.client.procedures import Procedure
 
 __all__ = ["YouCanAsyncHook", "YouCanHook"]
 
 _Result = TypeVar("_Result")
 
-_LONGEST_SLEEP = 0.5
-"""Seconds after which a pause looks again whether the task was stopped."""
 
-
-class YouCanHook(ConnectionUser):
+class YouCanHook(BlockingDriver):
     """
     Talk to one YouCan shop.
 
@@ -65,11 +56,9 @@ class YouCanHook(ConnectionUser):
     """
 
     def __init__(
-        self, youcan_conn_id: str = ConnectionUser.default_conn_name, *, max_retry_seconds: float | None = None
+        self, youcan_conn_id: str = BlockingDriver.default_conn_name, *, max_retry_seconds: float | None = None
     ) -> None:
         super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
-        self._credentials = CredentialsCache()
-        self._session: Session | None = None
 
     def get_conn(self) -> requests.Session:
         """
@@ -254,30 +243,6 @@ class YouCanHook(ConnectionUser):
         session = self._get_session(credentials)
         return evaluate(collect(lambda request: session.send_request(request, credentials), credentials.token))
 
-    def run(self, procedure: Procedure[_Result]) -> _Result:
-        """
-        Run a procedure: send what it yields, and return what it returns.
-
-        :param procedure: one of :mod:`airflow_provider_youcan.client.procedures`.
-        :raises YouCanError: what the procedure raises.
-        """
-        attempts = Attempts(self.max_retry_seconds)
-        answer: dict[str, Any] | Exception | None = None
-        while True:
-            try:
-                request = procedures.resume(procedure, answer, attempts)
-            except StopIteration as end:
-                result: _Result = end.value
-                return result
-            try:
-                answer = self._send(request, attempts)
-            except (YouCanError, StaleReadError) as error:
-                answer = error
-
-    def stop(self) -> None:
-        """Send nothing more: the task was stopped. What is under way comes to its end."""
-        self._is_stopped = True
-
     def get_order_page(self, order_id: str) -> str:
         """
         Return the address of an order's page: in YouCan's seller area, or in the sandbox, where that is the shop.
@@ -288,12 +253,6 @@ class YouCanHook(ConnectionUser):
         base_url = self._get_credentials(Attempts()).base_url
         # An http base is on this machine.
         return f"{base_url}/sandbox/orders/{order_id}" if base_url.startswith("http://") else order_page(order_id)
-
-    def close(self) -> None:
-        """Close the connections. A hook that is used again opens others."""
-        session, self._session = self._session, None
-        if session is not None:
-            session.close()
 
     # Airflow looks for these two in the class of the hook itself, and in none above it.
 
@@ -306,75 +265,3 @@ class YouCanHook(ConnectionUser):
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
         """Return what the connection form makes of Airflow's own fields, for an Airflow before 3.2."""
         return form.get_ui_field_behaviour()
-
-    def __enter__(self) -> YouCanHook:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _send(self, request: endpoints.Request, attempts: Attempts) -> dict[str, Any]:
-        while True:
-            was_sent = False
-            try:
-                credentials = self._get_credentials(attempts)
-                session = self._get_session(credentials)
-                attempts.begin(credentials)
-                attempts.check_freshness(request)
-                if self._is_stopped:
-                    raise self._stopped_error(request)
-                self.log.debug("%s %s", request.method, request.path)
-                was_sent = True
-                attempts.send()
-                answer = session.send_request(request, credentials)
-                count_request(request.method, answer.status_code, self.youcan_conn_id)
-                payload = read_response(request, answer, self.connection_name, credentials.token)
-            except YouCanError as error:
-                # What else comes on this connection may be the late answer to this request, and must not be taken
-                # for the answer to the next one.
-                self.close()
-                if was_sent and error.status_code is None:
-                    count_request(request.method, None, self.youcan_conn_id)
-                seconds = attempts.fail(request, error, was_sent=was_sent)
-                count_retry(error, self.youcan_conn_id)
-                if seconds:
-                    self.log.warning("%s %s", error, attempts.describe(seconds))
-                    if isinstance(error, YouCanRateLimitError):
-                        record_limit_wait(seconds)
-            else:
-                attempts.succeed()
-                return payload
-            self._pause(seconds)
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for the next attempt, or until the task is stopped: Airflow's signal handler returns to this."""
-        deadline = time.monotonic() + seconds
-        while not self._is_stopped and (left := deadline - time.monotonic()) > 0:
-            time.sleep(min(left, _LONGEST_SLEEP))
-
-    def _get_session(self, credentials: Credentials) -> Session:
-        if self._session is None:
-            self.log.debug("The connection %r leads to %s", self.youcan_conn_id, credentials.base_url)
-            self._session = Session(credentials)
-        return self._session
-
-    def _get_token(self) -> str:
-        credentials = self._credentials.find()
-        return "" if credentials is None else credentials.token
-
-    def _get_credentials(self, attempts: Attempts) -> Credentials:
-        if (known := self._credentials.find(attempts.refused)) is not None:
-            return known
-        try:
-            connection = self.get_connection(self.youcan_conn_id)
-            found = self._read_credentials(connection, attempts.refused, may_renew=attempts.may_renew)
-        except Exception as error:  # whatever a secrets backend raises
-            failure = self._look_up_error(error)
-        else:
-            credentials = self._credentials.keep(found)
-            if self._session is not None:
-                self._session.use(credentials)
-            return credentials
-        credentials = self._credentials.fail(failure, attempts.refused)
-        self.log.warning("%s Continuing with the last known credentials.", failure)
-        return credentials

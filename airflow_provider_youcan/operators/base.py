@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
@@ -22,44 +21,24 @@ from airflow_provider_youcan.checks import (
 )
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
-    YouCanPermanentError,
-    YouCanRecordError,
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
-    YouCanTransientError,
 )
-from airflow_provider_youcan.hooks.form import check_form_field
-from airflow_provider_youcan.metrics import count_outcomes
+from airflow_provider_youcan.operators.arguments import Arguments, check_rate, describe_task
+from airflow_provider_youcan.operators.ending import check_failures, complete_record, publish
 from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, Interruption
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable, check_table_name
-from airflow_provider_youcan.reconciliation.thresholds import Threshold, read_threshold
+from airflow_provider_youcan.reconciliation.thresholds import read_threshold
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
     from airflow_provider_youcan.reconciliation.inputs import RunInput
-    from airflow_provider_youcan.reconciliation.record.file import LocalFile, StoredFile
     from airflow_provider_youcan.reconciliation.run import Reconciliation
     from airflow_provider_youcan.reconciliation.summary import Report
 
-__all__ = ["ReconcilingOperator", "describe_task", "pluralize"]
-
-
-_HURRIED_SECONDS = 1.0
-"""How long the last line may take when Airflow waits for the task to end, or the record takes no lines."""
-
-
-@dataclass(frozen=True)
-class _Arguments:
-    """The templated arguments, as they were rendered and checked."""
-
-    dry_run: bool
-    max_changes: Threshold | None
-    max_failures: Threshold
-    report_path: str | None
-    report_table: str | None
-    report_conn_id: str
+__all__ = ["ReconcilingOperator"]
 
 
 class ReconcilingOperator(BaseOperator):
@@ -104,7 +83,7 @@ class ReconcilingOperator(BaseOperator):
         self.guard_max_age = check_number("guard_max_age", guard_max_age, 0, 3600)
         self.allow_custom_label = check_flag("allow_custom_label", allow_custom_label)
         self.max_concurrency = int(check_number("max_concurrency", max_concurrency, 1, 256, whole=True))
-        self.requests_per_second = None if requests_per_second is None else _check_rate(requests_per_second)
+        self.requests_per_second = None if requests_per_second is None else check_rate(requests_per_second)
         # An operator has a method of this name already; Airflow renders the attribute, and never calls the method.
         self.dry_run = dry_run  # type: ignore[assignment]
         self.youcan_conn_id = youcan_conn_id
@@ -139,6 +118,7 @@ class ReconcilingOperator(BaseOperator):
 
     def _execute(self, context: Context) -> dict[str, Any]:
         # Imported when a task runs: Airflow parses DAG files again and again.
+        from airflow_provider_youcan.reconciliation.record.file import open_record_file
         from airflow_provider_youcan.reconciliation.record.writer import Record
         from airflow_provider_youcan.reconciliation.summary import Report
 
@@ -146,7 +126,7 @@ class ReconcilingOperator(BaseOperator):
         arguments = self._read_arguments()
         run_input = self._read_input()
         self._refuse_exceeded(run_input)
-        file = None if arguments.report_path is None else self._make_file(arguments.report_path)
+        file = None if arguments.report_path is None else open_record_file(arguments.report_path)
         table = None if arguments.report_table is None else self._make_table(arguments, context)
         record = Record([sink for sink in (file, table) if sink is not None])
         self._report = report = Report(record)
@@ -163,7 +143,7 @@ class ReconcilingOperator(BaseOperator):
             run = self._run(run_input, report, table, arguments, begun_at)
             self._raise_interruption()
         self._finish(report)
-        self._check_failures(run_input, run, report, arguments, path)
+        check_failures(run_input, run, report, arguments.max_failures, path)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
         add_event_extra(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
@@ -209,10 +189,10 @@ class ReconcilingOperator(BaseOperator):
         """Return an argument that is text, as it was rendered; ``None`` where it was not given."""
         return check_rendered_text(name, getattr(self, name)) if name in self._passed else None
 
-    def _read_arguments(self) -> _Arguments:
+    def _read_arguments(self) -> Arguments:
         max_changes = read_threshold("max_changes", self.max_changes) if "max_changes" in self._passed else None
         table = self._read_passed("report_table")
-        return _Arguments(
+        return Arguments(
             dry_run=check_rendered_flag("dry_run", self.dry_run),
             max_changes=max_changes,
             max_failures=read_threshold("max_failures", self.max_failures),
@@ -228,13 +208,7 @@ class ReconcilingOperator(BaseOperator):
                 "max_changes to apply it."
             )
 
-    @staticmethod
-    def _make_file(path: str) -> LocalFile | StoredFile:
-        from airflow_provider_youcan.reconciliation.record.file import open_record_file
-
-        return open_record_file(path)
-
-    def _make_table(self, arguments: _Arguments, context: Context) -> OutcomeTable:
+    def _make_table(self, arguments: Arguments, context: Context) -> OutcomeTable:
         is_own = "report_conn_id" in self._passed
         hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
         keys = describe_task(context)
@@ -243,7 +217,7 @@ class ReconcilingOperator(BaseOperator):
 
     @contextmanager
     def _report_on_exit(
-        self, run_input: RunInput, report: Report, path: str | None, arguments: _Arguments, context: Context
+        self, run_input: RunInput, report: Report, path: str | None, arguments: Arguments, context: Context
     ) -> Iterator[dict[str, Any]]:
         """Complete the report and push the XComs even if the run fails. ``summary`` is filled on exit."""
         summary: dict[str, Any] = {}
@@ -258,40 +232,21 @@ class ReconcilingOperator(BaseOperator):
             raise
         finally:
             try:
-                self._complete(report, arguments, failure)
+                exceeded = arguments.max_changes if isinstance(failure, YouCanTooManyChangesError) else None
+                is_hurried = self._interruption.was_stopped
+                complete_record(
+                    report, failure, self.log, dry_run=arguments.dry_run, exceeded=exceeded, is_hurried=is_hurried
+                )
             finally:
                 summary |= report.summarise() | {"report_path": path}
-                self._publish(report, summary, run_input.notes, context)
-
-    def _complete(self, report: Report, arguments: _Arguments, failure: BaseException | None) -> None:
-        """Write the last line. An error in this does not take the place of the one that the run ended in."""
-        from airflow_provider_youcan.reconciliation.planner import Outcome
-        from airflow_provider_youcan.reconciliation.record.lines import make_last_line
-        from airflow_provider_youcan.reconciliation.record.writer import MAX_WAIT
-
-        exceeded = str(arguments.max_changes) if isinstance(failure, YouCanTooManyChangesError) else None
-        last_line = make_last_line(
-            dry_run=arguments.dry_run,
-            store=report.store,
-            rows=report.rows,
-            not_reached=report.count(Outcome.NOT_REACHED),
-            max_changes=exceeded,
-        )
-        is_hurried = self._interruption.was_stopped or isinstance(failure, YouCanRecordError)
-        try:
-            report.record.close(last_line, _HURRIED_SECONDS if is_hurried else MAX_WAIT)
-        except YouCanRecordError as error:
-            if failure is None:
-                raise
-            if not isinstance(failure, YouCanRecordError):
-                self.log.error("%s", error)
+                publish(report, summary, run_input.notes, context, self.youcan_conn_id, self.log)
 
     def _run(
         self,
         run_input: RunInput,
         report: Report,
         table: OutcomeTable | None,
-        arguments: _Arguments,
+        arguments: Arguments,
         begun_at: float,
     ) -> Reconciliation:
         from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
@@ -330,7 +285,7 @@ class ReconcilingOperator(BaseOperator):
             report.requests = hook.requests
         return reconciliation
 
-    async def _prepare(self, hook: YouCanAsyncHook, run_input: RunInput, report: Report, arguments: _Arguments) -> None:
+    async def _prepare(self, hook: YouCanAsyncHook, run_input: RunInput, report: Report, arguments: Arguments) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
         from airflow_provider_youcan.client.store import read_store_slug
 
@@ -366,61 +321,3 @@ class ReconcilingOperator(BaseOperator):
             raise YouCanTaskStoppedError(
                 "The task was stopped before the table was reconciled; a retry sends only what is missing."
             )
-
-    def _publish(self, report: Report, summary: dict[str, Any], notes: Sequence[str], context: Context) -> None:
-        from airflow_provider_youcan.reconciliation.preview import write_preview
-
-        self.log.info(
-            "%s (%d invalid), %s in %.1f s:\n%s",
-            pluralize(summary["rows"], "row"),
-            summary["invalid"],
-            pluralize(summary["requests"], "request"),
-            summary["seconds"],
-            report.as_table(),
-        )
-        count_outcomes(summary["rows"], summary["by_context"], self.youcan_conn_id)
-        if (task_instance := context.get("ti")) is None:
-            return
-        preview = write_preview(report, notes)
-        try:
-            # Now, so that a task that comes after a failure finds it, too.
-            task_instance.xcom_push(key="summary", value=summary)
-            task_instance.xcom_push(key="preview", value=preview)
-        except Exception:  # an XCom that is refused must hide nothing
-            self.log.warning("The summary could not be pushed as an XCom.", exc_info=True)
-
-    def _check_failures(
-        self, run_input: RunInput, run: Reconciliation, report: Report, arguments: _Arguments, report_path: str | None
-    ) -> None:
-        failed = len(report.failed_rows)
-        total = report.rows if run_input.total is None else run_input.total
-        if arguments.max_failures.allows(failed, total):
-            return
-        where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"
-        message = (
-            f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures}. The first: "
-            f"{report.first_failure} The others are done. {where} says why each failed."
-        )
-        if run.is_retryable:
-            raise YouCanTransientError(
-                f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
-            )
-        raise YouCanPermanentError(message)
-
-
-def pluralize(number: int, one: str, many: str | None = None) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {one if number == 1 else many or one + 's'}"
-
-
-def describe_task(context: Context) -> dict[str, Any]:
-    """Return what identifies the task that runs, as far as the context tells."""
-    task_instance: Any = context.get("ti")
-    keys = ("dag_id", "run_id", "task_id", "map_index", "try_number")
-    return {key: getattr(task_instance, key, None) for key in keys}
-
-
-def _check_rate(value: object) -> float:
-    if isinstance(value, str):
-        raise YouCanInvalidInputError(f"requests_per_second is {value!r}: give a number, or None; it is not templated.")
-    return check_form_field("requests_per_second", value)

@@ -14,13 +14,13 @@ from airflow_provider_youcan.checks import (
     check_order_id,
     check_slugs,
     check_status_text,
-    join_slugs,
     likely_typos,
     was_passed,
 )
 from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.texts import join_slugs
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -12,18 +12,19 @@ from airflow_provider_youcan.checks import (
     check_contexts,
     check_rendered_text,
     check_slugs,
-    check_words,
     is_rendered_later,
     likely_typos,
 )
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.operators.base import ReconcilingOperator, pluralize
+from airflow_provider_youcan.operators.base import ReconcilingOperator
 from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.rows.cells import check_words
 from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
 from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
+from airflow_provider_youcan.texts import pluralize
 from airflow_provider_youcan.version_compat import OPERATOR_ARGUMENTS, with_text_keys
 
 if TYPE_CHECKING:

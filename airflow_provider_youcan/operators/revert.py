@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_youcan.checks import NOT_PASSED, check_rendered_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.operators.base import ReconcilingOperator, describe_task, pluralize
+from airflow_provider_youcan.operators.arguments import describe_task
+from airflow_provider_youcan.operators.base import ReconcilingOperator
 from airflow_provider_youcan.reconciliation.record.table import check_table_name
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
+from airflow_provider_youcan.texts import pluralize
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Guard
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder
 from airflow_provider_youcan.reconciliation.thresholds import Threshold
 
 __all__ = ["Options", "RunInput"]

@@ -25,7 +25,7 @@ from airflow_provider_youcan.reconciliation.planner import (
     plan,
     plan_status,
 )
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder
+from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.inputs import RunInput
 from airflow_provider_youcan.reconciliation.planner import Guard, Outcome
 from airflow_provider_youcan.reconciliation.record.reader import RecordedLine, RecordedTry
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from airflow_provider_youcan.texts import shorten
 
 __all__ = ["allow_from", "read_plan", "read_table"]
 

@@ -20,7 +20,8 @@ from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.reconciliation.inputs import Options, RunInput
 from airflow_provider_youcan.reconciliation.order import OrderProgress, OrderUpdater
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
+from airflow_provider_youcan.reconciliation.refs import search_refs
+from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow
 from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
@@ -168,7 +169,11 @@ class Reconciliation:
     ) -> None:
         """Work on all orders, and once more on those that met an error that may have passed."""
         again: list[OrderProgress] = []
-        await self._work(orders, work, self._report_failed if self._max_attempts == 1 else _collect(again))
+
+        def postpone(progress: OrderProgress, _: YouCanTransientError) -> None:
+            again.append(progress)
+
+        await self._work(orders, work, self._report_failed if self._max_attempts == 1 else postpone)
         if again and self._end_reason is None:
             self._log.info("Trying %d orders once more: they met errors that may have passed.", len(again))
             await self._work(_stream(again), work, self._report_failed)
@@ -249,44 +254,25 @@ class Reconciliation:
 
     async def _resolve_refs(self) -> None:
         """Find the orders that only a ref names, and bring together what is desired of the same one."""
-        failed = await self._search([ref for ref in self._desired.refs if ref not in self._snapshot.ids])
+        ids = self._snapshot.ids
+        unknown = [ref for ref in self._desired.refs if ref not in ids]
+        attempts = min(2, self._max_attempts)
+        failed = await search_refs(self._snapshot, unknown, attempts=attempts, size=self._options.max_concurrency)
+        self.is_retryable = self.is_retryable or bool(failed)
         order_ids: dict[str, str] = {}
-        for order in [order for order in self._desired.orders if order.order_id is None]:
-            ref = str(order.ref)
-            ids = self._snapshot.ids.get(ref, set())
-            if len(ids) == 1 and ref not in failed:
-                (order_ids[ref],) = ids
-                continue
-            outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
-            if ref in failed or ids:
-                outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
-            self._updater.report_all(self._begin(order), outcome, reason)
-            del self._open[order]
+        for ref, order in self._desired.orders_by_ref:
+            found = ids.get(ref, set())
+            if len(found) == 1 and ref not in failed:
+                (order_ids[ref],) = found
+            elif order.desired:
+                outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
+                if ref in failed or found:
+                    outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
+                self._updater.report_all(self._begin(order), outcome, reason)
+                del self._open[order]
         self._desired.join(order_ids)
         self._desired.refuse_contradictions()
         self._refuse_invalid_rows()
-
-    async def _search(self, refs: Sequence[str]) -> dict[str, YouCanTransientError]:
-        """Search for orders by their refs, and return what kept some from being searched for."""
-        failed: dict[str, YouCanTransientError] = {}
-
-        async def search(ref: str) -> None:
-            for is_last in (self._max_attempts == 1, True):
-                try:
-                    await self._snapshot.search(ref)
-                except YouCanTransientError as error:
-                    if isinstance(error, FATAL_ERRORS):
-                        raise
-                    if is_last:
-                        failed[ref] = error
-                        self.is_retryable = True
-                        return
-                else:
-                    return
-
-        pool: WorkerPool[str] = WorkerPool(self._options.max_concurrency)
-        await pool.run(_stream(refs), search)
-        return failed
 
     # --- what is reported ---
 
@@ -320,10 +306,6 @@ class Reconciliation:
             self._log.info(
                 "%d of %d orders done, %.1f a second, %.0f s left.", done, total, rate, (total - done) / rate
             )
-
-
-def _collect(again: list[OrderProgress]) -> Callable[[OrderProgress, YouCanTransientError], None]:
-    return lambda progress, _: again.append(progress)
 
 
 async def _stream(items: Iterable[T]) -> AsyncGenerator[list[T], None]:

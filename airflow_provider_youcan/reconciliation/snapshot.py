@@ -25,7 +25,8 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, DesiredState
+from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder
 
 __all__ = ["FATAL_ERRORS", "Run", "Snapshot"]
 

@@ -15,7 +15,7 @@ from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
 from airflow_provider_youcan.reconciliation.record.lines import make_line
 from airflow_provider_youcan.reconciliation.record.writer import Record
-from airflow_provider_youcan.reconciliation.rows.desired import DesiredOrder, InvalidRow
+from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow
 
 __all__ = ["MAX_SHOWN", "Report"]
 

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
-from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.texts import shorten
 
 __all__ = ["Threshold", "read_threshold", "read_whole_number"]
 

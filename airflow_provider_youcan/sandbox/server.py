@@ -11,14 +11,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, cast
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from airflow_provider_youcan.sandbox.application import build_application, error_body
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
+from airflow_provider_youcan.sandbox.serving import StoppableServer, remember_connections
 from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Request, Shop
 from airflow_provider_youcan.sandbox.webhooks import Webhooks
 
@@ -66,7 +66,7 @@ class Sandbox:
         self.host, self.port = self._socket.getsockname()[:2]
         connections: dict[Any, asyncio.Transport] = {}
         self._connections = connections
-        self._server = _Server(
+        self._server = StoppableServer(
             uvicorn.Config(
                 _Gate(
                     build_application(self.shop, self.misbehaviours, self._webhooks),
@@ -75,7 +75,7 @@ class Sandbox:
                     self._callbacks,
                     connections,
                 ),
-                http=_protocol(connections),
+                http=remember_connections(connections),
                 lifespan="off",
                 ws="none",
                 log_level="warning",
@@ -151,39 +151,6 @@ class Sandbox:
         self._thread.join()
         self._socket.close()
         self.shop.close()
-
-
-class _Server(uvicorn.Server):
-    """Stops at once. uvicorn's own sleeps a tenth of a second before it sees that it has to stop, and another then."""
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def stop(self) -> None:
-        """Stop; may be called from any thread."""
-        self.should_exit = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
-
-    async def main_loop(self) -> None:
-        self._stopping = asyncio.Event()
-        self._loop = asyncio.get_running_loop()  # from here on stop() wakes it; before, its first tick sees should_exit
-        ticks = asyncio.create_task(super().main_loop())
-        stop = asyncio.create_task(self._stopping.wait())
-        # A signal ends the ticks.
-        await asyncio.wait({ticks, stop}, return_when=asyncio.FIRST_COMPLETED)
-        ticks.cancel()
-        stop.cancel()
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for server in self.servers:
-            server.close()
-        for connection in list(self.server_state.connections):
-            connection.shutdown()
-        await asyncio.sleep(0)  # closes the idle ones
-        if self.server_state.connections or self.server_state.tasks:
-            await super().shutdown(sockets)
 
 
 @dataclass(frozen=True)
@@ -307,18 +274,3 @@ async def _read_body(receive: Receive) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
     return body
-
-
-def _protocol(connections: dict[Any, asyncio.Transport]) -> type[asyncio.Protocol]:
-    """Make uvicorn's protocol remember its connections by the client's address, so that one can be dropped."""
-
-    class Protocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # chosen when uvicorn is imported
-        def connection_made(self, transport: asyncio.Transport) -> None:
-            connections[transport.get_extra_info("peername")[:2]] = transport
-            super().connection_made(transport)
-
-        def connection_lost(self, error: Exception | None) -> None:
-            connections.pop(self.client, None)
-            super().connection_lost(error)
-
-    return cast("type[asyncio.Protocol]", Protocol)

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_provider_youcan.checks import check_order_id, join_slugs
+from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanInvalidInputError,
@@ -22,6 +22,7 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.texts import join_slugs
 
 __all__ = ["OrderStatusWait", "poll_interval"]
 

@@ -8,10 +8,10 @@ from contextlib import closing, suppress
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_provider_youcan.checks import shorten
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.reconciliation.record.lines import RECORD_VERSION, Line
 from airflow_provider_youcan.reconciliation.rows.query import describe_error, get_database_hook
+from airflow_provider_youcan.texts import shorten
 
 __all__ = ["KEYS", "LINE_COLUMNS", "OutcomeTable", "check_table_name", "refuse_missing_columns"]
 

@@ -8,10 +8,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_youcan.checks import check_order_id, show_cell
+from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.texts import show_cell
 
-__all__ = ["read_cell", "read_order_id", "read_ref", "translate"]
+__all__ = ["check_words", "read_cell", "read_order_id", "read_ref", "translate"]
 
 
 def read_cell(value: object) -> object:
@@ -71,6 +72,27 @@ def translate(value: object, words: Mapping[Any, str | None]) -> object:
             if word in words:
                 return words[word]
     return value
+
+
+def check_words(status_map: object) -> None:
+    """
+    Refuse words of a ``status_map`` that are not told apart: they are compared as text.
+
+    :raises YouCanInvalidInputError: for a null, and for two words that are the same text, such as 1 and "1".
+    """
+    for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
+        if not isinstance(words, Mapping):
+            continue
+        if None in words:
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."
+            )
+        texts = [str(word) for word in words]
+        if twice := sorted({text for text in texts if texts.count(text) > 1}):
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once, as text and as another "
+                "kind of value: give each word once."
+            )
 
 
 def _is_null(value: object) -> bool:

@@ -1,0 +1,125 @@
+"""How a reconciling task ends: its record is completed, its summary published, and its failures are judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanRecordError, YouCanTransientError
+from airflow_provider_youcan.logs import Logger
+from airflow_provider_youcan.metrics import count_outcomes
+from airflow_provider_youcan.texts import pluralize
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_youcan.reconciliation.inputs import RunInput
+    from airflow_provider_youcan.reconciliation.run import Reconciliation
+    from airflow_provider_youcan.reconciliation.summary import Report
+    from airflow_provider_youcan.reconciliation.thresholds import Threshold
+
+__all__ = ["check_failures", "complete_record", "publish"]
+
+_HURRIED_SECONDS = 1.0
+"""How long the last line may take when Airflow waits for the task to end, or the record takes no lines."""
+
+
+def complete_record(
+    report: Report,
+    failure: BaseException | None,
+    log: Logger,
+    *,
+    dry_run: bool,
+    exceeded: Threshold | None,
+    is_hurried: bool,
+) -> None:
+    """
+    Write the last line. An error in this does not take the place of the one that the run ended in.
+
+    :param report: what became of each status.
+    :param failure: the error that the run ended in, ``None`` if it ended well.
+    :param log: the task's.
+    :param dry_run: whether nothing was sent.
+    :param exceeded: the ``max_changes`` that would have been exceeded.
+    :param is_hurried: whether Airflow waits for the task to end.
+    :raises YouCanRecordError: if the run ended well, and the record takes no lines.
+    """
+    from airflow_provider_youcan.reconciliation.planner import Outcome
+    from airflow_provider_youcan.reconciliation.record.lines import make_last_line
+    from airflow_provider_youcan.reconciliation.record.writer import MAX_WAIT
+
+    last_line = make_last_line(
+        dry_run=dry_run,
+        store=report.store,
+        rows=report.rows,
+        not_reached=report.count(Outcome.NOT_REACHED),
+        max_changes=None if exceeded is None else str(exceeded),
+    )
+    seconds = _HURRIED_SECONDS if is_hurried or isinstance(failure, YouCanRecordError) else MAX_WAIT
+    try:
+        report.record.close(last_line, seconds)
+    except YouCanRecordError as error:
+        if failure is None:
+            raise
+        if not isinstance(failure, YouCanRecordError):
+            log.warning("%s", error)
+
+
+def publish(
+    report: Report, summary: Mapping[str, Any], notes: Sequence[str], context: Context, youcan_conn_id: str, log: Logger
+) -> None:
+    """
+    Log the summary, count it for the metrics, and push it and the preview as XComs.
+
+    :param report: what became of each status.
+    :param summary: its counts.
+    :param notes: sentences that the preview begins with.
+    :param context: Airflow's.
+    :param youcan_conn_id: the Airflow connection of the shop.
+    :param log: the task's.
+    """
+    from airflow_provider_youcan.reconciliation.preview import write_preview
+
+    log.info(
+        "%s (%d invalid), %s in %.1f s:\n%s",
+        pluralize(summary["rows"], "row"),
+        summary["invalid"],
+        pluralize(summary["requests"], "request"),
+        summary["seconds"],
+        report.as_table(),
+    )
+    count_outcomes(summary["rows"], summary["by_context"], youcan_conn_id)
+    if (task_instance := context.get("ti")) is None:
+        return
+    preview = write_preview(report, notes)
+    try:
+        # Now, so that a task that comes after a failure finds it, too.
+        task_instance.xcom_push(key="summary", value=summary)
+        task_instance.xcom_push(key="preview", value=preview)
+    except Exception:  # an XCom that is refused must hide nothing
+        log.warning("The summary could not be pushed as an XCom.", exc_info=True)
+
+
+def check_failures(
+    run_input: RunInput, run: Reconciliation, report: Report, max_failures: Threshold, report_path: str | None
+) -> None:
+    """
+    Fail the task if more rows failed than it allows.
+
+    :raises YouCanTransientError: if a retry may help.
+    :raises YouCanPermanentError: if not.
+    """
+    failed = len(report.failed_rows)
+    total = report.rows if run_input.total is None else run_input.total
+    if max_failures.allows(failed, total):
+        return
+    where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"
+    message = (
+        f"{failed:,} of {total:,} rows failed, more than max_failures={max_failures}. The first: "
+        f"{report.first_failure} The others are done. {where} says why each failed."
+    )
+    if run.is_retryable:
+        raise YouCanTransientError(
+            f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
+        )
+    raise YouCanPermanentError(message)
