@@ -38,7 +38,7 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoin
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-slow test-lowest test-mariadb test-odbc test-celery needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-slow test-lowest test-mariadb test-odbc test-celery test-s3 needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
 .DEFAULT_GOAL := help
 
 help:
@@ -51,6 +51,7 @@ help:
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
 	@echo "make test-celery     several machines (takes Redis)"
+	@echo "make test-s3         reports in an object store with a real S3 API (moto's)"
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
 	@echo "make screenshots     takes the screenshots of the docs again"
@@ -86,6 +87,9 @@ test-odbc: needs-odbc $(VENV)/with-odbc
 
 test-celery: needs-celery $(VENV)/with-celery
 	$(VENV)/bin/python -m pytest -m celery tests/test_system_celery.py
+
+test-s3: $(VENV)/with-s3
+	$(VENV)/bin/python -m pytest -m s3 tests/test_s3.py
 
 needs-mariadb:
 	@command -v mariadb-install-db >/dev/null || { \
@@ -133,7 +137,7 @@ define compile
 	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-python-downloads \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --exclude-newer $(DAY_$(1)) \
 	  $(if $(COMPAT_DAY_$(1)),--exclude-newer-package apache-airflow-providers-common-compat=$(COMPAT_DAY_$(1))) \
-	  --extra sandbox --group dev --group site --group mariadb --group odbc --group celery --group deployment \
+	  --extra sandbox --group dev --group site --group mariadb --group odbc --group celery --group s3 --group deployment \
 	  pyproject.toml $(VENV)/airflow.in --output-file constraints/airflow-$(1).txt
 
 endef

@@ -142,7 +142,7 @@ def read_lines(path: str) -> Iterator[bytes]:
     """
     for place in _find_parts(path) or [path]:
         with open_file(place, "report") as file:
-            yield from file
+            yield from iter(file.readline, b"")  # Airflow 2's files can't be iterated over
 
 
 def find_newer(path: str) -> str | None:
@@ -160,7 +160,8 @@ def find_newer(path: str) -> str | None:
 
 
 def _is_taken(name: ObjectStoragePath) -> bool:
-    return bool(name.exists()) or (not is_local(name) and bool(_parts_of(name)))
+    # The parts first: looking for them asks the storage again, rather than what this process remembers of it.
+    return (not is_local(name) and bool(_parts_of(name))) or bool(name.exists())
 
 
 def _find_parts(path: str) -> list[str]:
@@ -191,6 +192,8 @@ def _parts_folder(target: ObjectStoragePath) -> ObjectStoragePath:
 
 def _parts_of(target: ObjectStoragePath) -> list[ObjectStoragePath]:
     folder = _parts_folder(target)
+    # A listing that this process keeps from before lacks the parts that others have written since.
+    folder.fs.invalidate_cache(folder.path)
     return sorted(folder.iterdir(), key=lambda part: part.name) if folder.exists() else []
 
 
