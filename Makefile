@@ -46,7 +46,7 @@ help:
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
 	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
-	@echo "make test-slow       storms of the full size: ten thousand rows, ten kills"
+	@echo "make test-slow       the full size of the storms and of the kills"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
