@@ -26,13 +26,17 @@ if TYPE_CHECKING:
     from airflow_provider_youcan.client.credentials import Credentials
     from airflow_provider_youcan.client.endpoints import Request
 
-__all__ = ["MAX_RETRY_AFTER", "MAX_TOKENS", "Attempts", "StaleReadError", "back_off"]
+__all__ = ["MAX_RETRY_AFTER", "MAX_STALE_READS", "MAX_TOKENS", "Attempts", "StaleReadError", "back_off"]
 
 MAX_RETRY_AFTER = 60.0
 """The longest ``Retry-After``, in seconds, that is waited for inside a task. A longer one frees its slot."""
 
 MAX_TOKENS = 5
 """Maximum number of tokens tried for one request, in case other tasks keep renewing it."""
+
+
+MAX_STALE_READS = 20
+"""The largest number of reads in a row that are too old for a guarded update, whatever made them so."""
 
 
 class StaleReadError(Exception):
@@ -75,6 +79,7 @@ class Attempts:
         self._sent_at = self._read_at = self._attempted_at = -math.inf
         self._read_seconds = 0.0
         self._slow_reads = 0
+        self._stale_reads = 0
 
     @property
     def may_renew(self) -> bool:
@@ -112,6 +117,7 @@ class Attempts:
         )
         if is_stale:
             self._refuse_slow_reads(request, max_age if request.freshness.read_at is None else math.inf)
+            self._refuse_stale_reads(request, max_age)
             raise StaleReadError
 
     def send(self) -> None:
@@ -133,7 +139,7 @@ class Attempts:
         :raises YouCanError: the error itself, where there is no other attempt.
         """
         if was_sent and request.freshness is not None:
-            self._attempted_at = self._clock()
+            self._attempted_at, self._stale_reads = self._clock(), 0
         self.unconfirmed |= error.unconfirmed
         if was_sent and isinstance(error, YouCanAuthenticationError) and self._credentials is not None:
             self._denial = error
@@ -154,6 +160,17 @@ class Attempts:
         if is_late or self.failures >= (self._credentials.max_attempts if self._credentials else 1):
             raise error
         return seconds
+
+    def _refuse_stale_reads(self, request: Request, max_age: float) -> None:
+        """Give up after reads that were fresh, and each too old by the time at which their update could be sent."""
+        self._stale_reads += 1
+        if self._stale_reads >= MAX_STALE_READS:
+            raise YouCanTransientError(
+                f"Did not {request.purpose}: {self._stale_reads} times in a row the status was read, and older than "
+                f"{max_age:g} s when its update could be sent, so it was not sent; the record or the shop's rate limit "
+                "may be slow: it may work later, or with a larger guard_max_age.",
+                method=request.method,
+            )
 
     def _refuse_slow_reads(self, request: Request, max_age: float) -> None:
         """Give up after ``max_attempts`` reads that were each too slow for the guard."""

@@ -209,9 +209,11 @@ def update_under_guard(
             raise _unconfirmed_error(order_id, status, context, found, before)
         if decision is not Decision.UPDATE:
             return UpdateResult(found, False, None, statuses)
-        if refusal is not None and not is_unconfirmed:
+        if refusal is not None and is_unconfirmed:
+            raise _unconfirmed_error(order_id, status, context, found, before)
+        if refusal is not None:
             return UpdateResult(found, False, refusal, statuses)
-        before = found
+        before = before if found is None else found
         try:
             yield endpoints.update_order_status(order_id, status, context, freshness, found)
         except StaleReadError as stale:

@@ -92,6 +92,7 @@ class RateLimiter:
         self._waiting = 0
         self._changed = asyncio.Event()
         self._is_stopped = False
+        self._stopping = asyncio.Event()
         self._given_up: YouCanRateLimitError | None = None
         self._given_up_until = 0.0
         self._window_of_last_update = 0
@@ -158,6 +159,7 @@ class RateLimiter:
     def stop(self) -> None:
         """Let nothing wait any longer: what waits for its turn is refused."""
         self._is_stopped = True
+        self._stopping.set()
         self._changed.set()
 
     async def _wait_for_turn(self, request: Request, size: int, turn: Turn, attempts: Attempts) -> int:
@@ -188,7 +190,7 @@ class RateLimiter:
     async def _use_reserved_turn(self, request: Request, turn: Turn, attempts: Attempts) -> int:
         try:
             if (seconds := turn.reserved_at - self._clock()) > 0 and self._interval:
-                await asyncio.sleep(seconds)
+                await self._sleep(seconds)
             while delay := self._limit.delay_of_reserved(self._clock()):
                 await self._wait_for_change(delay)
             attempts.check_freshness(request)
@@ -206,13 +208,19 @@ class RateLimiter:
         slot = max(self._next_slot, self._clock() - _CATCH_UP_SECONDS)
         self._next_slot = slot + size * self._interval
         if (seconds := slot - self._clock()) > 0:
-            await asyncio.sleep(seconds)
+            await self._sleep(seconds)
         return slot
 
     async def _wait_for_limit(self, size: int) -> None:
         self._raise_if_given_up()
         while delay := self._limit.delay(self._clock(), size):
             await self._wait_for_change(delay)
+
+    async def _sleep(self, seconds: float) -> None:
+        with suppress(asyncio.TimeoutError):
+            async with timeout(seconds):
+                await self._stopping.wait()
+        self._raise_if_given_up()
 
     async def _wait_for_change(self, seconds: float) -> None:
         self._changed.clear()

@@ -185,6 +185,9 @@ class YouCanAsyncHook(ConnectionUser):
                     answer = await self._send(client, request, turn, attempts)
                 except (YouCanError, StaleReadError) as error:
                     answer = error
+        except asyncio.CancelledError as cancelled:
+            cancelled.unconfirmed = attempts.unconfirmed or getattr(cancelled, "unconfirmed", False)  # type: ignore[attr-defined]
+            raise
         finally:
             turn.end()
             await client.release()
@@ -240,6 +243,10 @@ class YouCanAsyncHook(ConnectionUser):
                     self.requests += 1
                     _log.debug("%s %s", request.method, request.path)
                     answer = await client.send_request(request, credentials)
+                except asyncio.CancelledError as cancelled:
+                    # Whoever cut it off has to know that the update had left.
+                    cancelled.unconfirmed = request.freshness is not None  # type: ignore[attr-defined]
+                    raise
                 finally:
                     limiter.record(number, request, answer)
                 count_request(request.method, answer.status_code, self.youcan_conn_id)

@@ -142,6 +142,8 @@ class ReconcilingOperator(BaseOperator):
         with self._report_on_exit(run_input, report, path, arguments, context) as summary:
             run = self._run(run_input, report, table, arguments, begun_at)
             self._raise_interruption()
+        # It may have been stopped while its record was completed.
+        self._raise_interruption()
         self._finish(report)
         check_failures(run_input, run, report, arguments.max_failures, path)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
@@ -233,9 +235,13 @@ class ReconcilingOperator(BaseOperator):
         finally:
             try:
                 exceeded = arguments.max_changes if isinstance(failure, YouCanTooManyChangesError) else None
-                is_hurried = self._interruption.was_stopped
                 complete_record(
-                    report, failure, self.log, dry_run=arguments.dry_run, exceeded=exceeded, is_hurried=is_hurried
+                    report,
+                    failure,
+                    self.log,
+                    dry_run=arguments.dry_run,
+                    exceeded=exceeded,
+                    ends_at=lambda: self._interruption.ends_at,
                 )
             finally:
                 summary |= report.summarise() | {"report_path": path}

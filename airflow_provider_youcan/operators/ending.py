@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_youcan.exceptions import YouCanPermanentError, YouCanRecordError, YouCanTransientError
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["check_failures", "complete_record", "publish"]
 
 _HURRIED_SECONDS = 1.0
-"""How long the last line may take when Airflow waits for the task to end, or the record takes no lines."""
+"""How long the last line may take when the record takes no lines."""
 
 
 def complete_record(
@@ -31,7 +32,7 @@ def complete_record(
     *,
     dry_run: bool,
     exceeded: Threshold | None,
-    is_hurried: bool,
+    ends_at: Callable[[], float | None],
 ) -> None:
     """
     Write the last line. An error in this does not take the place of the one that the run ended in.
@@ -41,12 +42,11 @@ def complete_record(
     :param log: the task's.
     :param dry_run: whether nothing was sent.
     :param exceeded: the ``max_changes`` that would have been exceeded.
-    :param is_hurried: whether Airflow waits for the task to end.
+    :param ends_at: returns when Airflow will end the task, ``None`` while it will not.
     :raises YouCanRecordError: if the run ended well, and the record takes no lines.
     """
     from airflow_provider_youcan.reconciliation.planner import Outcome
     from airflow_provider_youcan.reconciliation.record.lines import make_last_line
-    from airflow_provider_youcan.reconciliation.record.writer import MAX_WAIT
 
     last_line = make_last_line(
         dry_run=dry_run,
@@ -55,9 +55,10 @@ def complete_record(
         not_reached=report.count(Outcome.NOT_REACHED),
         max_changes=None if exceeded is None else str(exceeded),
     )
-    seconds = _HURRIED_SECONDS if is_hurried or isinstance(failure, YouCanRecordError) else MAX_WAIT
+    # A record that takes no lines is given a moment more.
+    hurried = time.monotonic() + _HURRIED_SECONDS if isinstance(failure, YouCanRecordError) else None
     try:
-        report.record.close(last_line, seconds)
+        report.record.close(last_line, lambda: hurried or ends_at())
     except YouCanRecordError as error:
         if failure is None:
             raise

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,6 +26,9 @@ T = TypeVar("T")
 GRACE_SECONDS = 2.5
 """How long what is under way may take to come to its end: Airflow 3.3 kills a task 5 seconds after its SIGTERM."""
 
+_SECONDS_TO_END = 4.0
+"""How long everything may take that is written down, from the stop on."""
+
 _SIGNALS = (signal.SIGTERM, signal.SIGALRM)
 
 
@@ -36,6 +40,8 @@ class Interruption:
         """Whether it was stopped."""
         self.timed_out = False
         """Whether its time was over."""
+        self.ends_at: float | None = None
+        """When Airflow will end the task at the latest, in seconds of the monotonic clock, once it is to end."""
         self._is_reading = False
         self._wake: Callable[[], None] | None = None
         self._received: list[tuple[Callable[[int, FrameType | None], Any], int]] = []
@@ -43,6 +49,7 @@ class Interruption:
     def stop(self) -> None:
         """Ask the run to stop. Signal handlers and any thread may call it."""
         self.was_stopped = True
+        self._set_end()
         if self._wake is not None:
             self._wake()
 
@@ -109,13 +116,23 @@ class Interruption:
         """
         # From here to the end of the block that watches, signals wait for what is written down.
         self._is_reading = False
-        return asyncio.run(self._run(coroutine, on_stop, seconds))
+        loop = asyncio.new_event_loop()
+        try:
+            return loop.run_until_complete(self._run(coroutine, on_stop, seconds))
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            # Threads are not waited for, as asyncio.run does: a look-up that hangs would outlast a stop.
+            loop.close()
 
     def handle_signals(self) -> None:
         """Handle the signals that came, as Airflow does: it may raise ``AirflowTaskTimeout`` or the like."""
         received, self._received = self._received, []
         for handler, number in received:
             handler(number, None)
+
+    def _set_end(self) -> None:
+        if self.ends_at is None:
+            self.ends_at = time.monotonic() + _SECONDS_TO_END
 
     async def _run(
         self, coroutine: Coroutine[Any, Any, T], on_stop: Callable[[], None], seconds: float | None
@@ -134,6 +151,7 @@ class Interruption:
             await asyncio.wait({task, stopping}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 self.timed_out = not stopping.done()
+                self._set_end()
                 on_stop()
                 await asyncio.wait({task}, timeout=GRACE_SECONDS)
                 task.cancel()

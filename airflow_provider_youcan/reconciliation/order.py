@@ -155,9 +155,14 @@ class OrderUpdater:
                 step = Step(Outcome.PROTECTED, None, block)
             self._settle(progress, context, step)
 
-    def report_cut_off(self, progress: OrderProgress) -> None:
-        """Report what was under way when the run was cut off, and what it had not come to."""
-        if progress.under_way is not None:
+    def report_cut_off(self, progress: OrderProgress, *, was_sent: bool) -> None:
+        """
+        Report what was under way when the run was cut off, and what it had not come to.
+
+        :param progress: how far it came.
+        :param was_sent: whether the update that was announced had left.
+        """
+        if progress.under_way is not None and was_sent:
             context, before = progress.under_way
             progress.under_way = None
             self._settle(progress, context, Step(Outcome.FAILED, before, _CUT_OFF, unconfirmed=True))

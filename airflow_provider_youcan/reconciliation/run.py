@@ -212,8 +212,8 @@ class Reconciliation:
                 await work(progress)
             except YouCanError as error:
                 self._handle(pool, progress, error, handle_transient)
-            except asyncio.CancelledError:
-                self._updater.report_cut_off(progress)
+            except asyncio.CancelledError as cancelled:
+                self._updater.report_cut_off(progress, was_sent=getattr(cancelled, "unconfirmed", True))
                 raise
             if not progress.left:
                 self._open.pop(progress.order, None)

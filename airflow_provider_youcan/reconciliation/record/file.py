@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 __all__ = ["LocalFile", "StoredFile", "find_newer", "open_record_file", "read_lines"]
 
 
+_MAX_NUMBER = 1000
+"""A larger number in a name is a date."""
+
+
 def open_record_file(path: str) -> LocalFile | StoredFile:
     """
     Return the sink of a file, beside what is there already: ``name.jsonl``, ``name.2.jsonl``, and so on.
@@ -149,10 +153,16 @@ def find_newer(path: str) -> str | None:
     """Return the newest file that stands beside one because its name was taken, ``None`` if there is none."""
     target = as_path(path)
     base, _, number = target.stem.rpartition(".")
-    is_numbered = bool(base) and number.isdecimal() and _is_taken(target.with_name(base + target.suffix))
-    names = _names(target.with_name(base + target.suffix) if is_numbered else target)
+    names = _names(target)
+    if base and number.isdecimal() and 2 <= int(number[:4]) < _MAX_NUMBER:
+        # It may be such a file itself: then the first one and all between are there.
+        before = [
+            name for name, _ in zip(_names(target.with_name(base + target.suffix)), range(int(number)), strict=False)
+        ]
+        if all(map(_is_taken, before)):
+            names = itertools.chain([target], itertools.islice(_names(before[0]), int(number), None))
     newest = None
-    for name in itertools.islice(names, int(number) if is_numbered else 1, None):
+    for name in itertools.islice(names, 1, None):
         if not _is_taken(name):
             return newest
         newest = _as_text(name, path)
@@ -172,8 +182,13 @@ def _find_parts(path: str) -> list[str]:
         if not parts or (target.exists() and _size(target) >= sum(map(_size, parts))):
             return []
         return [_as_text(part, path) for part in parts]
-    except Exception:  # whatever a storage raises, opening the file raises again
+    except (FileNotFoundError, NotADirectoryError, ImportError):  # opening the file says so, too
         return []
+    except Exception as error:  # whatever a storage raises
+        reason = f"{type(error).__name__}: {error}"
+    raise YouCanConnectionError(
+        f"The report at {path} can't be read ({reason}), so nothing was sent; it may work later."
+    )
 
 
 def _size(target: ObjectStoragePath) -> int:

@@ -206,20 +206,23 @@ def _is_plan(rows: Iterable[Mapping[str, Any]]) -> bool:
 
 def _read_try(table: str, map_index: int | None, try_number: int | None, rows: list[dict[str, Any]]) -> RecordedTry:
     record = RecordedTry(table, map_index, try_number)
-    # A batch whose commit was not confirmed may be there twice. Older rows have no numbers.
-    numbered = {row["line"]: row for row in rows if row["line"] is not None}
-    unnumbered = [row for row in rows if row["line"] is None]
-    unnumbered.sort(key=lambda row: str(row["recorded_at"]))
-    for number, row in enumerate([*unnumbered, *(numbered[line] for line in sorted(numbered))], 1):
+    # What was only planned under the same keys, such as by a test of the task, is no part of the run. A batch whose
+    # commit was not confirmed may be there twice.
+    once = {tuple(row[column] for column in (*LINE_COLUMNS, "line", "store")): row for row in rows}
+    for number, row in enumerate(sorted(once.values(), key=_place), 1):
         line = {key: row[column] for column, key in LINE_COLUMNS.items()} | {"recorded_at": row["recorded_at"]}
         if line["outcome"] == COMPLETE:
             record.end = line | {"store": row["store"]}
         elif line["context"] is None:
             record.invalid += 1
         elif line["outcome"] != Outcome.PLANNED:
-            # What was only planned under the same keys, such as by a test of the task, is no part of the run.
             record.add(number, line)
     return record
+
+
+def _place(row: Mapping[str, Any]) -> tuple[str, int]:
+    """Return where a row belongs within its try: older rows have no numbers, and a try may have been run twice."""
+    return str(row["recorded_at"]), row["line"] or 0
 
 
 def _is_unconfirmed_row(row: Mapping[str, Any]) -> bool:
@@ -243,7 +246,7 @@ def _find_error(wanted: str) -> YouCanInvalidInputError | None:
 def _parse(raw: bytes) -> Any:
     """Return what a line says, ``None`` if it is cut off."""
     try:
-        return json.loads(raw) if raw.endswith(b"\n") else None
+        return json.loads(raw)
     except (ValueError, RecursionError):
         return None
 

@@ -11,10 +11,9 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import suppress
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanRecordError
 from airflow_provider_youcan.reconciliation.record.lines import Line, Sink
@@ -81,17 +80,17 @@ class Record:
             if writer.pending > _MAX_PENDING:
                 await writer.flush()
 
-    def close(self, last_line: Line, seconds: float = MAX_WAIT) -> None:
+    def close(self, last_line: Line, ends_at: Callable[[], float | None] = lambda: None) -> None:
         """
         Write the last line, and close all sinks.
 
         :param last_line: plain JSON.
-        :param seconds: the longest time that it may take (default 60).
+        :param ends_at: returns when it has to be over, in seconds of the monotonic clock, ``None`` while it has a
+            minute after each line that is kept (default).
         :raises YouCanRecordError: if a sink did not take it in time.
         """
         self.write(None, last_line)
-        deadline = time.monotonic() + seconds
-        errors = [error for writer in self._writers if (error := writer.close(deadline)) is not None]
+        errors = [error for writer in self._writers if (error := writer.close(ends_at)) is not None]
         if errors:
             raise errors[0]
 
@@ -99,7 +98,7 @@ class Record:
         """Close all sinks without a last line: the run did not begin."""
         deadline = time.monotonic() + 1.0
         for writer in self._writers:
-            writer.close(deadline)
+            writer.close(lambda: deadline)
 
 
 class _Batch:
@@ -120,6 +119,8 @@ class _Writer:
         self._batch = _Batch()
         self._written = 0
         self._taken = 0
+        self._progress_at = 0.0
+        """When lines were kept last, in seconds of the monotonic clock."""
         self._is_closing = False
         self._is_abandoned = False
         self._failure: Exception | None = None
@@ -154,19 +155,27 @@ class _Writer:
             if not self.pending:
                 return
             done = self._batch.done if self._batch.lines else self._under_way
-        waiting = asyncio.wrap_future(done)
-        finished, _ = await asyncio.wait({waiting}, timeout=MAX_WAIT)
-        if not finished:
-            raise self._error()
+        waiting, begun_at = asyncio.wrap_future(done), time.monotonic()
+        while not waiting.done():
+            left = max(begun_at, self._progress_at) + MAX_WAIT - time.monotonic()
+            if left <= 0:
+                raise self._error()
+            await asyncio.wait({waiting}, timeout=left)
         waiting.result()
 
-    def close(self, deadline: float) -> YouCanRecordError | None:
+    def close(self, ends_at: Callable[[], float | None]) -> YouCanRecordError | None:
         with self._wake:
             self._is_closing = True
             self._wake.notify()
         if not self._thread.is_alive() and not self._opened.done():
             return None  # it was never opened
-        self._thread.join(max(0.0, deadline - time.monotonic()))
+        begun_at = time.monotonic()
+        while self._thread.is_alive():
+            # In slices, because a stop may come meanwhile.
+            end = ends_at() or max(begun_at, self._progress_at) + MAX_WAIT
+            if (left := end - time.monotonic()) <= 0:
+                break
+            self._thread.join(min(left, 0.1))
         if not self.pending:
             return None
         self._is_abandoned = True
@@ -194,8 +203,10 @@ class _Writer:
                 if self._is_abandoned:
                     return
         finally:
-            with suppress(Exception):
+            try:
                 self._sink.close()
+            except Exception as error:  # whatever a storage raises; every line is kept all the same
+                _log.warning("%s could not be closed (%s).", self._sink.name, _describe(error))
 
     def _take(self) -> _Batch | None:
         """Return the lines that wait, or ``None`` at the end."""
@@ -234,7 +245,8 @@ class _Writer:
             else:
                 kept += len(lines)
                 self._written += len(lines)
-                self._failure, pause = None, _FIRST_PAUSE
+                self._failure, pause, self._progress_at = None, _FIRST_PAUSE, time.monotonic()
+                deadline = self._progress_at + MAX_WAIT
         batch.done.set_result(None)
 
     def _give_back(self, batch: _Batch, kept: int) -> None:
@@ -247,4 +259,5 @@ class _Writer:
 def _describe(error: Exception) -> str:
     if isinstance(error, YouCanError):
         return str(error)
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    # The first line: a database puts the row that it refuses, and so a cell, into the next ones.
+    return " ".join(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".split())[:300]

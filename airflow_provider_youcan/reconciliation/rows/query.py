@@ -139,7 +139,8 @@ def _query(hook: DbApiHook, statement: str, parameters: Any) -> Iterator[Batch]:
 
 def describe_error(error: Exception) -> str:
     """Return a database's error in one line of at most 300 characters."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    # The first line: the next ones may have a row that it refuses, and so a cell.
+    return " ".join(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".split())[:300]
 
 
 def _make_hook(connection: Any, params: dict[str, Any]) -> Any:
