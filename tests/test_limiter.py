@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -15,7 +15,6 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.client.rate_limit import Phase
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
-from airflow_provider_youcan.hooks import limiter as limiter_module
 from airflow_provider_youcan.hooks.limiter import RateLimiter, Turn
 from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import Clock
@@ -37,12 +36,18 @@ def begun(clock: Clock) -> Attempts:
 
 
 async def send(
-    limiter: RateLimiter, clock: Clock, answer: Answer, request: endpoints.Request = READ, **options: Any
-) -> Any:
-    async def answered() -> Answer:
-        return answer
-
-    return await limiter.send(request, answered, options.get("turn") or Turn(), options.get("attempts") or begun(clock))
+    limiter: RateLimiter,
+    clock: Clock,
+    answer: Answer | Callable[[], Awaitable[Answer]],
+    request: endpoints.Request = READ,
+    *,
+    turn: Turn | None = None,
+    attempts: Attempts | None = None,
+) -> Answer:
+    number = await limiter.take_turn(request, turn or Turn(), attempts or begun(clock))
+    answer = answer if isinstance(answer, Answer) else await answer()
+    limiter.record(number, request, answer)
+    return answer
 
 
 def test_it_gives_up_where_the_shop_asks_for_too_long_and_only_for_as_long() -> None:
@@ -92,7 +97,7 @@ def test_those_that_wait_learn_that_it_gave_up() -> None:
             await under_way.wait()
             return refusal(3600)
 
-        slow_one = asyncio.ensure_future(limiter.send(READ, slow, Turn(), begun(clock)))
+        slow_one = asyncio.ensure_future(send(limiter, clock, slow))
         await asyncio.sleep(0)
         await send(limiter, clock, refusal(50))
         waiting = asyncio.ensure_future(send(limiter, clock, TAKEN))
@@ -117,7 +122,7 @@ def test_a_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
             await asyncio.sleep(0.01)
             return refusal(4)
 
-        await asyncio.gather(*(limiter.send(READ, refused, Turn(), begun(clock)) for _ in range(3)))
+        await asyncio.gather(*(send(limiter, clock, refused) for _ in range(3)))
 
     asyncio.run(main())
 
@@ -207,10 +212,10 @@ def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
                 sent.append((name, time.monotonic()))
                 return TAKEN
 
-            await limiter.send(LOOK, answered, turn, attempts)
+            await send(limiter, Clock(), answered, LOOK, turn=turn, attempts=attempts)
             attempts.send()
             attempts.succeed()
-            await limiter.send(UPDATE, answered, turn, attempts)
+            await send(limiter, Clock(), answered, UPDATE, turn=turn, attempts=attempts)
 
         await asyncio.gather(*(move(str(number)) for number in range(10)))
 
@@ -249,11 +254,11 @@ def slept(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> list[float]:
     """What was slept through, in seconds: the clock moves instead."""
     slept: list[float] = []
 
-    async def sleep(seconds: float) -> None:
+    async def sleep(_: RateLimiter, seconds: float) -> None:
         slept.append(round(seconds, 3))
         clock.now += seconds
 
-    monkeypatch.setattr(limiter_module.asyncio, "sleep", sleep)
+    monkeypatch.setattr(RateLimiter, "_sleep", sleep)
     return slept
 
 

@@ -246,7 +246,7 @@ def _find_error(wanted: str) -> YouCanInvalidInputError | None:
 def _parse(raw: bytes) -> Any:
     """Return what a line says, ``None`` if it is cut off."""
     try:
-        return json.loads(raw)
+        return json.loads(raw) if raw.endswith(b"\n") else None
     except (ValueError, RecursionError):
         return None
 
