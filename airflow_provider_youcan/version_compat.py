@@ -88,6 +88,8 @@ def with_text_keys(status_map: Any) -> Any:
     if not isinstance(status_map, Mapping):
         return status_map
     return {
-        context: {str(word): slug for word, slug in words.items()} if isinstance(words, Mapping) else words
+        context: {str(word): slug for word, slug in words.items() if word is not None}
+        if isinstance(words, Mapping)
+        else words
         for context, words in status_map.items()
     }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from requests.structures import CaseInsensitiveDict
 
-from airflow_provider_youcan.client import endpoints, procedures, responses
+from airflow_provider_youcan.client import endpoints, procedures, responses, resthooks
 from airflow_provider_youcan.client.responses import Answer
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
@@ -120,11 +120,11 @@ def test_the_documented_answers_are_successes(request_: endpoints.Request, paylo
 @pytest.mark.parametrize(
     ("request_", "status_code", "body", "payload"),
     [
-        (endpoints.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
-        (endpoints.unsubscribe_webhook("7"), 204, b"", {}),
-        (endpoints.unsubscribe_webhook("7"), 200, b"", {}),
-        (endpoints.unsubscribe_webhook("7"), 202, b"\n", {}),
-        (endpoints.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
+        (resthooks.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
+        (resthooks.unsubscribe_webhook("7"), 204, b"", {}),
+        (resthooks.unsubscribe_webhook("7"), 200, b"", {}),
+        (resthooks.unsubscribe_webhook("7"), 202, b"\n", {}),
+        (resthooks.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
     ],
 )
 def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(

@@ -247,6 +247,10 @@ def test_a_run_that_is_killed_leaves_its_outcomes(
         while process.poll() is None and len(paths(sandbox, "PUT")) < 50:
             time.sleep(0.01)
         process.kill()
+    # The shop comes to what was under way.
+    deadline = time.monotonic() + 20
+    while len(sandbox.shop.history()) < len(paths(sandbox, "PUT")) and time.monotonic() < deadline:
+        time.sleep(0.01)
     changed = {order_id for order_id, statuses in before.items() if sandbox.shop.statuses(order_id) != statuses}
 
     # Every update that the shop took was announced, and what was announced can be taken back.

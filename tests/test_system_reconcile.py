@@ -80,7 +80,12 @@ def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
 
     with warehouse.cursor() as cursor:
         cursor.execute("select outcome, count(*) from youcan_outcomes group by outcome")
-        assert dict(cursor.fetchall()) == {"changed": summary["changed"], "unchanged": summary["unchanged"]}
+        assert dict(cursor.fetchall()) == {
+            "sending": summary["changed"],
+            "changed": summary["changed"],
+            "unchanged": summary["unchanged"],
+            "complete": 1,
+        }
         cursor.execute(
             "select max(abs(extract(epoch from recorded_at - now() at time zone 'utc'))) from youcan_outcomes"
         )

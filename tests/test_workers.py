@@ -112,9 +112,10 @@ def test_an_error_of_what_feeds_it_ends_it_too() -> None:
 
 
 def test_a_pool_that_is_cancelled_leaves_nothing_behind() -> None:
-    cancelled = []
+    begun, cancelled = [], []
 
     async def work(number: int) -> None:
+        begun.append(number)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -123,9 +124,7 @@ def test_a_pool_that_is_cancelled_leaves_nothing_behind() -> None:
 
     async def main() -> None:
         running = asyncio.ensure_future(WorkerPool[int](2).run(numbers(10), work))
-        while len(asyncio.all_tasks()) < 5:
-            await asyncio.sleep(0)
-        for _ in range(3):
+        while len(begun) < 2:
             await asyncio.sleep(0)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -22,7 +22,7 @@ MAX_SILENCE = 900.0
 _MAX_PROBE_INTERVAL = 16
 """At most so many windows pass until it is tried whether the limit has risen."""
 
-_FREE_START = 16
+_FREE_START = 4
 """How many requests are under way at first: a limit that is met with them costs as many refusals at most."""
 
 _KEPT_SHARE = 0.9

@@ -78,12 +78,12 @@ def check_words(status_map: object) -> None:
     """
     Refuse words of a ``status_map`` that are not told apart: they are compared as text.
 
-    :raises YouCanInvalidInputError: for a null, and for two words that are the same text, such as 1 and "1".
+    :raises YouCanInvalidInputError: for a null that means a status, and for two words that are the same text, such as 1 and "1".
     """
     for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
         if not isinstance(words, Mapping):
             continue
-        if None in words:
+        if words.get(None) is not None:
             raise YouCanInvalidInputError(
                 f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."
             )
