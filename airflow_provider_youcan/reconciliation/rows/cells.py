@@ -78,7 +78,8 @@ def check_words(status_map: object) -> None:
     """
     Refuse words of a ``status_map`` that are not told apart: they are compared as text.
 
-    :raises YouCanInvalidInputError: for a null that means a status, and for two words that are the same text, such as 1 and "1".
+    :raises YouCanInvalidInputError: for a null that means a status, and for two words that are the same text, such as 1
+        and "1".
     """
     for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
         if not isinstance(words, Mapping):
