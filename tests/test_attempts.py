@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_youcan.client import endpoints
-from airflow_provider_youcan.client.attempts import MAX_TOKENS, Attempts, StaleReadError, back_off
+from airflow_provider_youcan.client.attempts import MAX_STALE_READS, MAX_TOKENS, Attempts, StaleReadError, back_off
 from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
@@ -229,6 +229,19 @@ def test_a_page_that_is_too_old_is_looked_at_again_however_slow_the_shop_is(cloc
     for _ in range(3):
         with pytest.raises(StaleReadError):
             attempts.check_freshness(guarded(5.0, at=clock.now - 60))
+
+
+def test_looks_that_are_too_old_each_time_come_to_an_end(clock: Clock) -> None:
+    attempts = begun(clock)
+    for _ in range(MAX_STALE_READS - 1):
+        attempts.send()
+        attempts.succeed()
+        clock.now += 6.0  # such as for a record that is slow
+        with pytest.raises(StaleReadError):
+            attempts.check_freshness(guarded(5.0))
+
+    with pytest.raises(YouCanTransientError, match=r"20 times in a row the status was read, and older than 5 s"):
+        attempts.check_freshness(guarded(5.0))
 
 
 @pytest.mark.parametrize(("max_age", "age", "is_stale"), [(5.0, 4.9, False), (5.0, 5.1, True), (0.0, 0.001, True)])

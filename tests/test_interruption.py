@@ -106,7 +106,7 @@ def test_an_update_that_takes_too_long_to_end_is_reported_as_cut_off(sandbox: Sa
     rows = [{"order_id": order_id, "payment_status": "paid"} for order_id in payable(sandbox)]
 
     with pytest.raises(AirflowTaskTimeout):
-        reconcile(rows, report_path=str(report), execution_timeout=timedelta(seconds=2), max_concurrency=4)
+        reconcile(rows, report_path=str(report), execution_timeout=timedelta(seconds=5), max_concurrency=4)
 
     outcomes = Counter(line["outcome"] for line in read_report(report))
     assert 1 <= outcomes["failed"] <= 4
@@ -130,16 +130,24 @@ def test_an_alarm_is_never_taken_for_a_lost_answer(sandbox: Sandbox, tmp_path: P
     def go_off(*_: Any) -> None:
         raise Alarm
 
+    taken = 0
+
+    def count(method: str, _: int | None) -> None:
+        nonlocal taken
+        taken += method == "PUT"
+        if method == "PUT" and taken == due:
+            os.kill(os.getpid(), signal.SIGALRM)
+
+    on_request(sandbox, count)
     handler = signal.signal(signal.SIGALRM, go_off)
     try:
         for number in range(5):
-            signal.setitimer(signal.ITIMER_REAL, 0.15 + 0.03 * number)
+            taken, due = 0, 1 + 10 * number
             with pytest.raises(Alarm):
                 reconcile(rows(number), report_path=str(tmp_path / f"{number}.jsonl"))
             reported = {line["order_id"] for line in read_report(tmp_path / f"{number}.jsonl")}
             assert len(reported) == len(sandbox.shop.order_ids())
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
 
 
@@ -274,6 +282,32 @@ def test_a_stop_while_the_record_is_opened_sends_nothing(
         operator.execute({})
 
     assert sandbox.shop.requests() == []
+
+
+def test_a_stop_while_the_record_gets_its_last_line_waits_for_no_storage(
+    sandbox: Sandbox, sigterm: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, released = LocalFile.append, threading.Event()
+
+    def hang(self: LocalFile, lines: Any) -> None:
+        if any(line["outcome"] == "complete" for _, _, line in lines):
+            os.kill(os.getpid(), signal.SIGTERM)
+            released.wait(60)
+        append(self, lines)
+
+    monkeypatch.setattr(LocalFile, "append", hang)
+    operator = YouCanReconcileOrdersOperator(
+        task_id="reconcile",
+        orders=[{"order_id": one, "payment_status": "paid"} for one in payable(sandbox)],
+        report_path=str(tmp_path / "report.jsonl"),
+    )
+    sigterm.append(operator)
+
+    try:
+        with pytest.raises(YouCanTaskStoppedError):
+            operator.execute({})
+    finally:
+        released.set()
 
 
 def test_a_stop_before_the_first_line_is_a_stop(sandbox: Sandbox) -> None:

@@ -93,6 +93,8 @@ class ObjectStore:
         self.refused += 1
         environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
         start_response(status, [("Content-Type", "application/xml")])
+        if environ["REQUEST_METHOD"] == "HEAD":
+            return []
         code = status.split()[1]
         return [f"<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>".encode()]
 
