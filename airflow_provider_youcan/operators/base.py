@@ -21,6 +21,7 @@ from airflow_provider_youcan.checks import (
 )
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
+    YouCanRecordError,
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
 )
@@ -243,6 +244,10 @@ class ReconcilingOperator(BaseOperator):
                     exceeded=exceeded,
                     ends_at=lambda: self._interruption.ends_at,
                 )
+            except YouCanRecordError:
+                # If the task was interrupted, raise that instead.
+                self._raise_interruption()
+                raise
             finally:
                 summary |= report.summarise() | {"report_path": path}
                 publish(report, summary, run_input.notes, context, self.youcan_conn_id, self.log)
