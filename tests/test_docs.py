@@ -237,10 +237,14 @@ def test_make_says_what_a_system_has_to_have_as_the_readme_does(tmp_path: Path) 
     python.write_text("#!/bin/sh\nexit 1\n")  # as one without ensurepip
     python.chmod(0o755)
 
+    # Run by another make or not, it is one of its own.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     for name in ("missing", "python"):
         venv = f"{tmp_path}/venv"
         command = ["make", f"VENV={venv}", f"PYTHON={tmp_path}/{name}", f"{venv}/installed"]
-        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
         assert ended.returncode != 0
         assert words[0] in ended.stderr.splitlines()[0]
