@@ -87,7 +87,10 @@ def test_outcomes_are_written_to_mariadb_and_taken_back_from_there(
     from airflow.providers.mysql.hooks.mysql import MySqlHook
 
     with closing(MySqlHook("warehouse").get_conn()) as database, closing(database.cursor()) as cursor:
-        cursor.execute("select try_number, outcome, count(*), max(status_wanted) from youcan_outcomes group by 1, 2")
+        cursor.execute(
+            "select try_number, outcome, count(*), max(status_wanted) from youcan_outcomes "
+            "where outcome not in ('sending', 'complete') group by 1, 2"
+        )
         assert sorted(cursor.fetchall()) == [(1, "changed", 20, "مدفوع ✓"), (2, "unchanged", 20, "مدفوع ✓")]
     YouCanRevertReconciliationOperator(task_id="revert", reverts_run_id="manual__1", **table).execute({})
     assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
