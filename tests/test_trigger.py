@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -170,3 +171,25 @@ def test_a_trigger_whose_wait_has_found_the_connection_before_waits(monkeypatch:
 
     assert event["outcome"] == "timeout"
     assert "There is no Airflow connection 'nowhere', or" in event["message"]
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2])
+def test_a_cancel_in_the_moment_of_an_answer_is_not_lost(turns: int) -> None:
+    async def main() -> None:
+        answered = asyncio.get_running_loop().create_future()
+
+        async def get_order_statuses(_: str) -> Any:
+            return await answered
+
+        hook: Any = SimpleNamespace(get_order_statuses=get_order_statuses)
+        looking = asyncio.ensure_future(trigger(ORDER_ID)._look(hook))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        answered.set_result({"shipping": "fulfilled"})
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if looking.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+
+    asyncio.run(main())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import ssl
 import time
+from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -168,13 +170,15 @@ def _read_failure(request: endpoints.Request, error: Exception, credentials: Cre
         return bundle_error()
     reason = getattr(error.args[0], "reason", error.args[0]) if error.args else None
     why = lookup_by_type(_ERRORS, error) or lookup_by_type(_REASONS, reason) or TransportFailure.LOST
-    if isinstance(error, requests.exceptions.SSLError) and _is_of_connecting(error):
-        is_certificate = "certificate" in str(error).lower()
+    causes = list(_find_causes(error))
+    if isinstance(error, requests.exceptions.SSLError) and any(hasattr(one, "is_of_connecting") for one in causes):
+        is_certificate = any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)
         why = TransportFailure.NO_VALID_CERTIFICATE if is_certificate else TransportFailure.NO_TLS
     return connection_error(request, why, credentials.base_url, credentials.timeout)
 
 
-def _is_of_connecting(error: BaseException | None) -> bool:
-    while error is not None and not hasattr(error, "is_of_connecting"):
+def _find_causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and the ones that led to it."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error is not None

@@ -13,6 +13,7 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, to_dict
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.timeouts import timeout
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait, poll_interval
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ class YouCanOrderStatusTrigger(BaseTrigger):
         """Read the status, but no longer than until the deadline, or for the moment of a last look."""
         seconds = max(self.deadline - time.time(), _LAST_LOOK_SECONDS)
         try:
-            return (await asyncio.wait_for(hook.get_order_statuses(self.order_id), seconds))[self.context]
+            async with timeout(seconds):
+                return (await hook.get_order_statuses(self.order_id))[self.context]
         except asyncio.TimeoutError:
             raise YouCanConnectionError(
                 f"Could not read order {self.order_id}: no answer before the wait's deadline; nothing was changed, and "

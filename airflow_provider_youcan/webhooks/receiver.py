@@ -14,6 +14,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from airflow_provider_youcan.logs import Throttle
+from airflow_provider_youcan.timeouts import timeout
 from airflow_provider_youcan.webhooks.airflow_client import (
     AirflowClient,
     AirflowError,
@@ -91,7 +92,8 @@ class _Receiver:
     async def take(self, request: Request) -> Response:
         """Answer a delivery."""
         try:
-            body = await asyncio.wait_for(_read_body(request), BODY_SECONDS)
+            async with timeout(BODY_SECONDS):
+                body = await _read_body(request)
         except (asyncio.TimeoutError, ClientDisconnect):
             return _answer(408, "the body took too long")
         if body is None:
@@ -121,13 +123,15 @@ class _Receiver:
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._incoming.put((delivery, kept))
         try:
-            await asyncio.wait_for(kept, KEEP_SECONDS)
+            async with timeout(KEEP_SECONDS):
+                await kept
         except Exception as error:  # whatever the disk says
             self._warn("The spool can't be written to (%s): deliveries go straight to Airflow.", type(error).__name__)
         else:
             return True
         try:
-            await asyncio.wait_for(self._client.create_event(delivery), FORWARD_SECONDS)
+            async with timeout(FORWARD_SECONDS):
+                await self._client.create_event(delivery)
         except (AirflowError, asyncio.TimeoutError):
             return False
         self._handed_on.add(delivery.delivery_id)
@@ -178,7 +182,8 @@ class _Receiver:
                 await asyncio.sleep(min(30.0, 0.5 * 2 ** min(failures, 6)))
             elif not waiting:
                 with suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._has_more.wait(), 1.0)
+                    async with timeout(1.0):
+                        await self._has_more.wait()
 
     async def _forward(self, waiting: list[Waiting]) -> bool:
         """Hand deliveries to Airflow, and return whether it could be reached."""

@@ -135,7 +135,15 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, desired: D
         raise YouCanInvalidInputError(f"{path} has no header, so nothing was sent: all of its lines are blank.")
     delimiter = delimiter or _find_delimiter(header)
     _log.info("Reading %s, whose cells are separated by %r.", path, delimiter)
-    reader = csv.reader(itertools.chain([header], lines), delimiter=delimiter, strict=True)
+    is_at_end = False
+
+    def text() -> Iterator[str]:
+        nonlocal is_at_end
+        yield header
+        yield from lines
+        is_at_end = True
+
+    reader = csv.reader(text(), delimiter=delimiter, strict=True)
     names: list[str] | None = None
     while True:
         line = skipped + reader.line_num + 1
@@ -145,7 +153,7 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, desired: D
         except StopIteration:
             break
         except csv.Error as error:
-            if names is None or skipped + reader.line_num > line or "unexpected end" in str(error):
+            if names is None or skipped + reader.line_num > line or is_at_end:
                 raise YouCanInvalidInputError(
                     f"What begins on line {line:,} of {path} can't be read as CSV ({error}), so nothing was sent: a "
                     "quote that is not closed takes in all that follows."
