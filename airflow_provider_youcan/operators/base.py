@@ -20,7 +20,6 @@ from airflow_provider_youcan.checks import (
     was_passed,
 )
 from airflow_provider_youcan.exceptions import (
-    YouCanInvalidInputError,
     YouCanRecordError,
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
@@ -126,7 +125,8 @@ class ReconcilingOperator(BaseOperator):
         begun_at = time.monotonic()
         arguments = self._read_arguments()
         run_input = self._read_input()
-        self._refuse_exceeded(run_input)
+        if "max_changes" not in self._passed:
+            run_input.refuse_exceeded()
         file = None if arguments.report_path is None else open_record_file(arguments.report_path)
         table = None if arguments.report_table is None else self._make_table(arguments, context)
         record = Record([sink for sink in (file, table) if sink is not None])
@@ -203,13 +203,6 @@ class ReconcilingOperator(BaseOperator):
             report_table=None if table is None else check_table_name(table),
             report_conn_id=self._read_passed("report_conn_id") or str(getattr(self, "conn_id", "")),
         )
-
-    def _refuse_exceeded(self, run_input: RunInput) -> None:
-        if run_input.exceeded is not None and "max_changes" not in self._passed:
-            raise YouCanInvalidInputError(
-                f"This plan exceeds its own max_changes={run_input.exceeded}, so nothing was sent: pass a larger "
-                "max_changes to apply it."
-            )
 
     def _make_table(self, arguments: Arguments, context: Context) -> OutcomeTable:
         is_own = "report_conn_id" in self._passed
@@ -304,12 +297,7 @@ class ReconcilingOperator(BaseOperator):
             await hook.check_ceiling(self.guard_max_age)
         if run_input.stores or (arguments.dry_run and arguments.report_path is not None):
             report.store = await hook.run(read_store_slug())
-        if run_input.stores and report.store is not None and run_input.stores != {report.store}:
-            other = ", ".join(map(repr, sorted(run_input.stores)))
-            raise YouCanInvalidInputError(
-                f"The report belongs to the store {other}, but the Airflow connection {self.youcan_conn_id!r} leads to "
-                f"{report.store!r}, so nothing was sent: use the connection of the same store."
-            )
+        run_input.refuse_other_store(report.store, self.youcan_conn_id)
 
     def _seconds_left(self, begun_at: float) -> float | None:
         """Return the seconds until the run has to begin to end, so that it has ended when Airflow's alarm goes off."""

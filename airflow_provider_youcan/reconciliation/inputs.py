@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from airflow_provider_youcan.client.procedures import GUARD_MAX_AGE
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Guard
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
@@ -43,6 +44,33 @@ class RunInput:
     def is_plan(self) -> bool:
         """Whether it is a plan that was approved."""
         return self.rows is not None
+
+    def refuse_exceeded(self) -> None:
+        """
+        Refuse a plan that is over its own ``max_changes``.
+
+        :raises YouCanInvalidInputError: if so.
+        """
+        if self.exceeded is not None:
+            raise YouCanInvalidInputError(
+                f"This plan exceeds its own max_changes={self.exceeded}, so nothing was sent: pass a larger "
+                "max_changes to apply it."
+            )
+
+    def refuse_other_store(self, store: str | None, youcan_conn_id: str) -> None:
+        """
+        Refuse a store that a report or a plan does not belong to.
+
+        :param store: the store's slug, ``None`` if it is not known.
+        :param youcan_conn_id: the Airflow connection that leads to it.
+        :raises YouCanInvalidInputError: if so.
+        """
+        if self.stores and store is not None and self.stores != {store}:
+            other = ", ".join(map(repr, sorted(self.stores)))
+            raise YouCanInvalidInputError(
+                f"The report belongs to the store {other}, but the Airflow connection {youcan_conn_id!r} leads to "
+                f"{store!r}, so nothing was sent: use the connection of the same store."
+            )
 
 
 @dataclass(frozen=True)

@@ -206,23 +206,23 @@ def _is_plan(rows: Iterable[Mapping[str, Any]]) -> bool:
 
 def _read_try(table: str, map_index: int | None, try_number: int | None, rows: list[dict[str, Any]]) -> RecordedTry:
     record = RecordedTry(table, map_index, try_number)
-    # What was only planned under the same keys, such as by a test of the task, is no part of the run. A batch whose
-    # commit was not confirmed may be there twice.
-    once = {tuple(row[column] for column in (*LINE_COLUMNS, "line", "store")): row for row in rows}
-    for number, row in enumerate(sorted(once.values(), key=_place), 1):
+    # A plan under the same keys, such as by a test of the task, is no part of the run. A batch whose commit was not
+    # confirmed may be there twice.
+    sent = [row for row in rows if row["outcome"] != Outcome.PLANNED]
+    once = list({tuple(row[column] for column in (*LINE_COLUMNS, "line", "store")): row for row in sent}.values())
+    numbers = {row["line"] for row in once}
+    # Older rows have no numbers, and a try may have been run twice. Else a clock that was set back does no harm.
+    is_numbered = None not in numbers and len(numbers) == len(once)
+    once.sort(key=lambda row: row["line"] if is_numbered else (str(row["recorded_at"]), row["line"] or 0))
+    for number, row in enumerate(once, 1):
         line = {key: row[column] for column, key in LINE_COLUMNS.items()} | {"recorded_at": row["recorded_at"]}
         if line["outcome"] == COMPLETE:
             record.end = line | {"store": row["store"]}
         elif line["context"] is None:
             record.invalid += 1
-        elif line["outcome"] != Outcome.PLANNED:
+        else:
             record.add(number, line)
     return record
-
-
-def _place(row: Mapping[str, Any]) -> tuple[str, int]:
-    """Return where a row belongs within its try: older rows have no numbers, and a try may have been run twice."""
-    return str(row["recorded_at"]), row["line"] or 0
 
 
 def _is_unconfirmed_row(row: Mapping[str, Any]) -> bool:
