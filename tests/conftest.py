@@ -272,7 +272,11 @@ def is_written(text: str, *folders: Path) -> bool:
     """Return whether a text is anywhere in the Airflow home, the database included, or in these folders."""
     # By another process, because SQLite loses its locks on a file that its own process opens and closes.
     command = ["grep", "-rqF", "-e", text, str(HOME), *map(str, folders)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    for _ in range(5):
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        if ended.returncode in (0, 1):
+            break
+        # A file that SQLite or Airflow took away meanwhile.
     assert ended.returncode in (0, 1), ended.stderr
     return ended.returncode == 0
 
