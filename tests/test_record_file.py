@@ -19,6 +19,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
+from airflow_provider_youcan.reconciliation.record import file as record_file
 from airflow_provider_youcan.reconciliation.record.file import LocalFile, open_record_file
 from airflow_provider_youcan.reconciliation.record.file import read_lines as read_stored_lines
 from airflow_provider_youcan.reconciliation.record.lines import make_line
@@ -144,6 +145,36 @@ def test_a_report_in_an_object_store_is_one_file_at_the_end(sandbox: Sandbox, bu
     assert as_path(reconcile(rows, report_path=path)["report_path"]) == as_path(f"{bucket}/run.2.jsonl")
 
 
+def test_of_runs_that_come_at_once_to_an_object_store_each_has_its_own_report(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Given runs that all find the name free before the first of them writes,
+    path, start, is_taken = f"{bucket}/run.jsonl", threading.Barrier(4), record_file._is_taken
+    waited = threading.local()
+
+    def find_free_together(name: Any) -> bool:
+        taken = is_taken(name)
+        if not hasattr(waited, "once"):
+            waited.once = True
+            start.wait()
+        return taken
+
+    monkeypatch.setattr(record_file, "_is_taken", find_free_together)
+
+    def write(number: int) -> str:
+        sink = open_record_file(path)
+        sink.open()
+        sink.append([(1, None, {"number": number, "outcome": "complete"})])
+        sink.close()
+        return sink.path
+
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(write, range(4)))
+
+    # then each one's lines are whole, and nobody else's.
+    assert [[json.loads(line)["number"] for line in read_stored_lines(one)] for one in paths] == [[0], [1], [2], [3]]
+
+
 def test_the_parts_of_a_report_are_found_and_keep_its_name(sandbox: Sandbox, bucket: str) -> None:
     # Given what a run leaves that was killed,
     before, (order_id, *_) = all_statuses(sandbox), payable(sandbox)
@@ -185,6 +216,24 @@ def test_a_report_that_cannot_be_written_is_found_out_before_anything_is_sent(sa
         )
 
     assert sandbox.shop.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("report_path", "words"),
+    [
+        pytest.param("{tmp_path}", "it is a directory", id="a directory"),
+        pytest.param("klingon://reports/run.jsonl", "klingon", id="no such storage"),
+        pytest.param("abfs://reports/run.jsonl", "abfs", id="its provider is not installed"),
+    ],
+)
+def test_a_report_path_that_can_never_be_written_is_refused_for_good(
+    sandbox: Sandbox, tmp_path: Path, report_path: str, words: str
+) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=f"The report can't be written to .*{words}"):
+        reconcile(paid_rows(sandbox), report_path=report_path.format(tmp_path=tmp_path))
+
+    assert sandbox.shop.requests() == []
+    assert not list(tmp_path.parent.glob(f"{tmp_path.name}.*"))
 
 
 def refuse(monkeypatch: pytest.MonkeyPatch, after: int, error: Exception, times: int | None = None) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +20,13 @@ from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOpe
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.rows.file import read_orders_file
+from airflow_provider_youcan.reconciliation.storage import as_path
 from tests.conftest import Sandbox, paid, paths, reconcile
+
+try:
+    from airflow.sdk.io.store import attach
+except ImportError:  # Airflow 2
+    from airflow.io.store import attach
 
 BIG = "x" * 10_000_000
 BAD_FILES = {
@@ -179,10 +186,30 @@ def test_a_file_that_is_not_there_is_refused(sandbox: Sandbox, tmp_path: Path) -
     for path in (tmp_path / "nowhere.csv", tmp_path / "folder.csv"):
         with pytest.raises(YouCanInvalidInputError, match=f"There is no file at {path}"):
             reconcile(orders_file=str(path))
-    with pytest.raises(YouCanConnectionError, match="can't be read"):
-        reconcile(orders_file="s3://bucket/feed.csv")
+    for path in ("klingon://bucket/feed.csv", "abfs://bucket/feed.csv"):  # no such storage, and no provider for it
+        with pytest.raises(YouCanInvalidInputError, match="can't be read"):
+            reconcile(orders_file=path)
     with pytest.raises(YouCanInvalidInputError, match="orders_file is ''"):
         reconcile(orders_file="")
+
+
+class StorageError(Exception):
+    """An error such as botocore's, which has no more to do with Python's own than being one."""
+
+
+@pytest.mark.parametrize("name", ["feed.csv", "feed.csv.gz", "feed.parquet"])
+def test_a_storage_that_fails_while_a_file_is_read_is_transient(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def fail(*arguments: object) -> bytes:
+        raise StorageError("the storage went away")
+
+    attach("memory", fs=MemoryFileSystem())
+    as_path(f"memory://feeds/{name}").write_bytes(b"order_id,payment_status\n" * 99)
+    monkeypatch.setattr("fsspec.implementations.memory.MemoryFile.read", fail)
+
+    with pytest.raises(YouCanConnectionError, match=r"can't be read \(StorageError: the storage went away\)"):
+        reconcile(orders_file=f"memory://feeds/{name}")
 
 
 @pytest.mark.parametrize(

@@ -102,11 +102,13 @@ def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
 
 
 def _response_timeout() -> str:
-    """Return what Airflow calls the time that a person has."""
+    """Return the argument that says how long a person has, as short as it may be."""
     from airflow.providers.standard.operators.hitl import HITLOperator
 
-    names = inspect.signature(HITLOperator.__init__).parameters
-    return "response_timeout" if "response_timeout" in names else "execution_timeout"
+    if "response_timeout" in inspect.signature(HITLOperator.__init__).parameters:
+        return "response_timeout=timedelta(seconds=2)"
+    # On 3.1 it is also the time that the task has to begin waiting.
+    return "execution_timeout=timedelta(seconds=20)"
 
 
 @pytest.fixture
@@ -122,7 +124,7 @@ def _dags(airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: 
     assert line in example
     answer = ""
     if HAS_APPROVALS:
-        answer = f'            defaults="Approve", {_response_timeout()}=timedelta(seconds=2),\n'
+        answer = f'            defaults="Approve", {_response_timeout()},\n'
     airflow.set_pool("youcan", 3)
     (airflow.dags / "reconcile.py").write_text(example.replace(line, line + answer))
 

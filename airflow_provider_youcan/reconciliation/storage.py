@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,7 +12,9 @@ from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanErro
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-__all__ = ["as_path", "is_local", "is_same_file", "open_file"]
+__all__ = ["as_path", "is_local", "is_same_file", "open_file", "read_error"]
+
+_BLOCK = 1 << 18
 
 
 @contextmanager
@@ -21,26 +24,57 @@ def open_file(path: str, what: str) -> Iterator[BinaryIO]:
 
     :param path: its path or URL.
     :param what: what it is called in errors, such as ``"report"``.
-    :raises YouCanInvalidInputError: if there is no such file.
+    :raises YouCanInvalidInputError: if there is no such file, or no such storage.
     :raises YouCanConnectionError: if its storage is out of reach, also while it is read.
     """
     try:
-        with as_path(path).open("rb") as file:  # type: ignore[no-untyped-call]
-            yield file
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        failure: Exception = YouCanInvalidInputError(
+        file = as_path(path).open("rb")  # type: ignore[no-untyped-call]
+    except Exception as error:  # each storage has errors of its own
+        raise read_error(path, what, error) from None
+    with file:
+        yield io.BufferedReader(_StoredFile(file, path, what), _BLOCK)
+
+
+def read_error(path: str, what: str, error: Exception) -> YouCanError:
+    """Return what a file that can't be read means to Airflow: a wrong path is permanent, a storage out of reach not."""
+    if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return YouCanInvalidInputError(
             f"There is no {what} at {path}, so nothing was sent: check where it was written."
         )
-    except (YouCanError, UnicodeError):  # what was found in it
-        raise
-    except (OSError, ImportError, ValueError) as error:
-        failure = YouCanConnectionError(
-            f"The {what} at {path} can't be read ({type(error).__name__}: {error}), so nothing was sent; it may work "
-            "later."
-        )
-    else:
-        return
-    raise failure
+    if isinstance(error, (ImportError, ValueError)):  # no such scheme, or what its storage needs is not installed
+        return YouCanInvalidInputError(f"The {what} at {path} can't be read, so nothing was sent: {error}.")
+    reason = f"{type(error).__name__}: {error}"
+    return YouCanConnectionError(
+        f"The {what} at {path} can't be read ({reason}), so nothing was sent; it may work later."
+    )
+
+
+class _StoredFile(io.RawIOBase):
+    """A file whose storage's errors are told from those of what is done with its bytes."""
+
+    def __init__(self, file: BinaryIO, path: str, what: str) -> None:
+        self._file = file
+        self._names = (path, what)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._file.seekable()
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        try:
+            data = self._file.read(len(buffer))
+        except Exception as error:  # each storage has errors of its own
+            raise read_error(*self._names, error) from None
+        buffer[: len(data)] = data
+        return len(data)
 
 
 def is_same_file(one: str, other: str) -> bool:

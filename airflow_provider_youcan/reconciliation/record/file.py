@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, Line
-from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file
+from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file, read_error
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -55,6 +56,8 @@ class LocalFile:
     def open(self) -> None:
         """Create the file."""
         try:
+            if self._target.is_dir():
+                raise IsADirectoryError("it is a directory")
             self._target.parent.mkdir(parents=True, exist_ok=True)
             free = next(filter(_claim_local, _names(self._target)))
             self._descriptor = os.open(free.path, os.O_WRONLY | os.O_APPEND)
@@ -87,7 +90,8 @@ class StoredFile:
     """
     A file of an object store, which can't be appended to: parts beside its name, which become one file at the end.
 
-    The parts of ``run.jsonl`` are ``run.jsonl.parts/000001.jsonl`` and so on, each whole once it is closed.
+    The parts of ``run.jsonl`` are ``run.jsonl.parts/000001-5f0c21ab.jsonl`` and so on, each whole once it is closed;
+    the last letters are the writer's own.
 
     :param path: where it is to be.
     :param target: the same, as Airflow reads it.
@@ -98,15 +102,16 @@ class StoredFile:
         """Where it is, once it is open."""
         self.name = f"The report at {path}"
         self._target = target
+        self._token = secrets.token_hex(4)
         self._parts = 0
         self._is_complete = False
 
     def open(self) -> None:
         """Write an empty part: only then an object store says whether it takes anything."""
         try:
-            free = next(name for name in _names(self._target) if not _is_taken(name))
-            self._target, path = free, (self.path if free == self._target else _as_text(free, self.path))
-            self._write_part(b"")
+            free = next(filter(self._claim, _names(self._target)))
+            path = self.path if free == self._target else _as_text(free, self.path)
+            self._target = free
         except Exception as error:  # whatever a storage raises
             raise _refused(self.path, error) from None
         self.path = path
@@ -129,11 +134,26 @@ class StoredFile:
         for part in parts:
             part.unlink()
 
+    def _claim(self, free: ObjectStoragePath) -> bool:
+        if _is_taken(free):
+            return False
+        # An object store has no "create only if it is missing" that all storages know. Of two writers that come at
+        # once, the one that writes later sees what the other wrote; whoever sees that leaves the name alone.
+        claim = self._part(free, 1)
+        claim.write_bytes(b"")
+        if _parts_of(free) != [claim] or free.exists():
+            claim.unlink()
+            return False
+        self._parts = 1
+        return True
+
     def _write_part(self, text: bytes) -> None:
         # The same name again after a failure: what it holds then is whole.
-        part = _parts_folder(self._target) / f"{self._parts + 1:06}.jsonl"
-        part.write_bytes(text)
+        self._part(self._target, self._parts + 1).write_bytes(text)
         self._parts += 1
+
+    def _part(self, target: ObjectStoragePath, number: int) -> ObjectStoragePath:
+        return _parts_folder(target) / f"{number:06}-{self._token}.jsonl"
 
 
 def read_lines(path: str) -> Iterator[bytes]:
@@ -146,7 +166,7 @@ def read_lines(path: str) -> Iterator[bytes]:
     """
     for place in _find_parts(path) or [path]:
         with open_file(place, "report") as file:
-            yield from iter(file.readline, b"")  # Airflow 2's files can't be iterated over
+            yield from file
 
 
 def find_newer(path: str) -> str | None:
@@ -182,13 +202,10 @@ def _find_parts(path: str) -> list[str]:
         if not parts or (target.exists() and _size(target) >= sum(map(_size, parts))):
             return []
         return [_as_text(part, path) for part in parts]
-    except (FileNotFoundError, NotADirectoryError, ImportError):  # opening the file says so, too
+    except FileNotFoundError:  # they became one file just now
         return []
     except Exception as error:  # whatever a storage raises
-        reason = f"{type(error).__name__}: {error}"
-    raise YouCanConnectionError(
-        f"The report at {path} can't be read ({reason}), so nothing was sent; it may work later."
-    )
+        raise read_error(path, "report", error) from None
 
 
 def _size(target: ObjectStoragePath) -> int:
@@ -235,8 +252,8 @@ def _as_text(target: ObjectStoragePath, path: str) -> str:
 
 
 def _refused(path: str, error: Exception) -> YouCanError:
-    if isinstance(error, ImportError):
-        # What its storage needs is not installed; its own words say what.
+    if isinstance(error, (ImportError, ValueError, IsADirectoryError)):
+        # There is no such storage here, or no file can be there; the error's own words say which.
         return YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {error}.")
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(

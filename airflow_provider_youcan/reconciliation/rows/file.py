@@ -233,10 +233,7 @@ def _read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
         for batch in table.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns if is_plain else None):
             for row in batch.select(columns).to_pylist():
                 desired.add(row)
-    except (pa.ArrowException, OSError, UnicodeError, OverflowError) as error:
-        # pyarrow calls damaged pages an OSError; one of a storage has a number.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
+    except (pa.ArrowException, OSError, UnicodeError, OverflowError):  # pyarrow calls damaged pages an OSError
         raise YouCanInvalidInputError(
             f"The file at {path} is not a complete Parquet file, or has values that can't be read, so nothing was "
             "sent: check what writes it."
