@@ -71,7 +71,7 @@ test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python $(PYTEST) $(TESTS)
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
-	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery' $(TESTS)
+	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery and not slow' $(TESTS)
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python $(PYTEST) -m slow $(TESTS)

@@ -141,9 +141,12 @@ class Airflow:
         for name in list(self._processes):
             self.kill_service(name)
 
-    def run_command(self, *words: str) -> None:
-        """Run a command of Airflow's own."""
-        subprocess.run(self._command(*words), env=self._environment, check=True, capture_output=True)
+    def run_command(self, *words: str) -> str:
+        """Run a command of Airflow's own, and return what it printed."""
+        command = self._command(*words)
+        ended = subprocess.run(command, env=self._environment, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        return ended.stdout + ended.stderr
 
     def trigger(self, dag_id: str, run_id: str, **conf: Any) -> None:
         """Start a run of a DAG, once Airflow has found the DAG."""

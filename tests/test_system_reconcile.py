@@ -5,7 +5,13 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
+import shlex
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +23,10 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
-from tests.conftest import HAS_APPROVALS, ROOT, Sandbox
+from airflow_provider_youcan.reconciliation.planner import Outcome, Step
+from airflow_provider_youcan.reconciliation.record.lines import make_line
+from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
+from tests.conftest import HAS_APPROVALS, ROOT, Sandbox, all_statuses
 from tests.services import Airflow
 
 pytestmark = pytest.mark.airflow
@@ -101,6 +110,25 @@ def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
     assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
 
 
+def test_of_mapped_tasks_that_come_at_once_one_creates_the_table(warehouse: psycopg2.extensions.connection) -> None:
+    start = threading.Barrier(8)
+
+    def open_at_once(map_index: int) -> int:
+        table = OutcomeTable("outcomes", "warehouse", {}, {"map_index": map_index}, "youcan_default")
+        start.wait()
+        table.open()
+        table.append([(1, None, make_line("abc", None, "payment", "paid", Step(Outcome.SENDING, "pending")))])
+        table.close()
+        return map_index
+
+    with ThreadPoolExecutor(8) as pool:
+        written = list(pool.map(open_at_once, range(8)))
+
+    with warehouse.cursor() as cursor:
+        cursor.execute("select map_index from outcomes order by 1")
+        assert [map_index for (map_index,) in cursor.fetchall()] == written
+
+
 def _response_timeout() -> str:
     """Return the argument that says how long a person has, as short as it may be."""
     from airflow.providers.standard.operators.hitl import HITLOperator
@@ -126,7 +154,9 @@ def _dags(airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: 
     if HAS_APPROVALS:
         answer = f'            defaults="Approve", {_response_timeout()},\n'
     airflow.set_pool("youcan", 3)
-    (airflow.dags / "reconcile.py").write_text(example.replace(line, line + answer))
+    # A task that is killed has no second try here: it is taken back instead.
+    (airflow.dags / "reconcile.py").write_text(example.replace(line, line + answer).replace("retries=3", "retries=0"))
+    shutil.copy(EXAMPLES / "example_youcan_revert.py", airflow.dags / "revert.py")
 
 
 @pytest.mark.usefixtures("_dags")
@@ -163,3 +193,37 @@ def test_a_table_in_chunks_and_a_table_with_approval(
         "fulfilled"
     }
     assert "sandbox-access-token" not in airflow.task_logs()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_dags")
+def test_the_runbook_takes_back_a_run_that_was_killed(
+    airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: Sandbox
+) -> None:
+    # Given a wrong table, whose run is killed in the middle of its updates,
+    before = all_statuses(sandbox)
+    sandbox.misbehave("latency", route="PUT *", seconds=0.1)
+    airflow.trigger("example_youcan_reconcile", "wrong")
+    airflow.wait_for(lambda: len(sandbox.shop.history()) > 50, "some updates")
+    statement = "select pid from task_instance where run_id = ? and task_id = ?"
+    os.kill(airflow.query(statement, "wrong", "reconcile")[0][0], signal.SIGKILL)
+    assert airflow.wait_for_run("wrong") == "failed"
+    taken = len(sandbox.shop.history())
+    assert 50 < taken < len(sandbox.shop.order_ids())
+    sandbox.misbehaviours.clear()
+
+    # when the five commands of the docs are run, one after the other,
+    airflow.run_command("dags", "pause", "example_youcan_revert")
+    runbook = (ROOT / "docs" / "trust.md").read_text().split("```bash\n")[-1].split("```")[0].splitlines()
+    assert len(runbook) == 5
+    said = []
+    for command in runbook:
+        words = shlex.split(re.sub(r"manual__[^\"]+", "wrong", command))
+        assert words.pop(0) == "airflow"
+        said.append(airflow.run_command(*words))
+
+    # then nothing of it is left, and the shop heard no more than that.
+    assert all_statuses(sandbox) == before
+    assert len(sandbox.shop.history()) == 2 * taken
+    assert "cut off" in said[1]
+    assert "cut off" in said[2]
