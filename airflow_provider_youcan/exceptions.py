@@ -38,6 +38,7 @@ __all__ = [
     "YouCanUnexpectedResponseError",
     "YouCanUnknownStatusError",
     "YouCanValidationError",
+    "ends_wait",
     "from_dict",
     "to_dict",
 ]
@@ -135,7 +136,7 @@ class YouCanRateLimitError(YouCanTransientError):
 
 
 class YouCanUnexpectedResponseError(YouCanTransientError):
-    """An answer that is not YouCan's (a login page, half a body) or that contradicts its own status line."""
+    """An answer that is not YouCan's (a gateway's page, half a body) or that contradicts its own status line."""
 
 
 class YouCanPermanentError(YouCanError, AirflowFailException):
@@ -143,7 +144,7 @@ class YouCanPermanentError(YouCanError, AirflowFailException):
 
 
 class YouCanAuthenticationError(YouCanPermanentError):
-    """YouCan answered 401: the access token is missing, wrong, revoked or expired."""
+    """YouCan answered 401: the token is missing, wrong, revoked or expired, or lacks a scope. The message names it."""
 
 
 class YouCanStoreSuspendedError(YouCanPermanentError):
@@ -217,8 +218,22 @@ def to_dict(error: YouCanError) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any]) -> YouCanError:
-    """Rebuild the error that :func:`to_dict` was given: the same class, message and attributes."""
-    kind: type[YouCanError] = globals()[data["error"]]
-    error = kind(data["message"])
-    vars(error).update(data["attributes"])
+    """
+    Rebuild the error that :func:`to_dict` was given: the same class, message and attributes.
+
+    :raises ValueError: if that is no such error, or one that this version does not know.
+    """
+    kind = globals().get(str(data.get("error")))
+    message, attributes = data.get("message"), data.get("attributes")
+    is_error = isinstance(kind, type) and issubclass(kind, YouCanError)
+    if not (is_error and isinstance(message, str) and isinstance(attributes, Mapping)):
+        raise ValueError
+    error: YouCanError = kind(message)  # type: ignore[misc]  # mypy does not follow is_error
+    vars(error).update(attributes)
     return error
+
+
+def ends_wait(error: YouCanError) -> bool:
+    """Return whether a wait for a status ends by an error: a redirect is a gateway's, and the next look may succeed."""
+    is_redirect = error.status_code is not None and error.status_code // 100 == 3
+    return isinstance(error, YouCanPermanentError) and not is_redirect

@@ -24,7 +24,7 @@ def shorten(value: object) -> str:
 def show_cell(value: object) -> str:
     """Return a cell as it stands in an error: its first 20 characters, and nothing that may be a customer's."""
     text = shorten(value)
-    if "@" in text or sum(character.isdigit() for character in text) >= 7:
+    if "@" in text or "\uff20" in text or sum(character.isdigit() for character in text) >= 7:
         return "a value that may be a phone number or an e-mail address, so it is not shown,"
     return text if len(text) <= 22 else f"{text[:21]}...{text[0] if isinstance(value, str) else ''}"
 

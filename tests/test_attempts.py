@@ -195,7 +195,7 @@ def guarded(max_age: float, at: float | None = None) -> endpoints.Request:
 def test_an_update_rests_on_a_look_that_is_not_too_old(clock: Clock) -> None:
     attempts = begun(clock)
     attempts.send()
-    attempts.succeed()  # the look
+    attempts.succeed(READ)  # the look
 
     clock.now += 5.0
     attempts.check_freshness(guarded(5.0))
@@ -211,7 +211,7 @@ def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clo
     attempts = begun(clock, max_attempts=2)
     attempts.send()
     clock.now += 6.0
-    attempts.succeed()
+    attempts.succeed(READ)
 
     with pytest.raises(StaleReadError):
         attempts.check_freshness(guarded(5.0))
@@ -224,7 +224,7 @@ def test_a_page_that_is_too_old_is_looked_at_again_however_slow_the_shop_is(cloc
     attempts = begun(clock, max_attempts=2)
     attempts.send()
     clock.now += 6.0
-    attempts.succeed()
+    attempts.succeed(READ)
 
     for _ in range(3):
         with pytest.raises(StaleReadError):
@@ -235,7 +235,7 @@ def test_looks_that_are_too_old_each_time_come_to_an_end(clock: Clock) -> None:
     attempts = begun(clock)
     for _ in range(MAX_STALE_READS - 1):
         attempts.send()
-        attempts.succeed()
+        attempts.succeed(READ)
         clock.now += 6.0  # such as for a record that is slow
         with pytest.raises(StaleReadError):
             attempts.check_freshness(guarded(5.0))
@@ -264,7 +264,7 @@ def test_a_page_of_the_list_may_be_as_old_as_guard_max_age(
 def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCanError) -> None:
     attempts = begun(clock)
     attempts.send()
-    attempts.succeed()
+    attempts.succeed(READ)
     clock.now += 0.1
     attempts.fail(guarded(5.0), error)
 
@@ -273,14 +273,14 @@ def test_no_update_is_sent_again_before_another_look(clock: Clock, error: YouCan
             attempts.check_freshness(update)
     clock.now += 0.1
     attempts.send()
-    attempts.succeed()
+    attempts.succeed(READ)
     attempts.check_freshness(guarded(5.0))
 
 
 def test_an_update_that_could_not_be_sent_leaves_its_look_fresh(clock: Clock) -> None:
     attempts = begun(clock)
     attempts.send()
-    attempts.succeed()
+    attempts.succeed(READ)
     clock.now += 0.1
 
     attempts.fail(guarded(5.0), YouCanConnectionError("the database is out of reach"), was_sent=False)
@@ -291,7 +291,7 @@ def test_an_update_that_could_not_be_sent_leaves_its_look_fresh(clock: Clock) ->
 def test_a_token_that_was_renewed_since_makes_a_look_stale(clock: Clock) -> None:
     attempts = begun(clock)
     attempts.send()
-    attempts.succeed()
+    attempts.succeed(READ)
     page = guarded(60.0, at=clock.now - 1)
     attempts.check_freshness(page)
 
@@ -318,18 +318,18 @@ def test_no_update_follows_a_look_that_the_guard_refuses(events: list[str]) -> N
         clock.now += 0.001
         if event == "look":
             attempts.send()
-            attempts.succeed()
+            attempts.succeed(READ)
             looked_at = clock.now
         elif event == "slow look":
             attempts.send()
             looked_at = clock.now
             clock.now += 4.0
-            attempts.succeed()
+            attempts.succeed(READ)
         elif event == "renew during a look":
             attempts.send()
             clock.now += 0.001
             attempts.begin(replace(CREDENTIALS, token=str(number), token_since=clock.now, max_attempts=1_000))
-            attempts.succeed()
+            attempts.succeed(READ)
             looked_at = None
         elif event == "update fails":
             attempts.fail(guarded(5.0), YouCanServerError("500"))

@@ -21,7 +21,11 @@ from airflow_provider_youcan.cli.consent import Authorization
 from airflow_provider_youcan.client import oauth, responses
 from airflow_provider_youcan.client.credentials import Credentials, OAuthClient
 from airflow_provider_youcan.client.responses import Answer
-from airflow_provider_youcan.exceptions import YouCanAuthenticationError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanInvalidInputError,
+    YouCanUnexpectedResponseError,
+)
 from airflow_provider_youcan.hooks.connection import read_credentials
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import Sandbox
@@ -247,8 +251,6 @@ def test_an_answer_without_a_refresh_token_is_no_pair(sandbox: Sandbox) -> None:
 
 @pytest.mark.parametrize("body", ["{}", '{"access_token": ""}', '{"access_token": "of two words"}', "<html>"])
 def test_an_answer_without_a_token_is_no_success(body: str) -> None:
-    from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
-
     request = oauth.exchange_refresh_token("7", "s3cret", "refresh")
 
     with pytest.raises(YouCanUnexpectedResponseError):
@@ -260,10 +262,13 @@ def test_a_refusal_repeats_no_secret(status_code: int) -> None:
     request = oauth.exchange_refresh_token("7", "s3/cr+et", "re/fresh")
     echo = "client_secret=s3%2Fcr%2Bet refresh_token=re%2Ffresh s3/cr+et"
 
+    body = json.dumps({"error": "invalid_grant", "detail": echo})
     with pytest.raises(YouCanAuthenticationError) as raised:
+        responses.read_response(request, Answer(status_code, {}, body.encode()))
+    with pytest.raises(YouCanUnexpectedResponseError) as other:
         responses.read_response(request, Answer(status_code, {}, json.dumps({"detail": echo}).encode()))
 
-    shown = f"{raised.value} {vars(raised.value)} {request}"
+    shown = f"{raised.value} {vars(raised.value)} {request} {other.value} {vars(other.value)}"
     assert "client_secret=***" in shown
     assert not any(secret in shown for secret in ("s3/cr", "s3%2F", "re/fresh", "re%2Ffresh"))
 

@@ -145,7 +145,9 @@ BELIED: dict[str, dict[str, Any]] = {
     "A search for a ref finds its order": {"alter": ("search", lambda page: page | {"data": []})},
     "The store's lists have documented statuses": {"alter": ("settings", no_documented)},
     "An unknown order is answered with a 404 that says so": {"alter": ("order", lambda _: {"detail": "Not Found"})},
-    "An unknown route is not taken for an unknown order": {"alter": ("route", lambda _: {"detail": "order not found"})},
+    "An unknown route is not taken for an unknown order": {
+        "alter": ("route", lambda _: {"status": 0, "detail": "order not found"})
+    },
     "A rate limit shows in X-RateLimit-*, or not at all": {
         "alter": ("store", lambda store: store),
         "headers": {"X-RateLimit-Limit": "sixty"},
@@ -221,17 +223,29 @@ def test_the_command_says_so_with_its_exit_code(sandbox: Sandbox, capsys: pytest
     assert "NO" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("status", [401, 402, 429])
+@pytest.mark.parametrize(("status", "requests"), [(401, 3), (402, 1), (429, 1)])
 def test_a_shop_that_answers_nothing_ends_in_a_sentence(
-    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], status: int
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str], status: int, requests: int
 ) -> None:
     sandbox.misbehave("status", status=status)
 
     assert main(["check"]) == 1
     written = capsys.readouterr()
     assert written.out == ""
-    assert "Could not read the store" in written.err
-    assert len(sandbox.shop.requests()) == 1
+    assert written.err.startswith("Could not ")
+    assert len(sandbox.shop.requests()) == requests
+
+
+def test_one_endpoint_that_refuses_with_a_401_is_a_missing_scope(
+    sandbox: Sandbox, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sandbox.misbehave("status", route="GET /me", status=401)
+
+    assert main(["check", "--json"]) == 1
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["assumptions"]}
+    assert found["The token has the scope view-store-info"]["holds"] is False
+    assert found["The token has the scope view-store-info"]["seen"] == "refused with 401: grant it in the seller area"
+    assert found["The token has the scope read-orders"]["holds"] is True
 
 
 @pytest.mark.usefixtures("_airflow_database")

@@ -233,7 +233,8 @@ def test_no_retry_overruns_what_changed_in_the_meantime(
     hook: YouCanHook, sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Given an update that is refused once, when someone refunds the order during the wait, then it stays so."""
-    sandbox.misbehave("status", status=503, route="PUT *", times=1)
+    maintenance = {"body": '{"message": "Service Unavailable"}', "headers": {"Retry-After": "0"}}
+    sandbox.misbehave("status", status=503, route="PUT *", times=1, **maintenance)
     monkeypatch.setattr(YouCanHook, "_pause", lambda *_: sandbox.shop.set_status(order_id, "payment", "refunded"))
 
     assert hook.move_order_status(order_id, "paid", "payment", only_from=["pending"]) == ("refunded", False)

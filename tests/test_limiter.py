@@ -163,7 +163,7 @@ def test_the_update_takes_the_turn_that_was_reserved_for_it() -> None:
         take_a_window(limiter, clock, capacity=2)
         await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
         attempts.send()
-        attempts.succeed()
+        attempts.succeed(LOOK)
         assert limiter._limit.delay(clock.now) > 0, "nothing is left for anyone else"
         await asyncio.wait_for(send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn), 0.05)
 
@@ -190,7 +190,7 @@ def test_an_update_that_waited_for_too_long_is_not_sent() -> None:
         limiter, attempts, turn = RateLimiter(clock=clock), begun(clock), Turn()
         await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
         attempts.send()
-        attempts.succeed()
+        attempts.succeed(LOOK)
         clock.now += 6.0
         with pytest.raises(StaleReadError):
             await send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn)
@@ -214,7 +214,7 @@ def test_a_ceiling_keeps_a_look_and_its_update_together() -> None:
 
             await send(limiter, Clock(), answered, LOOK, turn=turn, attempts=attempts)
             attempts.send()
-            attempts.succeed()
+            attempts.succeed(LOOK)
             await send(limiter, Clock(), answered, UPDATE, turn=turn, attempts=attempts)
 
         await asyncio.gather(*(move(str(number)) for number in range(10)))
@@ -285,7 +285,7 @@ def test_a_look_takes_two_slots_of_a_ceiling_and_its_update_the_second(clock: Cl
         limiter, attempts, turn = RateLimiter(1.0, clock=clock), begun(clock), Turn()
         await send(limiter, clock, TAKEN, LOOK, attempts=attempts, turn=turn)
         attempts.send()
-        attempts.succeed()
+        attempts.succeed(LOOK)
         await send(limiter, clock, TAKEN, UPDATE, attempts=attempts, turn=turn)
         await send(limiter, clock, TAKEN)
 
@@ -373,7 +373,7 @@ def test_it_gives_up_a_guard_only_where_no_update_at_all_goes_through(clock: Clo
             other, others_turn = begun(clock), Turn()
             await send(limiter, clock, TAKEN, LOOK, attempts=other, turn=others_turn)
             other.send()
-            other.succeed()
+            other.succeed(LOOK)
             await send(limiter, clock, TAKEN, UPDATE, attempts=other, turn=others_turn)
             # so there is hope for this one.
             await send(limiter, clock, TAKEN, LOOK, attempts=waiting, turn=turn)

@@ -204,10 +204,20 @@ def test_an_order_that_is_gone_can_be_skipped(sandbox: Sandbox, only_from: str |
         update("payment", UNKNOWN_ID, "paid", skip_not_found=True, only_from=only_from)
 
 
-def test_a_shop_that_was_never_asked_is_not_skipped(sandbox: Sandbox, order_id: str) -> None:
-    sandbox.misbehave("status", status=404, body="<html>nginx: not found</html>")
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>nginx: not found</html>",
+        '{"status": false, "message": "no Route matched"}',
+        '{"detail": "Unknown path /order-service/"}',
+        '{"status": 0, "detail": "no such store"}',
+    ],
+)
+@pytest.mark.usefixtures("no_waiting")
+def test_a_shop_that_was_never_asked_is_not_skipped(sandbox: Sandbox, order_id: str, body: str) -> None:
+    sandbox.misbehave("status", status=404, body=body)
 
-    with pytest.raises(YouCanPermanentError) as raised:
+    with pytest.raises(YouCanError) as raised:
         update("payment", order_id, "paid", skip_not_found=True)
 
     assert not isinstance(raised.value, YouCanOrderNotFoundError)

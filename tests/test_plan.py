@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from airflow_provider_youcan.exceptions import (
-    YouCanConnectionError,
     YouCanInvalidInputError,
 )
 from airflow_provider_youcan.operators.reconcile import (
@@ -144,8 +143,8 @@ def test_a_plan_that_is_not_there_or_is_the_report_is_refused(sandbox: Sandbox, 
         reconcile(plan=str(tmp_path / "nowhere.jsonl"))
     with pytest.raises(YouCanInvalidInputError, match="plan and report_path are both"):
         reconcile(plan=str(plan), report_path=f"file://{plan.parent}/../{plan.parent.name}/plan.jsonl")
-    with pytest.raises(YouCanConnectionError, match="can't be read"):
-        reconcile(plan="s3://bucket/plan.jsonl")
+    with pytest.raises(YouCanInvalidInputError, match="can't be read"):
+        reconcile(plan="klingon://bucket/plan.jsonl")
 
     assert paths(sandbox, "PUT") == []
 

@@ -33,15 +33,18 @@ from tests.test_endpoints import ORDER_ID, REQUESTS, UPDATE, UPDATED, read
     ("status_code", "payload", "error", "message"),
     [
         (401, {"status": 401, "detail": "Unauthenticated", "meta": []}, YouCanAuthenticationError, "renew the token"),
+        (401, {"message": "Unauthenticated."}, YouCanAuthenticationError, "or lacks the scope 'edit-orders'"),
         (402, {"status": 402, "error": "store is suspended"}, YouCanStoreSuspendedError, "store is suspended"),
         (403, {"message": "Invalid scope(s) provided."}, YouCanPermissionError, "grant the scope 'edit-orders'"),
-        (403, None, YouCanPermissionError, "grant the scope 'edit-orders'"),
         (404, {"status": 0, "detail": "order not found", "meta": []}, YouCanOrderNotFoundError, "no such order"),
         (405, {"status": 404, "detail": "no"}, YouCanPermanentError, "405"),
         (408, None, YouCanServerError, "it may work later"),
-        (418, None, YouCanPermanentError, "418"),
+        (405, {"message": "The PUT method is not supported."}, YouCanPermanentError, "405"),
+        (409, {"status": 409, "detail": "conflict"}, YouCanPermanentError, "409"),
         (202, UPDATED, YouCanUnexpectedResponseError, "202"),
-        (422, {"detail": "The given data was invalid.", "meta": []}, YouCanValidationError, "invalid"),
+        (422, {"status": 422, "detail": "The given data was invalid."}, YouCanValidationError, "invalid"),
+        (422, {"message": "The given data was invalid."}, YouCanValidationError, "invalid"),
+        (429, "<html>", YouCanRateLimitError, "it may work later"),
         (429, {"message": "Too Many Attempts."}, YouCanRateLimitError, "it may work later"),
         (500, {"status": 500, "detail": "internal error"}, YouCanServerError, "internal error"),
         (502, "<html>", YouCanServerError, "502"),
@@ -66,23 +69,96 @@ def test_each_answer_raises_what_airflow_should_do(
     assert raised.value.status_code == status_code
 
 
+# --- who is speaking ---
+
+GATEWAYS = [
+    "<html>nginx: not found</html>",
+    None,
+    [],
+    {},
+    {"message": 401},
+    {"status": True, "detail": "Unauthenticated"},
+    {"status": "401", "detail": "Unauthenticated"},
+    {"status": 401, "detail": ""},
+    {"status": 401, "detail": {"en": "Unauthenticated"}},
+    {"error": "Forbidden", "code": 403},
+    {"code": 403, "reason": "blocked by the firewall"},
+]
+
+
+@pytest.mark.parametrize("status_code", [400, 401, 402, 403, 404, 405, 409, 410, 418, 422, 423, 425, 451, 499])
+@pytest.mark.parametrize("payload", GATEWAYS)
+def test_only_youcan_decides_for_youcan(status_code: int, payload: object) -> None:
+    if status_code == 402 and isinstance(payload, dict) and "error" in payload:
+        return  # as YouCan's own of this one
+    for request in (UPDATE, endpoints.get_order(ORDER_ID), endpoints.get_store()):
+        with pytest.raises(YouCanUnexpectedResponseError, match=str(status_code)) as raised:
+            read(request, status_code, payload)
+        assert raised.value.unconfirmed is (request is UPDATE), "a gateway may have passed the update on"
+
+
 @pytest.mark.parametrize(
-    "body",
+    "payload",
     [
-        b"<html>nginx: not found</html>",
-        b"",
-        b"{}",
-        b'{"message": "Not Found"}',
-        b'{"detail": "Not Found"}',
-        b'{"detail": "The route orders/x could not be found."}',
-        b'{"detail": "The route for this order could not be found."}',
+        {"status": 0, "detail": "order not found", "meta": []},
+        {"status": 0, "detail": "Order not found."},
+        {"status": 404, "detail": f"Order {ORDER_ID} could not be found"},
+        {"status": 0, "detail": "No such order"},
+        {"status": 0, "detail": "The order does not exist."},
     ],
 )
-def test_a_missing_route_is_not_a_missing_order(body: bytes) -> None:
-    with pytest.raises(YouCanPermanentError) as raised:
-        responses.read_response(UPDATE, Answer(404, {}, body))
+def test_a_missing_order_is_one_by_youcans_own_word(payload: object) -> None:
+    with pytest.raises(YouCanOrderNotFoundError):
+        read(UPDATE, 404, payload)
 
-    assert type(raised.value) is YouCanPermanentError, "skip_not_found must not skip the orders of a shop never asked"
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"message": "Not Found"},
+        {"detail": "Not Found"},
+        {"detail": "order not found"},
+        {"status": False, "detail": "order not found"},
+        {"status": False, "message": "no Route matched"},
+        {"status": 0, "detail": "no such store"},
+        {"status": 0},
+        {"status": 404, "detail": "The route for this order could not be found."},
+        {"status": 404, "detail": "Unknown path /order-service/"},
+        {"detail": "Unknown path /order-service/"},
+        {"status": 404, "detail": "The page you are looking for, in order, was not found"},
+        {"status": 0, "detail": "order status not found"},
+    ],
+)
+def test_a_missing_route_is_not_a_missing_order(payload: object) -> None:
+    with pytest.raises(YouCanError) as raised:
+        read(UPDATE, 404, payload)
+
+    assert not isinstance(raised.value, YouCanOrderNotFoundError), "or skip_not_found skips a shop that was never asked"
+
+
+@pytest.mark.parametrize(
+    ("status_code", "payload", "error"),
+    [
+        (401, {"error": "invalid_grant"}, YouCanAuthenticationError),
+        (400, {"error": "invalid_grant", "message": "The refresh token is invalid."}, YouCanAuthenticationError),
+        (401, {"error": "invalid_client"}, YouCanAuthenticationError),
+        (400, {"error": "unsupported_grant_type"}, YouCanPermanentError),
+        (400, {"error": "temporarily_unavailable"}, YouCanUnexpectedResponseError),
+        (403, {"error": "server_error"}, YouCanUnexpectedResponseError),
+        (400, "<html>", YouCanUnexpectedResponseError),
+        (403, "<html>", YouCanUnexpectedResponseError),
+        (401, {"status": 401, "detail": "Unauthenticated"}, YouCanUnexpectedResponseError),
+        (503, {"error": "invalid_grant"}, YouCanServerError),
+    ],
+)
+def test_a_grant_is_spent_only_by_youcans_own_word(status_code: int, payload: object, error: type[YouCanError]) -> None:
+    for request in (
+        oauth.exchange_refresh_token("app-7", "the-s3cret", "the-refresh-token"),
+        oauth.exchange_code("app-7", "the-s3cret", "https://a.example", "the-code"),
+    ):
+        with pytest.raises(YouCanError) as raised:
+            read(request, status_code, payload)
+        assert type(raised.value) is error
 
 
 def test_an_update_is_never_a_201() -> None:
@@ -98,8 +174,10 @@ def test_an_update_is_never_a_201() -> None:
         (408, True),
         (500, True),
         (502, True),
-        (503, False),
+        (503, True),
+        (504, True),
         (429, False),
+        (302, False),
         (401, False),
         (422, False),
     ],
@@ -107,8 +185,27 @@ def test_an_update_is_never_a_201() -> None:
 def test_an_update_may_have_been_applied_before_some_answers(status_code: int, may_have_been_applied: bool) -> None:
     for request, is_unconfirmed in ((UPDATE, may_have_been_applied), (endpoints.get_order(ORDER_ID), False)):
         with pytest.raises(YouCanError) as raised:
-            read(request, status_code, None)
+            read(request, status_code, {"message": "no"})
         assert raised.value.unconfirmed is is_unconfirmed
+
+
+@pytest.mark.parametrize(
+    ("payload", "headers", "may_have_been_applied"),
+    [
+        ({"message": "Service Unavailable"}, {"Retry-After": "60"}, False),
+        ({"status": 503, "detail": "maintenance"}, {"Retry-After": "60"}, False),
+        ({"message": "Service Unavailable"}, {}, True),
+        ("<html>", {"Retry-After": "60"}, True),
+        ({"error": "no healthy upstream"}, {"Retry-After": "60"}, True),
+    ],
+)
+def test_of_503s_only_laravels_maintenance_takes_no_update(
+    payload: object, headers: dict[str, str], may_have_been_applied: bool
+) -> None:
+    with pytest.raises(YouCanServerError) as raised:
+        read(UPDATE, 503, payload, headers)
+
+    assert raised.value.unconfirmed is may_have_been_applied
 
 
 def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
@@ -118,13 +215,17 @@ def test_a_ref_in_the_place_of_an_order_id_is_reported() -> None:
 
 def test_a_404_for_anything_but_an_order_is_no_missing_order() -> None:
     with pytest.raises(YouCanPermanentError) as raised:
-        read(endpoints.get_store(), 404, {"detail": "not found"})
+        read(endpoints.get_store(), 404, {"status": 0, "detail": "order not found"})
 
     assert type(raised.value) is YouCanPermanentError
 
 
 def test_a_refused_field_is_named() -> None:
-    body = {"detail": "The given data was invalid.", "meta": {"fields": {"status": ["The status field is required."]}}}
+    body = {
+        "status": 422,
+        "detail": "The given data was invalid.",
+        "meta": {"fields": {"status": ["The status field is required."]}},
+    }
 
     with pytest.raises(YouCanValidationError, match="status: The status field is required.") as raised:
         read(UPDATE, 422, body)
@@ -134,7 +235,9 @@ def test_a_refused_field_is_named() -> None:
 
 def test_the_connection_to_mend_is_named() -> None:
     with pytest.raises(YouCanAuthenticationError, match="'my_shop'"):
-        responses.read_response(UPDATE, Answer(401, {}, b""), connection="the Airflow connection 'my_shop'")
+        responses.read_response(
+            UPDATE, Answer(401, {}, b'{"message": "no"}'), connection="the Airflow connection 'my_shop'"
+        )
 
 
 # --- what goes no further ---
@@ -181,7 +284,9 @@ def test_nor_does_it_as_a_url_writes_it(echo: str) -> None:
 
 
 def test_no_answer_can_break_the_log_that_it_is_written_to() -> None:
-    body = b'{"detail": "x\\ud800 \\u001b[2J\\u202e", "meta": {"fields": {"a\\nFAKE LINE": ["\\u0000"]}}}'
+    body = (
+        b'{"status": 422, "detail": "x\\ud800 \\u001b[2J\\u202e", "meta": {"fields": {"a\\nFAKE LINE": ["\\u0000"]}}}'
+    )
 
     with pytest.raises(YouCanValidationError) as raised:
         responses.read_response(UPDATE, Answer(422, {}, body))
@@ -195,7 +300,7 @@ def test_an_answer_of_any_size_makes_a_short_error() -> None:
     fields = {f"field{number}" * 1000: ["x" * 10_000] * 30 for number in range(30)}
 
     with pytest.raises(YouCanValidationError) as raised:
-        read(UPDATE, 422, {"detail": "y" * 1_000_000, "meta": {"fields": fields}})
+        read(UPDATE, 422, {"status": 422, "detail": "y" * 1_000_000, "meta": {"fields": fields}})
 
     assert len(str(raised.value)) < 1000
     assert len(str(raised.value.fields)) < 100_000

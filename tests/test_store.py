@@ -186,7 +186,7 @@ def test_the_connection_test_says_what_is_wrong(connect: Connect) -> None:
         (
             ALL_SCOPES,
             ["*"],
-            "'read-orders', 'read-orders-statuses', 'edit-orders', 'view-store-info'.",
+            "'read-orders', 'read-orders-statuses', 'view-store-info', 'edit-orders'.",
         ),
         (ALL_SCOPES, None, "Whether it has 'edit-orders' can't be known without changing an order."),
         (
@@ -214,6 +214,19 @@ def test_the_connection_test_says_the_scopes_and_changes_nothing(
     assert reached
     assert message in answer
     assert {request["method"] for request in sandbox.shop.requests()} == {"GET"}
+
+
+@pytest.mark.parametrize(
+    ("route", "missing"),
+    [("/me", "view-store-info"), ("/orders", "read-orders"), ("/orders/settings", "read-orders-statuses")],
+)
+def test_a_401_of_one_endpoint_is_a_missing_scope(hook: YouCanHook, sandbox: Sandbox, route: str, missing: str) -> None:
+    sandbox.misbehave("status", status=401, route=f"GET {route}")
+
+    reached, message = hook.test_connection()
+
+    assert reached
+    assert f"Missing, to be granted in YouCan's seller area: '{missing}'." in message
 
 
 def test_the_connection_test_of_no_connection_says_so() -> None:

@@ -212,6 +212,28 @@ def test_a_revoked_token_is_renewed_once(sandbox: Sandbox, connect: Call, ask: C
     assert exchanges(sandbox) == [200, 200]
 
 
+def test_a_renewal_is_not_spent_twice_on_an_endpoint_that_refuses_every_token(
+    sandbox: Sandbox, connect: Call, ask: Call
+) -> None:
+    # Given an endpoint that answers a missing scope with a 401,
+    connect(sandbox.shop.issue_token())
+    sandbox.misbehave("status", status=401, route="GET *")
+    hook = YouCanHook()
+    for _ in range(3):
+        with pytest.raises(YouCanAuthenticationError, match="or lacks the scope 'read-orders'"):
+            hook.get_order_statuses(sandbox.shop.order_ids()[0])
+
+    # then one token was obtained at first, and one because it was refused;
+    assert exchanges(sandbox) == [200, 200]
+
+    # and once it answers, another may be obtained for it.
+    sandbox.misbehaviours.clear()
+    hook.get_order_statuses(sandbox.shop.order_ids()[0])
+    expire(sandbox)
+    hook.get_order_statuses(sandbox.shop.order_ids()[0])
+    assert exchanges(sandbox) == [200, 200, 200]
+
+
 @pytest.mark.usefixtures("impatient")
 def test_an_app_that_was_revoked_is_asked_once_more_and_ends_in_how_to_authorise_again(
     sandbox: Sandbox, connect: Call, ask: Call

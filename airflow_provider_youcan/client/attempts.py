@@ -51,6 +51,7 @@ class Attempts:
     What one procedure has cost so far, and what follows from a failure.
 
     :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
+    :param denied: the scopes for which a token was refused that was new; it is kept up to date (default: none so far).
     :param waits_for_limit: whether a rate limiter waits for the shop's limit, so that a 429 costs no attempt (default
         ``False``).
     :param clock: returns the time in seconds (default the machine's monotonic one).
@@ -60,6 +61,7 @@ class Attempts:
     def __init__(
         self,
         max_seconds: float | None = None,
+        denied: set[str | None] | None = None,
         *,
         waits_for_limit: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -74,6 +76,8 @@ class Attempts:
         self._clock, self._rng = clock, rng or _rng
         self._start = clock()
         self._credentials: Credentials | None = None
+        self._denied: set[str | None] = set() if denied is None else denied
+        self._refused_scope: str | None = None
         self._denial: YouCanAuthenticationError | None = None
         self._has_renewed = False
         self._sent_at = self._read_at = self._attempted_at = -math.inf
@@ -83,8 +87,14 @@ class Attempts:
 
     @property
     def may_renew(self) -> bool:
-        """Whether a new token may be obtained: one for each procedure, and another where that one has run out."""
-        return not self._has_renewed or self.refused[-1].is_running_out
+        """
+        Whether a new token may be obtained: one for each procedure, and another where that one has run out.
+
+        Some endpoints answer a missing scope with a 401. So none is obtained for an endpoint that refused a new one.
+        """
+        if not self.refused or self.refused[-1].is_running_out:
+            return True
+        return not self._has_renewed and self._refused_scope not in self._denied
 
     def begin(self, credentials: Credentials) -> None:
         """
@@ -98,6 +108,11 @@ class Attempts:
                 raise self._denial
             self._has_renewed = self._has_renewed or credentials.is_renewed
         self._credentials = credentials
+
+    def forget_refusals(self) -> None:
+        """Let the next request try what an earlier one was refused with."""
+        self.refused.clear()
+        self._denial = None
 
     def check_freshness(self, request: Request) -> None:
         """
@@ -124,8 +139,9 @@ class Attempts:
         """Record that the request is sent now. What it reads is as old as that, however long the answer takes."""
         self._sent_at = self._clock()
 
-    def succeed(self) -> None:
-        """Record that the request was answered as it should be."""
+    def succeed(self, request: Request) -> None:
+        """Record that a request was answered as it should be."""
+        self._denied.discard(request.scope)
         self._read_at, self._read_seconds = self._sent_at, self._clock() - self._sent_at
 
     def fail(self, request: Request, error: YouCanError, *, was_sent: bool = True) -> float:
@@ -142,8 +158,10 @@ class Attempts:
             self._attempted_at, self._stale_reads = self._clock(), 0
         self.unconfirmed |= error.unconfirmed
         if was_sent and isinstance(error, YouCanAuthenticationError) and self._credentials is not None:
-            self._denial = error
+            self._denial, self._refused_scope = error, request.scope
             self.refused.append(self._credentials)
+            if self._has_renewed:
+                self._denied.add(request.scope)
             return 0.0
         # A failure before sending came from Airflow, or from a renewal or limiter that has already retried.
         is_final = error.method is not None or isinstance(error, (YouCanRateLimitError, YouCanTaskStoppedError))

@@ -89,6 +89,8 @@ class CredentialsCache:
         self.failure: YouCanError | None = None
         """A copy of the error of the last look-up that failed."""
         self.failed_at = -math.inf
+        self.denied: set[str | None] = set()
+        """The scopes for which a token was refused that was new."""
         self._clock = clock
         self._known: Credentials | None = None
         self._found_at = 0.0

@@ -86,7 +86,10 @@ def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> end
         return procedure.send(answer)  # type: ignore[arg-type]
     # What may have been applied stays unknown, whatever went wrong after it.
     answer.unconfirmed = attempts.unconfirmed  # type: ignore[attr-defined]  # a YouCanError or a StaleReadError
-    return procedure.throw(answer)
+    request = procedure.throw(answer)
+    # It goes on after a refusal, which may have been for one missing scope.
+    attempts.forget_refusals()
+    return request
 
 
 # --- setting a status under a guard -----------------------------------------------------------------------

@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
+from functools import partial
+from urllib.parse import quote, quote_plus
 
 __all__ = ["MAX_TEXT", "redact"]
 
 MAX_TEXT = 200
 """Longer texts are cut to keep the log readable."""
 
-_MAX_ITEMS = 20
-_MAX_DEPTH = 8
-_PERSONAL = re.compile(r"[^\s@]+@[^\s@]+|\+?[0-9][0-9 ().-]{6,}[0-9]")
-"""An e-mail address, or a run of digits as long as a phone number."""
+_MIN_SECRET = 4
+"""A shorter word, such as a ref, says nothing, and stands in many others."""
+
+_PERSONAL = re.compile(r"[^\s@\uff20]+[@\uff20][^\s@\uff20]+|\+?\d(?:[\W_]{0,3}\d){6,}")
+"""An e-mail address, or as many digits, of any script and with any separators, as a phone number has."""
 
 
-def redact(value: object, secrets: Iterable[str], depth: int = 0) -> object:
-    """Return the payload of an error with nothing in its texts that must not be passed on."""
-    if depth > _MAX_DEPTH:
-        return None
-    if isinstance(value, str):
-        for secret in secrets:
-            value = value.replace(secret, "***")
-        text = _PERSONAL.sub("***", " ".join(value[:1000].split()))[:MAX_TEXT]
-        # Half a character, or a terminal's escape code, would break the log that it is written to.
-        return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
-    if isinstance(value, list):
-        return [redact(item, secrets, depth + 1) for item in value[:_MAX_ITEMS]]
-    if isinstance(value, dict):
-        items = list(value.items())[:_MAX_ITEMS]
-        return {str(redact(name, secrets)): redact(item, secrets, depth + 1) for name, item in items}
-    return value
+def redact(value: object, secrets: Iterable[str] = (), own: str | None = None) -> str:
+    """
+    Return a part of an answer as one short line, with nothing in it that must not be passed on.
+
+    :param value: the part; what is no text becomes one first.
+    :param secrets: what is hidden in any letter case, also as a URL writes it.
+    :param own: the id of the order that it is about, which stays, as many digits as it may have.
+    """
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except (RecursionError, ValueError):  # absurdly deep, or a number of thousands of digits
+        return "***"
+    text = _one_line(text[:2000])
+    words = [word for word in map(_one_line, secrets) if len(word) >= _MIN_SECRET]
+    words += [encode(word) for word in words for encode in (partial(quote, safe=""), quote_plus)]
+    for word in sorted(set(words), key=len, reverse=True):
+        text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
+    parts = re.split(f"({re.escape(own)})", text, flags=re.IGNORECASE) if own else [text]
+    # Every other part is the order's own id.
+    parts[::2] = [_PERSONAL.sub("***", part) for part in parts[::2]]
+    # Half a character, or a terminal's escape code, would break the log that it is written to.
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in "".join(parts)[:MAX_TEXT])
+
+
+def _one_line(text: str) -> str:
+    return unicodedata.normalize("NFC", " ".join(text.split()))

@@ -1,20 +1,21 @@
 """
 What an answer means, without I/O: a payload, or the error that says what Airflow should do.
 
-The HTTP status decides, by the table below. The facts come from https://developer.youcan.shop/store-admin
-(``introduction/errors``, ``orders/statuses``).
+The HTTP status decides, by the table below; but a verdict of the 4xx that ends something is believed only from an
+answer in one of YouCan's own shapes. The facts come from https://developer.youcan.shop/store-admin
+(``introduction/errors``, ``introduction/oauth``, ``orders/statuses``).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from enum import Enum
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import quote, quote_plus
 
 from airflow_provider_youcan.checks import is_uuid
 from airflow_provider_youcan.client.endpoints import A_YEAR, Request
@@ -44,6 +45,9 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+_MAX_ITEMS = 20
+"""Of more refused fields, or complaints about one, the rest is left out."""
 
 
 class Answer(NamedTuple):
@@ -83,12 +87,7 @@ def read_response(
     is_success = answer.status_code == 200 or (answer.status_code == 201 and request.method == "POST")
     if is_success and isinstance(payload, dict) and request.is_success(payload):
         return payload
-    # What was asked for may be a customer's name or phone.
-    secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
-    secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
-    secrets += [encode(text, safe="") for text in secrets for encode in (quote, quote_plus)]
-    payload = redact(payload, [text for text in secrets if len(text) >= 4])
-    raise _read_error(request, answer, payload, connection)
+    raise _read_error(request, answer, payload, connection, secret)
 
 
 class _Row(NamedTuple):
@@ -97,20 +96,9 @@ class _Row(NamedTuple):
     what: str = "{said}"
 
 
-_BY_STATUS = {
-    401: _Row(
-        YouCanAuthenticationError,
-        "renew the token in {connection}",
-        "the access token is missing, wrong, revoked or expired: {said}",
-    ),
-    402: _Row(YouCanStoreSuspendedError, "reopen it on YouCan", "the store is closed or suspended: {said}"),
-    403: _Row(
-        YouCanPermissionError, "grant {scope} to the token in {connection}", "the access token lacks {scope}: {said}"
-    ),
-    404: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
-    405: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
+# Whoever says it: a gateway's own word about this request counts as the shop's.
+_BY_ANYBODY = {
     408: _Row(YouCanServerError, "it may work later"),
-    422: _Row(YouCanValidationError, "correct what was sent", "{said}{refused_fields}"),
     429: _Row(YouCanRateLimitError, "it may work {when}", "too many requests: {said}"),
 }
 _BY_CLASS = {
@@ -124,15 +112,30 @@ _BY_CLASS = {
         "check the host of {connection}",
         "{said}, a redirect, which is never followed because that would lose the update",
     ),
-    4: _Row(YouCanPermanentError, "trying again would not help"),
     5: _Row(YouCanServerError, "it may work later"),
 }
-_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is not a valid HTTP status")
+# YouCan's alone.
+_BY_YOUCAN = {
+    401: _Row(
+        YouCanAuthenticationError,
+        "renew the token in {connection}, or grant it {scope}",
+        "the access token is missing, wrong, revoked or expired, or lacks {scope}: {said}",
+    ),
+    402: _Row(YouCanStoreSuspendedError, "reopen it on YouCan", "the store is closed or suspended: {said}"),
+    403: _Row(
+        YouCanPermissionError, "grant {scope} to the token in {connection}", "the access token lacks {scope}: {said}"
+    ),
+    404: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
+    405: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
+    422: _Row(YouCanValidationError, "correct what was sent", "{said}{refused_fields}"),
+}
+_ANY_OTHER = _Row(YouCanPermanentError, "trying again would not help")
 _NO_ORDER = _Row(
     YouCanOrderNotFoundError,
     "check the order id{uuid_hint}, and that {connection} is the right shop's",
     "the shop has no such order: {said}",
 )
+# Of the token endpoint, by its ``error`` (RFC 6749, 5.2).
 _WRONG_CLIENT = _Row(YouCanAuthenticationError, "check the client id and the client secret{in_connection}")
 _WRONG_GRANT = {
     "refresh_token": _Row(
@@ -141,30 +144,68 @@ _WRONG_GRANT = {
     ),
     "authorization_code": _Row(YouCanAuthenticationError, "start again, and approve it again"),
 }
+_BUSY = {"temporarily_unavailable", "server_error", "slow_down"}
+# Nobody's verdict: a gateway, a firewall or a login page.
+_NOT_YOUCANS = _Row(
+    YouCanUnexpectedResponseError,
+    "it may work later; if it doesn't, check the host of {connection}, and what is between",
+    "{said}, but not in the form of YouCan's errors, so it is no word of YouCan's",
+)
+_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is not a valid HTTP status")
 
-# Of these an update may have been applied before they came. A 503 says that the request could not be handled
-# (RFC 9110, 15.6.4): Laravel's maintenance mode and load balancers answer it before anything is applied.
+# Laravel, on which YouCan is built, has errors of its own shape for these.
+_LARAVELS = {401, 403, 405, 422, 429, 503}
+
+# Of these an update may have been applied before they came: a gateway says so, too, if the backend breaks off.
 _MAY_HAVE_BEEN_APPLIED = (YouCanServerError, YouCanUnexpectedResponseError)
-_NOT_APPLIED = 503
 
 
-def _find_row(request: Request, status_code: int, payload: object, detail: str | None) -> _Row:
-    """Return the row of the table; three answers take a look at the body."""
-    if request.form and status_code in (400, 401, 403):
-        return _WRONG_CLIENT if detail == "invalid_client" else _WRONG_GRANT[request.form["grant_type"]]
+def _find_row(request: Request, status_code: int, payload: object) -> _Row:
+    """Return the row of the table."""
+    if status_code // 100 != 4:
+        return _BY_CLASS.get(status_code // 100, _NO_STATUS)
+    if status_code in _BY_ANYBODY:
+        return _BY_ANYBODY[status_code]
+    if request.form:
+        return _find_token_row(request.form["grant_type"], _mapping(payload).get("error"))
+    if not _is_youcans(status_code, payload):
+        return _NOT_YOUCANS
     if status_code == 404 and request.order_id and _says_order_not_found(payload):
         return _NO_ORDER
-    return _BY_STATUS.get(status_code) or _BY_CLASS.get(status_code // 100, _NO_STATUS)
+    return _BY_YOUCAN.get(status_code, _ANY_OTHER)
 
 
-def _read_error(request: Request, answer: Answer, payload: object, connection: str) -> YouCanError:
-    detail = _read_detail(payload)
-    row = _find_row(request, answer.status_code, payload, detail)
+def _find_token_row(grant_type: str, error: object) -> _Row:
+    if error == "invalid_client":
+        return _WRONG_CLIENT
+    if error == "invalid_grant":
+        return _WRONG_GRANT[grant_type]
+    return _NOT_YOUCANS if not _is_text(error) or error in _BUSY else _ANY_OTHER
+
+
+def _is_youcans(status_code: int, payload: object) -> bool:
+    """Return whether an answer has one of the shapes of YouCan's errors."""
+    body = _mapping(payload)
+    if type(body.get("status")) is int and _is_text(body.get("detail")):
+        return True
+    if status_code == 402 and _is_text(body.get("error")):
+        return True
+    return status_code in _LARAVELS and _is_text(body.get("message"))
+
+
+def _read_error(request: Request, answer: Answer, payload: object, connection: str, secret: str) -> YouCanError:
+    # What was asked for may be a customer's name or phone.
+    secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
+    secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
+    hide = partial(redact, secrets=secrets, own=request.order_id)
+    detail = _read_detail(payload, ("error", "detail", "message") if request.form else ("detail", "error", "message"))
+    detail = None if detail is None else hide(detail)
+    row = _find_row(request, answer.status_code, payload)
     attributes: dict[str, Any] = {}
     if row.kind in (YouCanRateLimitError, YouCanServerError):
         attributes["retry_after"] = read_retry_after(answer.headers)
     if row.kind is YouCanValidationError:
-        attributes["fields"] = _read_fields(payload)
+        attributes["fields"] = _read_fields(payload, hide)
     retry_after, fields = attributes.get("retry_after"), attributes.get("fields", {})
     refused = "; ".join(f"{name}: {' '.join(complaints)}" for name, complaints in fields.items())[:MAX_TEXT]
     words = {
@@ -184,7 +225,9 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
         detail=detail,
         **attributes,
     )
-    may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and answer.status_code != _NOT_APPLIED
+    # Laravel in its maintenance mode takes no request.
+    is_maintenance = answer.status_code == 503 and _is_youcans(503, payload) and attributes["retry_after"] is not None
+    may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and not is_maintenance
     error.unconfirmed = request.method == "PUT" and may_have_been_applied
     return error
 
@@ -277,33 +320,39 @@ def _parse_http_date(value: str) -> datetime | None:
 # --- bodies -------------------------------------------------------------------------------------------------
 
 
-def _read_detail(payload: object) -> str | None:
-    """Return YouCan's own reason on one line: ``detail``, ``error`` on a 402, Laravel's ``message``."""
-    for name in ("detail", "error", "message"):
-        text = _mapping(payload).get(name)
-        if isinstance(text, str) and text.strip():
-            return text
-    return None
+def _read_detail(payload: object, names: Iterable[str]) -> str | None:
+    """Return YouCan's own reason on one line: ``detail``, ``error`` on a 402 and of a token, Laravel's ``message``."""
+    return next((text for text in map(_mapping(payload).get, names) if _is_text(text)), None)
 
 
-def _read_fields(payload: object) -> dict[str, list[str]]:
+def _read_fields(payload: object, hide: Callable[[object], str]) -> dict[str, list[str]]:
     fields = _mapping(_mapping(_mapping(payload).get("meta")).get("fields"))
     return {
-        name: [str(complaint) for complaint in (complaints if isinstance(complaints, list) else [complaints])]
-        for name, complaints in fields.items()
+        hide(name): [hide(one) for one in (complaints if isinstance(complaints, list) else [complaints])[:_MAX_ITEMS]]
+        for name, complaints in list(fields.items())[:_MAX_ITEMS]
     }
+
+
+_ORDER_NOT_FOUND = re.compile(
+    r"(no such order|(the |this )?order( #?[\w*-]*[0-9*][\w*-]*)? "
+    r"(was |is |could )?(not (be )?found|does(n't| not) exist|(has been |was )?deleted|no longer exists))[.!]?",
+    re.IGNORECASE,
+)
 
 
 def _says_order_not_found(payload: object) -> bool:
     """
-    Return whether a 404 is about a missing order, rather than a missing route.
+    Return whether a 404 is about a missing order, rather than a missing route, store or service.
 
-    A 404 page of a gateway or of a wrong base URL is no word about the order: taking it for one would let
-    ``skip_not_found`` skip every order of a shop that was never asked.
+    Taking another 404 for one would let ``skip_not_found`` skip every order of a shop that was never asked. YouCan has
+    no key for this: its documented body is ``{"status": 0, "detail": "order not found"}``.
     """
     body = _mapping(payload)
-    about_an_order = re.search(r"\border\b", str(body.get("detail")), re.IGNORECASE) is not None
-    return body.get("status") == 0 or (about_an_order and not re.search(r"\broute\b", str(body.get("detail"))))
+    return body.get("status") in (0, 404) and _ORDER_NOT_FOUND.fullmatch(str(body.get("detail")).strip()) is not None
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
 
 
 def _mapping(value: object) -> Mapping[str, Any]:

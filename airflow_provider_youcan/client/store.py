@@ -13,6 +13,8 @@ from airflow_provider_youcan.checks import check_known_status, check_status_text
 from airflow_provider_youcan.client import endpoints, oauth, resthooks
 from airflow_provider_youcan.client.procedures import Procedure
 from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
+    YouCanError,
     YouCanPermanentError,
     YouCanPermissionError,
     YouCanUnknownStatusError,
@@ -26,13 +28,15 @@ __all__ = [
     "check_statuses",
     "get_store_statuses",
     "list_webhooks",
-    "read_scopes",
-    "read_store_name",
     "read_store_slug",
     "subscribe_webhooks",
     "test_connection",
     "unsubscribe_webhook",
 ]
+
+
+MAY_LACK_SCOPE = (YouCanPermissionError, YouCanAuthenticationError)
+"""A missing scope is documented as a 401 for some endpoints (``resthooks/subscribe``), and as a 403 for none."""
 
 
 def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure[dict[StatusContext, list[str]]]:
@@ -65,11 +69,11 @@ def check_status(
     """
     if check_status_text(status) in context.documented_slugs:
         return
-    refusal: YouCanPermissionError | None = None
+    refusal: YouCanPermissionError | YouCanAuthenticationError | None = None
     if not store_slugs:
         try:
             store_slugs.update(endpoints.read_store_slugs((yield endpoints.get_store_statuses())))
-        except YouCanPermissionError as error:
+        except MAY_LACK_SCOPE as error:
             refusal = error
         if refusal is not None:
             raise _unreadable_list_error(status, context, refusal, youcan_conn_id)
@@ -77,11 +81,14 @@ def check_status(
 
 
 def _unreadable_list_error(
-    status: str, context: StatusContext, error: YouCanPermissionError, youcan_conn_id: str
-) -> YouCanPermissionError:
+    status: str,
+    context: StatusContext,
+    error: YouCanPermissionError | YouCanAuthenticationError,
+    youcan_conn_id: str,
+) -> YouCanPermanentError:
     closest = closest_statuses(status, context.documented_slugs)
     hint = f" (did you mean {join_slugs(closest)}?)" if closest else ""
-    return YouCanPermissionError(
+    return type(error)(
         f"{status!r} is not a documented {context} status{hint}, and whether it is one of the store's own can't be "
         f"read, so nothing was sent: grant the scope 'read-orders-statuses' to the token in the Airflow connection "
         f"{youcan_conn_id!r}, or set allow_custom_label=True.",
@@ -115,7 +122,7 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
     store_slugs: dict[StatusContext, list[str]] = {}
     try:
         store_slugs = endpoints.read_store_slugs((yield endpoints.get_store_statuses()))
-    except YouCanPermissionError as error:
+    except MAY_LACK_SCOPE as error:
         refusal = error
     unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError] = {}
     incomplete = [context for context, slugs in store_slugs.items() if not set(slugs) & set(context.documented_slugs)]
@@ -167,35 +174,13 @@ def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
 # --- testing a connection ---------------------------------------------------------------------------------
 
 
-def read_store_name() -> Procedure[str | None]:
-    """Read the store's name, or ``None`` where the token may not read it."""
-    try:
-        store = yield endpoints.get_store()
-    except YouCanPermissionError:
-        return None
-    return str(store.get("name") or store.get("slug"))
-
-
 def read_store_slug() -> Procedure[str | None]:
     """Read the store's slug, or ``None`` where the token may not read it."""
     try:
         store = yield endpoints.get_store()
-    except YouCanPermissionError:
+    except MAY_LACK_SCOPE:
         return None
     return None if store.get("slug") is None else str(store["slug"])
-
-
-def read_scopes() -> Procedure[dict[str, bool]]:
-    """Find out which scopes a token has, as far as reading shows, and change nothing."""
-    scopes: dict[str, bool] = {}
-    for probe in (endpoints.list_orders(page_size=1, include=()), endpoints.get_store_statuses()):
-        try:
-            yield probe
-        except YouCanPermissionError:
-            scopes[str(probe.scope)] = False
-        else:
-            scopes[str(probe.scope)] = True
-    return scopes
 
 
 def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
@@ -204,13 +189,28 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
 
     :param get_token: returns the token that is in use once the procedure has ended; it may say itself what it may do.
     :return: in one sentence or a few the store, and the scopes that the token has and lacks.
+    :raises YouCanAuthenticationError: if the token may do none of it.
     """
-    name = yield from read_store_name()
-    scopes = yield from read_scopes()
+    payloads: dict[str, dict[str, Any] | None] = {}
+    refusals: list[YouCanError] = []
+    for probe in (
+        endpoints.list_orders(page_size=1, include=()),
+        endpoints.get_store_statuses(),
+        endpoints.get_store(),
+    ):
+        payloads[str(probe.scope)] = None
+        try:
+            payloads[str(probe.scope)] = yield probe
+        except MAY_LACK_SCOPE as error:
+            refusals.append(error)
+    if len(refusals) == len(payloads) and all(isinstance(error, YouCanAuthenticationError) for error in refusals):
+        raise refusals[0]
+    store = payloads["view-store-info"]
+    name = None if store is None else str(store.get("name") or store.get("slug"))
+    scopes = {scope: payload is not None for scope, payload in payloads.items()}
     claims = oauth.read_scopes(get_token())
     if claims is not None:
         scopes["edit-orders"] = bool(claims & {"edit-orders", "*"})
-    scopes["view-store-info"] = name is not None
     granted = ", ".join(repr(scope) for scope, has in scopes.items() if has)
     missing = ", ".join(repr(scope) for scope, has in scopes.items() if not has)
     sentences = [

@@ -50,7 +50,7 @@ class BlockingDriver(ConnectionUser):
         :param procedure: one of :mod:`airflow_provider_youcan.client.procedures`.
         :raises YouCanError: what the procedure raises.
         """
-        attempts = Attempts(self.max_retry_seconds)
+        attempts = Attempts(self.max_retry_seconds, self._credentials.denied)
         answer: dict[str, Any] | Exception | None = None
         while True:
             try:
@@ -108,7 +108,7 @@ class BlockingDriver(ConnectionUser):
                     if isinstance(error, YouCanRateLimitError):
                         record_limit_wait(seconds)
             else:
-                attempts.succeed()
+                attempts.succeed(request)
                 return payload
             self._pause(seconds)
 

@@ -238,7 +238,7 @@ class YouCanHook(BlockingDriver):
         credentials = self._get_credentials(Attempts())
         if credentials.oauth_client is not None:
             # What follows is sent as it is; this renews a token that ran out.
-            self.run(store.read_store_name())
+            self.run(store.test_connection(self._get_token))
             credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
         return evaluate(collect(lambda request: session.send_request(request, credentials), credentials.token))

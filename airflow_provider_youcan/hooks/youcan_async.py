@@ -167,8 +167,9 @@ class YouCanAsyncHook(ConnectionUser):
             that it raises is the answer in place of the shop's (default ``None``).
         :raises YouCanError: what the procedure raises.
         """
-        attempts = Attempts(self.max_retry_seconds, waits_for_limit=self.max_concurrency is not None)
         client, turn = self._acquire_client(), Turn()
+        waits_for_limit = self.max_concurrency is not None
+        attempts = Attempts(self.max_retry_seconds, client.credentials.denied, waits_for_limit=waits_for_limit)
         # Retained for this procedure, which another coroutine's close() must not cut off.
         client.retain()
         answer: dict[str, Any] | Exception | None = None
@@ -259,7 +260,7 @@ class YouCanAsyncHook(ConnectionUser):
                 if seconds:
                     self._warning("%s %s", error, attempts.describe(seconds))
             else:
-                attempts.succeed()
+                attempts.succeed(request)
                 return payload
             if seconds:
                 await self._pause(seconds)

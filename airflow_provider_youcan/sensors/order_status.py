@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +19,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, was_passed
-from airflow_provider_youcan.exceptions import YouCanTaskStoppedError, YouCanTransientError, from_dict
+from airflow_provider_youcan.exceptions import YouCanError, YouCanTaskStoppedError, YouCanTransientError, from_dict
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.interruption import Interruption
@@ -140,7 +141,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
                 status = hook.get_order_statuses(wait.order_id)[wait.context]
             except YouCanTaskStoppedError:
                 raise
-            except YouCanTransientError as error:
+            except YouCanError as error:
                 wait.record_error(error, time.time())
                 return False
         return wait.record_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
@@ -149,7 +150,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """End the wait; Airflow calls this when the task is to end."""
         self._interruption.stop()
 
-    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:  # noqa: ARG002
+    def execute_complete(self, context: Context, event: Any = None) -> Any:  # noqa: ARG002
         """
         End the wait as the trigger's event says; Airflow calls this.
 
@@ -158,12 +159,21 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """
         return self._apply_soft_fail(lambda: self._complete(event))
 
-    def _complete(self, event: dict[str, Any]) -> dict[str, Any]:
-        if event["outcome"] == "timeout":
-            raise AirflowSensorTimeout(event["message"])
-        if event["outcome"] == "failed":
-            raise from_dict(event)
-        return self._result(event["status"])
+    def _complete(self, event: object) -> dict[str, Any]:
+        found = event if isinstance(event, Mapping) else {}
+        outcome, message, status = found.get("outcome"), found.get("message"), found.get("status")
+        if outcome == "reached" and status in self._wait.target_status:
+            return self._result(status)
+        if outcome == "timeout" and isinstance(message, str):
+            raise AirflowSensorTimeout(message)
+        if outcome == "failed":
+            with suppress(ValueError):
+                raise from_dict(found)
+        raise YouCanTransientError(
+            f"The triggerer ended the wait for order {self.order_id} with an event that this version does not know, so "
+            f"whether its {self.context} status was reached is unknown: run the same version of this provider on the "
+            "triggerer as on the workers, and try again."
+        )
 
     @cached_property
     def _wait(self) -> OrderStatusWait:

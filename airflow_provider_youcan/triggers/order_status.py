@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanTransientError, to_dict
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, to_dict
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.timeouts import timeout
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait, poll_interval
@@ -126,7 +126,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                 if time.time() >= wait.resume_at:
                     try:
                         status = await self._look(hook)
-                    except YouCanTransientError as error:
+                    except YouCanError as error:
                         wait.record_error(error, time.time())
                         # A shop in trouble is given a rest, however long its answer took.
                         due = max(due, time.time() - rng.uniform(0, self.poke_interval / 2))

@@ -16,9 +16,11 @@ from typing import Any
 from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
+    YouCanError,
     YouCanInvalidInputError,
     YouCanPermanentError,
     YouCanTransientError,
+    ends_wait,
 )
 from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.orders import StatusContext
@@ -105,22 +107,22 @@ class OrderStatusWait:
             )
         return status is not None and status in self.target_status
 
-    def record_error(self, error: YouCanTransientError, now: float) -> None:
+    def record_error(self, error: YouCanError, now: float) -> None:
         """
         Record an error that may pass: "not yet".
 
         :param error: what came instead of the status.
         :param now: the time, in seconds since 1970.
-        :raises YouCanConnectionNotFoundError: the error itself, where the Airflow connection was never found: it may
-            not be there at all, so Airflow's ``retries`` decide.
+        :raises YouCanError: the error itself, if it ends the wait, or if the Airflow connection was never found: it
+            may not be there at all, so Airflow's ``retries`` decide.
         """
-        if isinstance(error, YouCanConnectionNotFoundError) and not self.is_connected:
+        if ends_wait(error) or (isinstance(error, YouCanConnectionNotFoundError) and not self.is_connected):
             raise error
         self.is_connected = self.is_connected or error.method is not None
         self._log.warning("%s Still waiting.", error)
         self._failing_since = self._failing_since or now
         self._last_error = str(error)
-        if error.retry_after is not None:
+        if isinstance(error, YouCanTransientError) and error.retry_after is not None:
             self.resume_at = max(self.resume_at, now + error.retry_after)
 
     def describe_timeout(self, timeout: float, *, ended_early: bool = False) -> str:
