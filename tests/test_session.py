@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import itertools
 import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,10 @@ from airflow.providers.common.compat.sdk import redact
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanError,
+    YouCanOrderNotFoundError,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
+from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 from tests.conftest import Connect, EitherHook, Sandbox
 
 TOKEN = "sandbox-access-token"
@@ -116,6 +120,62 @@ def test_a_late_answer_is_never_taken_for_the_next_requests(connect: Connect, an
             hook.update_order_status(order_id, "paid", "payment")
 
 
+@pytest.mark.parametrize("pause", [0, 0.05])
+def test_an_answer_that_nobody_asked_for_is_never_taken_for_the_next_requests(
+    hook_class: type[EitherHook], connect: Connect, answering: Any, pause: float
+) -> None:
+    taken = http("200 OK", b'{"status": 200, "detail": "Status is successfully updated", "meta": []}')
+    gone = http("404 Not Found", b'{"status": 0, "detail": "order not found", "meta": []}')
+    has_sent = threading.Event()
+
+    def answer(number: int) -> Iterator[bytes | float]:
+        yield gone if number else taken
+        if not number:
+            yield pause
+            yield taken
+        has_sent.set()
+
+    connect(host=answering(answer), max_attempts=1)
+
+    def update(hook: YouCanHook) -> None:
+        hook.update_order_status("taken", "paid", "payment")
+        assert has_sent.wait(10)
+        with pytest.raises(YouCanOrderNotFoundError):
+            hook.update_order_status("gone", "paid", "payment")
+
+    async def update_in_a_loop() -> None:
+        async with YouCanAsyncHook("other") as hook:
+            await hook.update_order_status("taken", "paid", "payment")
+            # The loop reads nothing meanwhile: what comes waits in the socket.
+            assert has_sent.wait(10)
+            with pytest.raises(YouCanOrderNotFoundError):
+                await hook.update_order_status("gone", "paid", "payment")
+
+    if hook_class is YouCanHook:
+        with YouCanHook("other") as hook:
+            update(hook)
+    else:
+        asyncio.run(update_in_a_loop())
+
+
+def test_a_hook_that_was_used_before_a_fork_has_a_connection_of_its_own(hook: YouCanHook, sandbox: Sandbox) -> None:
+    order_id, other_id, *_ = sandbox.shop.order_ids()
+    hook.get_order(order_id)
+    before = hook._session
+
+    def read() -> None:
+        assert hook.get_order(other_id)["id"] == other_id
+        assert hook._session is not before
+
+    child = get_context("fork").Process(target=read)
+    child.start()
+    child.join(60)
+
+    assert child.exitcode == 0
+    assert hook.get_order(order_id)["id"] == order_id
+    assert hook._session is before
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -138,11 +198,43 @@ def test_no_answer_ends_in_anything_but_a_youcan_error(connect_either: Connect, 
         connect_either(host=answering(answer_once), max_attempts=1, timeout=2).get_order("abc")
 
 
-def test_a_body_that_drips_in_is_given_up(connect_either: Connect, answering: Any) -> None:
-    drip: list[bytes | float] = [b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", *([b" " * 1, 0.05] * 100)]
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n"
+ORDER = b'{"id": "abc"}'
+CHUNKED_ORDER = b"%x\r\n%b\r\n0\r\n" % (len(ORDER), ORDER)
+GZIP_WITH_NAME = b"\x1f\x8b\x08\x08" + bytes(6)
+DRIPS = {
+    "body": (b"HTTP/1.1 200 OK\r\nContent-Length: 53\r\n\r\n" + ORDER, b" ", b""),
+    "status line": (b"HTTP/1.1 200 ", b"O", b"\r\nContent-Length: 13\r\n\r\n" + ORDER),
+    "header": (b"HTTP/1.1 200 OK\r\nX-Filler: ", b"x", b"\r\nContent-Length: 13\r\n\r\n" + ORDER),
+    "headers": (b"HTTP/1.1 200 OK\r\n", b"X-Filler: x\r\n", b"Content-Length: 13\r\n\r\n" + ORDER),
+    "continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n" + ORDER),
+    "chunks": (CHUNKED + b"\r\n", b"1\r\n \r\n", CHUNKED_ORDER + b"\r\n"),
+    "chunk extension": (CHUNKED + b"\r\nd;x=", b"x", b"\r\n" + ORDER + b"\r\n0\r\n\r\n"),
+    "trailers": (CHUNKED + b"\r\n" + CHUNKED_ORDER, b"X-Filler: x\r\n", b"\r\n"),
+    "name of a gzip file": (
+        CHUNKED + b"Content-Encoding: gzip\r\n\r\na\r\n" + GZIP_WITH_NAME + b"\r\n",
+        b"1\r\nx\r\n",
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(gzip.compress(ORDER)) - 9, b"\0" + gzip.compress(ORDER)[10:]),
+    ),
+}
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_an_answer_that_drips_in_is_given_up(connect_either: Connect, answering: Any, drip: str) -> None:
+    """Given an answer that would come to a good end, a little at a time, then it has twice the timeout in all."""
+    start, drop, end = DRIPS[drip]
+    hook = connect_either(host=answering(lambda _: [start, *([drop, 0.05] * 40), end]), max_attempts=1, timeout=0.3)
 
     with pytest.raises(YouCanConnectionError, match=r"no whole answer within 0\.3 s"):
-        connect_either(host=answering(lambda _: drip), max_attempts=1, timeout=0.3).get_order("abc")
+        hook.get_order("abc")
+
+
+@pytest.mark.parametrize("drip", DRIPS)
+def test_an_answer_that_takes_its_time_is_read(connect_either: Connect, answering: Any, drip: str) -> None:
+    start, drop, end = DRIPS[drip]
+    hook = connect_either(host=answering(lambda _: [start, *([drop, 0.001] * 40), end]), max_attempts=1, timeout=20)
+
+    assert hook.get_order("abc") == {"id": "abc"}
 
 
 def test_a_compressed_body_may_come_in_pieces(connect: Connect, answering: Any) -> None:

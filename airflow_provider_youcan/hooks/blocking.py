@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -42,6 +43,7 @@ class BlockingDriver(ConnectionUser):
         super().__init__(youcan_conn_id, max_retry_seconds=max_retry_seconds)
         self._credentials = CredentialsCache()
         self._session: Session | None = None
+        self._session_pid = 0
 
     def run(self, procedure: Procedure[_Result]) -> _Result:
         """
@@ -119,7 +121,12 @@ class BlockingDriver(ConnectionUser):
             time.sleep(min(left, _LONGEST_SLEEP))
 
     def _get_session(self, credentials: Credentials) -> Session:
+        if self._session is not None and self._session_pid != os.getpid():
+            # This process was forked: on the same connection each would read the other's answers. It is the other's
+            # to close.
+            self._session = None
         if self._session is None:
+            self._session_pid = os.getpid()
             self.log.debug("The connection %r leads to %s", self.youcan_conn_id, credentials.base_url)
             self._session = Session(credentials)
         return self._session

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import http.client
+import io
 import logging
 import re
+import socket
 import ssl
+import threading
 import time
 from collections.abc import Iterator
 from http.cookiejar import DefaultCookiePolicy
@@ -40,6 +44,7 @@ class Session(requests.Session):
             logging.getLogger(name).addFilter(_hide_query)
         self.headers.update({"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"})
         self.mount("https://", _Adapter())
+        self.mount("http://", _Adapter())
         self.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self.use(credentials)
 
@@ -67,6 +72,8 @@ class Session(requests.Session):
         raise failure
 
     def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
+        # From the connect to the last byte; what requests calls a timeout is for each look at the socket.
+        _deadline.at = time.monotonic() + 2 * credentials.timeout
         with self.request(
             request.method,
             credentials.base_url + request.path,
@@ -78,7 +85,7 @@ class Session(requests.Session):
             # Given with each request, because a CA bundle named in the environment would override the session's.
             verify=credentials.verify if isinstance(credentials.verify, str) else None,
         ) as response:
-            return Answer(response.status_code, response.headers, _read_body(response, credentials.timeout))
+            return Answer(response.status_code, response.headers, _read_body(response))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
         """Return nothing, so that no redirect is followed."""
@@ -88,8 +95,53 @@ class Session(requests.Session):
 _JSON = {"Content-Type": "application/json"}
 
 
+_deadline = threading.local()
+"""``at`` is when the request of this thread has to be over, in seconds of the monotonic clock."""
+
+
+class _Stream(io.RawIOBase):
+    """What comes from a socket, until the deadline: a server may send a little at a time, and never come to an end."""
+
+    def __init__(self, stream: io.RawIOBase, sock: socket.socket) -> None:
+        self._stream, self._sock, self._timeout = stream, sock, sock.gettimeout()
+        self._deadline = _deadline.at
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int | None:  # type: ignore[override]
+        seconds = self._deadline - time.monotonic()
+        if seconds <= 0:
+            raise TimeoutError
+        self._sock.settimeout(min(seconds, self._timeout or seconds))
+        try:
+            return self._stream.readinto(buffer)
+        finally:
+            self._sock.settimeout(self._timeout)
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: socket.socket, *arguments: Any, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_Stream(self.fp.detach(), sock))
+
+
+class _HTTPConnection(urllib3.connection.HTTPConnection):
+    response_class = _Response
+
+
+class _HTTPConnectionPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _HTTPConnection
+
+
 class _Connection(urllib3.connection.HTTPSConnection):
     """Marks an error of its TLS handshake: nothing was sent before it, as is not so with one that comes later."""
+
+    response_class = _Response
 
     def connect(self) -> None:
         try:
@@ -103,15 +155,25 @@ class _ConnectionPool(urllib3.HTTPSConnectionPool):
     ConnectionCls = _Connection
 
 
+_POOLS = {"http": _HTTPConnectionPool, "https": _ConnectionPool}
+
+
+def _bound(pool: type[urllib3.HTTPConnectionPool]) -> type[urllib3.HTTPConnectionPool]:
+    """Return a kind of pool whose answers end at the deadline, such as that of urllib3 for a SOCKS proxy."""
+    connection = type("_SocksConnection", (pool.ConnectionCls,), {"response_class": _Response})
+    return type("_SocksConnectionPool", (pool,), {"ConnectionCls": connection})
+
+
 class _Adapter(requests.adapters.HTTPAdapter):
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
         super().init_poolmanager(*arguments, **options)
-        self.poolmanager.pool_classes_by_scheme = {**self.poolmanager.pool_classes_by_scheme, "https": _ConnectionPool}
+        self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *arguments: Any, **options: Any) -> Any:
         manager = super().proxy_manager_for(*arguments, **options)
-        if not manager.pool_classes_by_scheme["https"].__module__.endswith("socks"):
-            manager.pool_classes_by_scheme = {**manager.pool_classes_by_scheme, "https": _ConnectionPool}
+        pools = manager.pool_classes_by_scheme
+        is_socks = pools["https"] not in (urllib3.HTTPSConnectionPool, _ConnectionPool)
+        manager.pool_classes_by_scheme = {name: _bound(pool) for name, pool in pools.items()} if is_socks else _POOLS
         return manager
 
 
@@ -136,17 +198,14 @@ def _hide_query(record: logging.LogRecord) -> bool:
     return True
 
 
-def _read_body(response: requests.Response, timeout: float) -> bytes:
-    """Read the body, or nothing of one that is too large to be YouCan's, in the given seconds."""
-    deadline = time.monotonic() + timeout
+def _read_body(response: requests.Response) -> bytes:
+    """Read the body, or nothing of one that is too large to be YouCan's."""
     body = bytearray()
     # read1 returns what has come; read waits until the chunk is full.
     while chunk := response.raw.read1(65_536, decode_content=True):
         body += chunk
         if len(body) > endpoints.MAX_BODY_BYTES:
             return b""
-        if time.monotonic() > deadline:
-            raise requests.ReadTimeout
     return bytes(body)
 
 

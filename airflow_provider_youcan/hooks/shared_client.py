@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import select
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from copy import copy
 from functools import lru_cache
+from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import aiohttp
 from yarl import URL
@@ -19,6 +22,10 @@ from airflow_provider_youcan.client.responses import Answer, TransportFailure, c
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 from airflow_provider_youcan.hooks.proxies import Route
+
+if TYPE_CHECKING:
+    from aiohttp.connector import Connection
+    from aiohttp.tracing import Trace
 
 __all__ = ["MAX_CONNECTIONS", "SharedClient"]
 
@@ -146,7 +153,7 @@ class SharedClient:
 
     def _open_session(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_connections),
+            connector=_Connector(limit=self._max_connections),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"},
             # aiohttp would take a login from ~/.netrc, too; proxies are read as requests reads them.
@@ -156,6 +163,36 @@ class SharedClient:
         # to forbid that. When to send again is decided, and logged, in one place.
         self._session._retry_connection = False
         return self._session
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Drops a connection on which something came that nobody asked for: it would be taken for the next answer."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit=limit)
+        self._used: WeakSet[object] = WeakSet()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> Connection:
+        while True:
+            connection = await super().connect(req, traces, timeout)
+            protocol = connection.protocol
+            # On one that is new, the rest of a TLS handshake may be on its way.
+            is_new = protocol not in self._used
+            if protocol is None or is_new or not (protocol.should_close or _has_unread_data(connection)):
+                self._used.add(protocol)
+                return connection
+            connection.close()
+
+
+def _has_unread_data(connection: Connection) -> bool:
+    """Return whether something has come that the event loop has not read yet, or the other side has hung up."""
+    if connection.transport is None or (sock := connection.transport.get_extra_info("socket")) is None:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 async def _read_body(response: aiohttp.ClientResponse) -> bytes:
