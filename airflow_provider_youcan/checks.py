@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any, TypeGuard
+from unicodedata import category
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import StatusContext, is_text
@@ -45,6 +46,12 @@ NOT_PASSED: Any = type("NotPassed", (), {"__repr__": lambda _: "None", "__bool__
 
 
 # --- orders and statuses ----------------------------------------------------------------------------------
+
+_MAX_STATUS = 255
+"""Laravel's usual length of a text column; that YouCan's has it is assumed."""
+
+_CONTROL = ("Cc", "Zl", "Zp")
+_NULLS = ("", "None", "null", "NULL", "nan", "NaN", "NaT", "<NA>", "undefined")
 
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _YOUCANS_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -92,18 +99,26 @@ def is_uuid(text: str) -> bool:
 
 def check_status_text(status: object, show: Callable[[object], str] | None = None) -> str:
     """
-    Return ``status`` if it can be sent as a status.
+    Return ``status`` if it can be sent as a status: the one check for every path that sets one.
 
-    :param status: a string in any script that is more than white space.
+    :param status: a text of up to 255 characters in any script, which is more than white space, has no control
+        character, and is not the text of a list, a mapping or a null.
     :param show: how it is shown in an error (default :func:`shorten`).
     :raises YouCanInvalidInputError: for anything else, and for what an empty XCom renders to.
     """
-    if isinstance(status, str) and not _is_empty(status) and is_text(status):
+    if _is_status(status):
         return status
     raise YouCanInvalidInputError(
         f"The status is {(show or shorten)(status)}, which is not a status",
         advice="give a slug such as 'paid', or check the upstream task that it comes from.",
     )
+
+
+def _is_status(value: object) -> TypeGuard[str]:
+    if not isinstance(value, str) or len(value) > _MAX_STATUS or _is_empty(value) or not is_text(value):
+        return False
+    has_control_character = any(category(character) in _CONTROL for character in value)
+    return not has_control_character and not _is_text_of_a_list(value)
 
 
 def check_known_status(
@@ -214,7 +229,7 @@ def _slugs_error(name: str, slugs: object, what: str) -> YouCanInvalidInputError
     return YouCanInvalidInputError(
         f"{name} is {shorten(slugs)}, {what}; nothing was sent: give a slug such as 'pending', or a list of slugs. A "
         "list passes a template unchanged with render_template_as_native_obj=True on the DAG, or as the output of an "
-        "upstream task."
+        "upstream task. To have none, leave the argument out, also of partial()."
     )
 
 
@@ -311,5 +326,5 @@ def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool =
 
 
 def _is_empty(value: object) -> bool:
-    # "None" is what a template makes of an XCom that isn't there.
-    return value is None or (isinstance(value, str) and value.strip() in ("", "None"))
+    # "None" is what a template makes of an XCom that isn't there; the others are what tables and JSON make of nothing.
+    return value is None or (isinstance(value, str) and value.strip() in _NULLS)

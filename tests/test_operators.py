@@ -234,13 +234,38 @@ def test_a_bad_order_id_fails_before_a_request(sandbox: Sandbox, order_id: Any) 
     assert sandbox.shop.requests() == []
 
 
+@pytest.mark.parametrize("order_id", ["nan", "NaN", "null", "<NA>", "undefined"])
+def test_what_a_table_makes_of_nothing_is_no_order_that_the_shop_lacks(sandbox: Sandbox, order_id: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match="The order id is empty"):
+        update("payment", order_id, "paid", skip_not_found=True)
+
+
 def test_an_empty_xcom_says_where_to_look(sandbox: Sandbox) -> None:
     with pytest.raises(YouCanInvalidInputError, match="order id is empty .*check where it comes from"):
         update("payment", None, "paid")
 
 
-@pytest.mark.parametrize("status", ["", " ", None, "None", 5])
-def test_an_empty_status_fails_before_a_request(sandbox: Sandbox, order_id: str, status: Any) -> None:
+@pytest.mark.parametrize(
+    "status",
+    [
+        "",
+        " ",
+        None,
+        "None",
+        "null",
+        "NaN",
+        5,
+        "['my-label']",
+        '["paid", "unpaid"]',
+        '{"status": "paid"}',
+        "x" * 256,
+        "paid\x00",
+        "\x1b[2Jpaid",
+        "paid\nunpaid",
+        "paid\u2028",
+    ],
+)
+def test_what_is_no_label_fails_before_a_request(sandbox: Sandbox, order_id: str, status: Any) -> None:
     with pytest.raises(YouCanInvalidInputError, match="nothing was sent"):
         update("payment", order_id, status, allow_custom_label=True)
 

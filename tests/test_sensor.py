@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSki
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanConnectionNotFoundError,
+    YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
@@ -255,6 +256,17 @@ def test_a_connection_that_was_never_found_is_left_to_retries(mode: str) -> None
         wait_in(mode, order_id=ORDER_ID, target_status="fulfilled", youcan_conn_id="nowhere")
 
 
+@pytest.mark.parametrize("mode", MODES)
+def test_a_connection_that_was_never_found_skips_under_never_fail_and_fails_under_silent_fail(mode: str) -> None:
+    def wait(**options: bool) -> Any:
+        return wait_in(mode, order_id=ORDER_ID, target_status="fulfilled", youcan_conn_id="nowhere", **options)
+
+    with pytest.raises(AirflowSkipException, match="no Airflow connection 'nowhere'"):
+        wait(never_fail=True)
+    with pytest.raises(YouCanError, match="no Airflow connection 'nowhere'"):
+        wait(silent_fail=True)
+
+
 @MISSING_OR_OUT_OF_REACH
 def test_a_connection_that_was_found_before_is_waited_for(
     sandbox: Sandbox, order_id: str, later: Any, monkeypatch: pytest.MonkeyPatch
@@ -297,6 +309,44 @@ def test_a_sensor_that_ends_early_says_so(sandbox: Sandbox, order_id: str) -> No
         make_sensor("reschedule", order_id=order_id, target_status="fulfilled", timeout=3600).execute(
             {"ti": TaskInstance()}  # type: ignore[typeddict-item]
         )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_page_of_a_gateway_ends_a_wait(sandbox: Sandbox, order_id: str, later: Any, mode: str) -> None:
+    # Given a shop behind a gateway that answers each look with another page of its own,
+    pages = [302, 400, 401, 402, 403, 404, 405, 409, 423, 425, 451, 499, 502, 503]
+    for status in pages:
+        sandbox.misbehave("status", status=status, body="<html>gateway</html>", times=1)
+    later(lambda: sandbox.shop.set_status(order_id, "shipping", "fulfilled"), reads=len(pages))
+
+    # then the wait goes on, and comes to its end.
+    assert wait_in(mode, order_id=order_id, target_status="fulfilled")["status"] == "fulfilled"
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        None,
+        "reached",
+        {},
+        {"status": "fulfilled"},
+        {"outcome": "success", "status": "fulfilled"},
+        {"outcome": "reached"},
+        {"outcome": "reached", "status": None},
+        {"outcome": "reached", "status": "canceled"},
+        {"outcome": "timeout"},
+        {"outcome": "failed"},
+        {"outcome": "failed", "error": "YouCanNewError", "message": "no", "attributes": {}},
+        {"outcome": "failed", "error": "Mapping", "message": "no", "attributes": {}},
+        {"outcome": "failed", "error": "to_dict", "message": "no", "attributes": {}},
+        {"outcome": "failed", "error": "YouCanError", "message": None, "attributes": {}},
+    ],
+)
+def test_an_event_that_is_not_known_is_no_success(event: Any) -> None:
+    sensor = make_sensor("poke", order_id=ORDER_ID, target_status="fulfilled")
+
+    with pytest.raises(YouCanTransientError, match="an event that this version does not know"):
+        sensor.execute_complete({}, event)  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -131,6 +131,21 @@ def test_a_host_that_was_mended_in_the_connection_is_taken_up(
     run(call)
 
 
+def test_a_wait_takes_up_a_connection_that_is_edited_though_the_old_shop_answers(
+    sandbox: Sandbox, order_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(credentials, "_TTL", -1.0)
+
+    async def call(hook: YouCanAsyncHook) -> None:
+        await hook.get_order(order_id)
+        with Sandbox() as other:
+            monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", other.connection())
+            await hook.get_order(other.shop.order_ids()[0])
+            assert other.shop.requests()
+
+    run(call)
+
+
 def test_a_request_under_way_outlives_the_close_of_its_hook(sandbox: Sandbox, order_id: str) -> None:
     sandbox.misbehave("latency", seconds=0.2)
 

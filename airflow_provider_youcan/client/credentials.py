@@ -13,7 +13,7 @@ from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
 __all__ = ["Credentials", "CredentialsCache", "OAuthClient"]
 
 _TTL = 60.0
-"""Seconds after which credentials are looked up again, if the shop could not be reached."""
+"""Seconds after which a wait, or whoever could not reach the shop, looks credentials up again."""
 
 _COOLDOWN = 10.0
 """Seconds for which known credentials are used after a look-up that failed."""

@@ -170,6 +170,9 @@ class YouCanAsyncHook(ConnectionUser):
         client, turn = self._acquire_client(), Turn()
         waits_for_limit = self.max_concurrency is not None
         attempts = Attempts(self.max_retry_seconds, client.credentials.denied, waits_for_limit=waits_for_limit)
+        if not waits_for_limit:
+            # A wait may last for weeks, and its connection be edited meanwhile; a task stays with its shop.
+            client.credentials.expire()
         # Retained for this procedure, which another coroutine's close() must not cut off.
         client.retain()
         answer: dict[str, Any] | Exception | None = None

@@ -19,7 +19,13 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, was_passed
-from airflow_provider_youcan.exceptions import YouCanError, YouCanTaskStoppedError, YouCanTransientError, from_dict
+from airflow_provider_youcan.exceptions import (
+    YouCanConnectionNotFoundError,
+    YouCanError,
+    YouCanTaskStoppedError,
+    YouCanTransientError,
+    from_dict,
+)
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.interruption import Interruption
@@ -92,6 +98,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         self.deferrable = check_flag("deferrable", deferrable)
         self._interruption = Interruption()
         self._is_checked = False
+        self._connection_error: YouCanError | None = None
         self._ended_early = False
 
     def execute(self, context: Context) -> Any:
@@ -142,7 +149,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
             except YouCanTaskStoppedError:
                 raise
             except YouCanError as error:
-                wait.record_error(error, time.time())
+                self._record_error(wait, error)
                 return False
         return wait.record_status(status) and PokeReturnValue(is_done=True, xcom_value=self._result(status))
 
@@ -181,6 +188,13 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         failure_status = check_slugs("failure_status", self.failure_status) if self._has_failure_status else ()
         target_status = check_slugs("target_status", self.target_status)
         return OrderStatusWait(self.order_id, self.context, target_status, failure_status, logger=self.log)
+
+    def _record_error(self, wait: OrderStatusWait, error: YouCanError) -> None:
+        try:
+            wait.record_error(error, time.time())
+        except YouCanConnectionNotFoundError:
+            self._connection_error = error
+            raise
 
     def _was_rescheduled(self, context: Context) -> bool:
         """Return whether another process has looked before, and so found the Airflow connection."""
@@ -231,8 +245,11 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """Do as Airflow's own loop does with an error of a look, for the mode that has no such loop."""
         try:
             return look()
-        except (AirflowFailException, AirflowSensorTimeout) as error:
-            if self.soft_fail or self.never_fail:
+        except YouCanTaskStoppedError:
+            raise
+        except (YouCanError, AirflowSensorTimeout) as error:
+            is_final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
+            if self.never_fail or (self.soft_fail and is_final):
                 # Told here, because Airflow puts a text of its own in the place of the skip's reason.
                 self.log.warning("%s", error)
                 option = "soft_fail" if self.soft_fail else "never_fail"
@@ -244,6 +261,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     ) -> float:
         # Out here, because Airflow swallows an error of a look under silent_fail.
         self._interruption.check()
+        if self._connection_error is not None:
+            raise self._connection_error
         interval: float = super()._get_next_poke_interval(started_at, run_duration, poke_count)
         left_alone = self._wait.resume_at - time.time()
         if left_alone <= interval:
