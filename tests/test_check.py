@@ -57,6 +57,7 @@ def _is_for(request: Request, purpose: str) -> bool:
         "search": "q" in request.params,
         "order": request.order_id is not None,
         "route": request.path == "/no-such-route",
+        "webhooks": request.path.startswith("/resthooks"),
     }
     return kinds[purpose]
 
@@ -148,6 +149,9 @@ BELIED: dict[str, dict[str, Any]] = {
     "An unknown route is not taken for an unknown order": {
         "alter": ("route", lambda _: {"status": 0, "detail": "order not found"})
     },
+    "Webhooks are listed at the documented route, or the app template's": {
+        "alter": ("webhooks", lambda _: {"data": "none"})
+    },
     "A rate limit shows in X-RateLimit-*, or not at all": {
         "alter": ("store", lambda store: store),
         "headers": {"X-RateLimit-Limit": "sixty"},
@@ -160,7 +164,7 @@ def test_in_the_sandbox_all_of_it_holds_and_nothing_is_sent_but_reads(sandbox: S
 
     assert [one.name for one in found if not one.holds] == []
     assert {one.name for one in found} == set(BELIED)
-    assert len(sandbox.shop.requests()) == 10
+    assert len(sandbox.shop.requests()) == 11
     assert {request["method"] for request in sandbox.shop.requests()} == {"GET"}
 
 
@@ -172,6 +176,18 @@ def test_an_assumption_that_does_not_hold_is_found_out(sandbox: Sandbox, name: s
     assert found[name].holds is False
     assert "+212600000000" not in str(found)
     assert "Fatima" not in str(found)
+
+
+def test_which_routes_of_webhooks_a_shop_has_is_told(sandbox: Sandbox) -> None:
+    name = "Webhooks are listed at the documented route, or the app template's"
+
+    assert check()[name].seen == "at /resthooks/list, the documented one"
+    sandbox.misbehave("status", status=403, route="GET /resthooks*")
+    assert check()[name].seen == "not shown: refused with 403, and webhooks take an app"
+    sandbox.misbehaviours.clear()
+    sandbox.misbehave("template-resthooks")
+    found = check()[name]
+    assert (found.holds, found.seen) == (True, "at /resthooks, the app template's")
 
 
 def test_a_shop_without_orders_shows_less(sandbox: Sandbox) -> None:

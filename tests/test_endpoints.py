@@ -121,10 +121,17 @@ def test_the_documented_answers_are_successes(request_: endpoints.Request, paylo
     ("request_", "status_code", "body", "payload"),
     [
         (resthooks.subscribe_webhook("order.paid", "https://x.example"), 201, b'{"id": "7"}', {"id": "7"}),
-        (resthooks.unsubscribe_webhook("7"), 204, b"", {}),
-        (resthooks.unsubscribe_webhook("7"), 200, b"", {}),
-        (resthooks.unsubscribe_webhook("7"), 202, b"\n", {}),
+        (resthooks.unsubscribe_webhook("7", is_template=True), 204, b"", {}),
+        (resthooks.unsubscribe_webhook("7", is_template=True), 200, b"", {}),
+        (resthooks.unsubscribe_webhook("7", is_template=True), 202, b"\n", {}),
         (resthooks.unsubscribe_webhook("7"), 200, b'{"id": "7"}', {"id": "7"}),
+        (
+            resthooks.unsubscribe_webhook("7"),
+            200,
+            b'{"message": "m", "type": "success"}',
+            {"message": "m", "type": "success"},
+        ),
+        (resthooks.list_webhooks(), 200, b"[]", {"data": []}),
     ],
 )
 def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
@@ -146,6 +153,11 @@ def test_a_200_that_is_not_youcans_is_no_success(request_: endpoints.Request, bo
 @pytest.mark.parametrize(
     ("request_", "payload"),
     [
+        (resthooks.list_webhooks(), {"status": 0, "data": []}),
+        (resthooks.list_webhooks(), {"data": [{"event": "order.paid"}]}),
+        (resthooks.unsubscribe_webhook("7"), {"status": 0, "detail": "no"}),
+        (resthooks.unsubscribe_webhook("7"), {"message": "no", "type": "error"}),
+        (resthooks.subscribe_webhook("order.paid", "https://x.example"), {"status": 0, "id": "7"}),
         (UPDATE, {"status": 0, "detail": "order not found", "meta": []}),
         (UPDATE, {"status": 401, "detail": "Unauthenticated"}),
         (UPDATE, {"status": "success"}),

@@ -28,6 +28,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from airflow_provider_youcan.__main__ import main
+from airflow_provider_youcan.client.store import list_webhooks
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.sandbox import Sandbox
 from airflow_provider_youcan.webhooks.deliveries import (
@@ -519,7 +520,12 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
         yield sandbox
 
 
-def test_subscriptions_are_made_listed_and_ended(app: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("is_template", [False, True], ids=["documented routes", "the template's routes"])
+def test_subscriptions_are_made_listed_and_ended(
+    app: Sandbox, capsys: pytest.CaptureFixture[str], *, is_template: bool
+) -> None:
+    if is_template:
+        app.misbehave("template-resthooks")
     url = "https://hooks.example.com/youcan"
     for _ in range(2):  # the same twice is one
         assert main(["webhooks", "subscribe", "--url", url, "--event", "order.paid", "order.updated"]) == 0
@@ -529,11 +535,56 @@ def test_subscriptions_are_made_listed_and_ended(app: Sandbox, capsys: pytest.Ca
     assert [line.split()[1:] for line in lines] == [["order.paid", url], ["order.updated", url]]
 
     assert main(["webhooks", "unsubscribe", "--id", lines[0].split()[0]]) == 0
-    assert main(["webhooks", "unsubscribe", "--url", url]) == 0
+    assert main(["webhooks", "unsubscribe", "--url", f"{url}/"]) == 0
     assert main(["webhooks", "unsubscribe", "--url", url]) == 0
     assert main(["webhooks", "unsubscribe", "--id", lines[0].split()[0]]) == 0
     assert "was not there" in capsys.readouterr().out
     assert app.shop.subscriptions() == []
+
+
+@pytest.mark.parametrize("body", ["<html>", '{"message": "Not Found"}', '{"status": 404, "detail": "No such route"}'])
+@pytest.mark.usefixtures("no_waiting")
+def test_a_404_that_is_about_no_subscription_ends_none(app: Sandbox, capsys: Any, body: str) -> None:
+    app.misbehave("status", route="* /resthooks/*", status=404, body=body)
+
+    assert main(["webhooks", "unsubscribe", "--id", "abc"]) == 1
+    assert "was not there" not in capsys.readouterr().out
+
+
+def test_a_200_that_says_no_is_no_success(app: Sandbox, capsys: Any) -> None:
+    app.misbehave(
+        "status", route="* /resthooks*", status=200, body='{"status": 0, "detail": "no", "id": "7", "data": []}'
+    )
+    for words in (["subscribe", "--url", "https://x.example"], ["list"], ["unsubscribe", "--id", "abc"]):
+        assert main(["webhooks", *words]) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    "pagination",
+    [{"last_page": 3}, {"meta": {"last_page": 3}}, {"meta": {"pagination": {"total_pages": 3}}}],
+)
+def test_a_list_that_has_pages_is_read_whole(pagination: dict[str, Any]) -> None:
+    procedure = list_webhooks()
+    assert next(procedure).params == {}
+    answers = [{"data": {"0": {"id": 1}, "2": {"id": 2}}}, {"data": [{"id": 3}]}, {"data": [{"id": 4}]}]
+
+    assert procedure.send(answers[0] | pagination).params == {"page": "2"}
+    assert procedure.send(answers[1] | pagination).params == {"page": "3"}
+    with pytest.raises(StopIteration) as end:
+        procedure.send(answers[2] | pagination)
+    assert [one["id"] for one in end.value.value] == [1, 2, 3, 4]
+
+
+def test_an_address_with_a_path_is_warned_of(app: Sandbox, capsys: Any) -> None:
+    assert main(["webhooks", "subscribe", "--url", "https://x.example/hooks", "--event", "order.paid"]) == 0
+    assert "takes deliveries at /, not at /hooks" in capsys.readouterr().err
+
+
+def test_a_secret_that_is_none_is_refused(app: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOUCAN_CLIENT_SECRET", " , ")
+    with pytest.raises(YouCanInvalidInputError, match="YOUCAN_CLIENT_SECRET has no secret in it"):
+        read_settings()
 
 
 def test_a_token_without_the_scope_is_told_which(app: Sandbox, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -101,6 +102,12 @@ def _subscribe(options: argparse.Namespace) -> bool:
         raise YouCanInvalidInputError(
             f"{options.url!r} is not a public https address, so nothing was subscribed: give one with --url."
         )
+    if urlsplit(options.url).path not in ("", "/"):
+        print(
+            f"The receiver takes deliveries at /, not at {urlsplit(options.url).path}: the proxy in front of it has to "
+            "rewrite the path.",
+            file=sys.stderr,
+        )
     with open_hook(options.conn_id) as hook:
         try:
             subscriptions = hook.run(subscribe_webhooks(options.events, options.url))
@@ -128,7 +135,10 @@ def _unsubscribe(options: argparse.Namespace) -> bool:
     with open_hook(options.conn_id) as hook:
         ended = [options.subscription_id]
         if options.url is not None:
-            ended = [str(one["id"]) for one in hook.run(list_webhooks()) if one.get("target_url") == options.url]
+            address = options.url.rstrip("/")
+            ended = [
+                str(one["id"]) for one in hook.run(list_webhooks()) if str(one.get("target_url")).rstrip("/") == address
+            ]
         for subscription_id in ended:
             there_was = hook.run(unsubscribe_webhook(subscription_id))
             print(f"{subscription_id}  {'ended' if there_was else 'was not there'}")

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from airflow_provider_youcan.checks import is_order_id, is_uuid
-from airflow_provider_youcan.client import endpoints, oauth
+from airflow_provider_youcan.client import endpoints, oauth, resthooks
 from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.client.store import MAY_LACK_SCOPE
 from airflow_provider_youcan.exceptions import (
@@ -80,7 +80,7 @@ class Answers:
 
 def collect(send: Callable[[endpoints.Request], Answer], token: str) -> Answers:
     """
-    Send a shop ten requests whose answers show whether the assumptions hold. Each of them only reads.
+    Send a shop eleven requests, or twelve, whose answers show whether the assumptions hold. Each of them only reads.
 
     :param send: sends a request.
     :param token: the access token, which no finding may contain.
@@ -104,6 +104,9 @@ def collect(send: Callable[[endpoints.Request], Answer], token: str) -> Answers:
         answers.payload("page")
     ask("first", endpoints.list_orders(page_size=3, query=oldest_first))
     ask("second", endpoints.list_orders(2, page_size=3, query=oldest_first))
+    ask("webhooks", resthooks.list_webhooks())
+    if answers.by_name["webhooks"][1].status_code in (404, 405):
+        ask("webhooks of the template", resthooks.list_webhooks(is_template=True))
     ask("unknown order", endpoints.get_order(str(uuid4())))
     ask("unknown route", _UNKNOWN_ROUTE)
     try:
@@ -148,6 +151,7 @@ def _checks(answers: Answers) -> Iterator[tuple[str, str, _Check]]:
     yield "The store's lists have documented statuses", "orders/statuses", _store_lists
     yield "An unknown order is answered with a 404 that says so", "orders/statuses", _unknown_order
     yield "An unknown route is not taken for an unknown order", "assumed", _unknown_route
+    yield "Webhooks are listed at the documented route, or the app template's", "resthooks/list", _webhook_route
     yield "A rate limit shows in X-RateLimit-*, or not at all", "assumed", _rate_limit
 
 
@@ -294,6 +298,15 @@ def _unknown_route(answers: Answers) -> tuple[bool, str]:
     except YouCanError as error:
         return error.status_code == 404, f"HTTP {error.status_code}"
     return False, f"HTTP {answer.status_code}"
+
+
+def _webhook_route(answers: Answers) -> tuple[bool, str]:
+    is_template = "webhooks of the template" in answers.by_name
+    try:
+        answers.payload("webhooks of the template" if is_template else "webhooks")
+    except MAY_LACK_SCOPE as error:
+        return True, f"not shown: refused with {error.status_code}, and webhooks take an app"
+    return True, "at /resthooks, the app template's" if is_template else "at /resthooks/list, the documented one"
 
 
 def _rate_limit(answers: Answers) -> tuple[bool, str]:

@@ -17,6 +17,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanError,
     YouCanPermanentError,
     YouCanPermissionError,
+    YouCanUnexpectedResponseError,
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.orders import StatusContext
@@ -37,6 +38,9 @@ __all__ = [
 
 MAY_LACK_SCOPE = (YouCanPermissionError, YouCanAuthenticationError)
 """A missing scope is documented as a 401 for some endpoints (``resthooks/subscribe``), and as a 403 for none."""
+
+
+_NO_SUCH_ROUTE = (YouCanPermanentError, YouCanUnexpectedResponseError)
 
 
 def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure[dict[StatusContext, list[str]]]:
@@ -147,8 +151,19 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
 
 
 def list_webhooks() -> Procedure[list[dict[str, Any]]]:
-    """Read the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
-    webhooks: list[dict[str, Any]] = (yield resthooks.list_webhooks())["data"]
+    """Read all of the app's subscriptions: ``id``, ``event`` and ``target_url`` of each."""
+    is_template = False
+    try:
+        payload = yield resthooks.list_webhooks()
+    except _NO_SUCH_ROUTE as error:
+        if error.status_code not in (404, 405):
+            raise
+        is_template = True
+        payload = yield resthooks.list_webhooks(is_template=True)
+    webhooks = resthooks.read_subscriptions(payload) or []
+    for page in range(2, resthooks.read_last_page(payload) + 1):
+        payload = yield resthooks.list_webhooks(page, is_template=is_template)
+        webhooks += resthooks.read_subscriptions(payload) or []
     return webhooks
 
 
@@ -161,14 +176,24 @@ def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict
 
 
 def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
-    """End a subscription, and return whether there was one."""
-    try:
-        yield resthooks.unsubscribe_webhook(subscription_id)
-    except YouCanPermanentError as error:
-        if error.status_code == 404:
-            return False
-        raise
-    return True
+    """
+    End a subscription, and return whether there was one.
+
+    :param subscription_id: its id.
+    :raises YouCanError: if that is not known.
+    """
+    for is_template in (False, True):
+        try:
+            yield resthooks.unsubscribe_webhook(subscription_id, is_template=is_template)
+        except _NO_SUCH_ROUTE as error:
+            if error.detail is not None and error.detail.strip(" .").casefold() == "subscription not found":
+                return False
+            # Another 404 is about the route.
+            if error.status_code not in (404, 405) or is_template:
+                raise
+        else:
+            return True
+    raise AssertionError("the last time it returns or raises")
 
 
 # --- testing a connection ---------------------------------------------------------------------------------

@@ -41,8 +41,11 @@ class Api:
             Route("/orders/{order_id}/status", self._update_status, methods=["PUT"]),
             Route("/orders/{order_id}/status/{context}", self._update_status, methods=["PUT"]),
             Route("/me", self._get_store, methods=["GET"]),
-            Route("/resthooks", self._list_subscriptions, methods=["GET"]),
+            Route("/resthooks/list", self._list_subscriptions, methods=["GET"]),
             Route("/resthooks/subscribe", self._subscribe, methods=["POST"]),
+            Route("/resthooks/unsubscribe/{subscription_id}", self._unsubscribe, methods=["POST"]),
+            # Those of YouCan's app template.
+            Route("/resthooks", self._list_subscriptions, methods=["GET"]),
             Route("/resthooks/{subscription_id}", self._unsubscribe, methods=["DELETE"]),
         ]
 
@@ -136,8 +139,10 @@ class Api:
         )
 
     async def _list_subscriptions(self, request: Request) -> Response:
+        is_template = self._find_route(is_template=request.url.path == "/resthooks")
         self._authorise(request, "read-rest-hooks")
-        return JSONResponse({"data": self._shop.subscriptions()})
+        found = self._shop.subscriptions()
+        return JSONResponse({"data": found} if is_template else found)
 
     async def _subscribe(self, request: Request) -> Response:
         self._authorise(request, "edit-rest-hooks")
@@ -153,10 +158,17 @@ class Api:
         return JSONResponse({"id": subscription_id})
 
     async def _unsubscribe(self, request: Request) -> Response:
+        self._find_route(is_template=request.method == "DELETE")
         self._authorise(request, "delete-rest-hooks")
         if not self._shop.delete_subscription(request.path_params["subscription_id"]):
+            return JSONResponse({"status": 404, "detail": "Subscription not found", "meta": []}, 404)
+        return JSONResponse({"message": "unsubscribed from event succeed", "type": "success"})
+
+    def _find_route(self, *, is_template: bool) -> bool:
+        """Return whether the route is one of YouCan's app template, or answer that it is not there."""
+        if is_template != self._webhooks.has_template_routes:
             raise HTTPException(404)
-        return JSONResponse({"status": 200, "detail": "Unsubscribed", "meta": []})
+        return is_template
 
     def _authorise(self, request: Request, scope: str) -> None:
         if self._shop.suspended:

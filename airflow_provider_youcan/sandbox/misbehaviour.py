@@ -26,6 +26,7 @@ KINDS = {
     "repeat-webhook": "deliver a webhook twice",
     "delay-webhook": "deliver a webhook so much later than those that follow (seconds)",
     "bare-webhook": "deliver the bare order, as older webhooks did",
+    "template-resthooks": "list and end webhooks at the routes of YouCan's app template, not at the documented ones",
     "rate-limit": "allow so many requests a window, then answer 429 (limit, seconds, headers_shown)",
 }
 
@@ -141,8 +142,17 @@ class Misbehaviours:
 
     def trouble(self, request: str) -> Misbehaviour | None:
         """Return the first trouble that the request runs into, if any."""
-        kinds = {kind for kind in KINDS if not kind.endswith("-webhook")} - {"latency", "rate-limit"}
+        kinds = {kind for kind in KINDS if not kind.endswith("-webhook")} - {
+            "latency",
+            "rate-limit",
+            "template-resthooks",
+        }
         return next(self._matching(request, kinds), None)
+
+    @property
+    def has_template_resthooks(self) -> bool:
+        """Whether webhooks are listed and ended as YouCan's app template asks."""
+        return any(rule.kind == "template-resthooks" for rule in self)
 
     def webhook_trouble(self, event: str) -> Misbehaviour | None:
         """Return the first trouble that a webhook runs into, if any."""

@@ -36,6 +36,7 @@ class _Delivery:
     body: bytes
     signature: str
     delivery_id: str
+    event: str
     attempt: int = 0
 
 
@@ -64,6 +65,11 @@ class Webhooks:
         for timer in list(self._timers):
             timer.cancel()
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @property
+    def has_template_routes(self) -> bool:
+        """Whether subscriptions are listed and ended at the routes of YouCan's app template."""
+        return self._misbehaviours.has_template_resthooks
 
     def subscribe(self, event: str, target_url: str) -> str | None:
         """Return the id of a subscription, ``None`` where the event has too many."""
@@ -96,7 +102,8 @@ class Webhooks:
             body = json.dumps(data if trouble is not None and trouble.kind == "bare-webhook" else payload).encode()
             secret = "forged" if trouble is not None and trouble.kind == "forge-webhook" else CLIENT_SECRET
             signature = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-            delivery = _Delivery(subscription["id"], subscription["target_url"], body, signature, str(uuid.uuid4()))
+            where = subscription["id"], subscription["target_url"]
+            delivery = _Delivery(*where, body, signature, str(uuid.uuid4()), event)
             if trouble is not None and trouble.kind == "delay-webhook":
                 self._later(trouble.seconds, delivery)
                 continue
@@ -109,6 +116,7 @@ class Webhooks:
         headers = {
             "Content-Type": "application/json",
             "x-youcan-signature": delivery.signature,
+            "X-YOUCAN-TOPIC": delivery.event,
             "X-YOUCAN-DELIVERY-ID": delivery.delivery_id,
         }
         request = urllib.request.Request(delivery.url, delivery.body, headers, method="POST")

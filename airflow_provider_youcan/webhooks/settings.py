@@ -60,7 +60,10 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
         value = given.get(name) or os.environ.get(f"{_PREFIX}{name.upper()}")
         return None if value is None else str(value).strip()
 
-    secrets = tuple(filter(None, map(str.strip, (os.environ.get("YOUCAN_CLIENT_SECRET") or "").split(","))))
+    given_secrets = os.environ.get("YOUCAN_CLIENT_SECRET") or ""
+    secrets = tuple(filter(None, map(str.strip, given_secrets.split(","))))
+    if given_secrets and not secrets:
+        raise YouCanInvalidInputError("YOUCAN_CLIENT_SECRET has no secret in it: give the client secret of the app.")
     store = read("store")
     if not secrets or store is None:
         known_secret, known_store = _ask_connection(read("conn_id") or "youcan_default", is_store_known=bool(store))
