@@ -25,6 +25,8 @@ class Throttle:
     """
     Logs the first warning of a kind at once, and then one every 30 seconds that says how many there were.
 
+    A kind is a message before its values are put in, so that many of one kind hide none of another.
+
     :param logger: where they are logged.
     :param clock: returns the time in seconds (default the machine's monotonic one).
     """
@@ -32,15 +34,15 @@ class Throttle:
     def __init__(self, logger: Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger = logger
         self._clock = clock
-        self._next_at = -1.0
-        self._skipped = 0
+        self._seen: dict[str, tuple[float, int]] = {}
 
     def __call__(self, message: str, *values: Any) -> None:
         """Log a warning, or count it."""
         now = self._clock()
-        if now < self._next_at:
-            self._skipped += 1
+        next_at, skipped = self._seen.get(message, (now, 0))
+        if now < next_at:
+            self._seen[message] = next_at, skipped + 1
             return
-        more = f" ({self._skipped} more such warnings in the last {_SECONDS:g} s or longer)" if self._skipped else ""
+        more = f" ({skipped} more such warnings in the last {_SECONDS:g} s or longer)" if skipped else ""
         self._logger.warning(f"{message}{more}", *values)
-        self._next_at, self._skipped = now + _SECONDS, 0
+        self._seen[message] = now + _SECONDS, 0

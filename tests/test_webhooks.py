@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
 import json
 import logging
+import os
 import socket
 import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +35,13 @@ from airflow_provider_youcan.__main__ import main
 from airflow_provider_youcan.client.store import list_webhooks
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.sandbox import Sandbox
+from airflow_provider_youcan.webhooks import server
+from airflow_provider_youcan.webhooks.airflow_client import (
+    AirflowClient,
+    AirflowError,
+    RefusedEventError,
+    UnknownAssetError,
+)
 from airflow_provider_youcan.webhooks.deliveries import (
     Delivery,
     InvalidDeliveryError,
@@ -39,7 +50,7 @@ from airflow_provider_youcan.webhooks.deliveries import (
 )
 from airflow_provider_youcan.webhooks.receiver import build_application
 from airflow_provider_youcan.webhooks.settings import Settings, read_settings
-from airflow_provider_youcan.webhooks.spool import Spool
+from airflow_provider_youcan.webhooks.spool import Spool, SpoolError
 
 SECRET = "sandbox-client-secret"
 ORDER_ID = "3116f8a6-b453-49ce-9174-db3dffbb8629"
@@ -154,43 +165,104 @@ def deliver(number: int = 1) -> Delivery:
 
 
 def test_what_was_kept_is_there_after_the_process_was_killed(tmp_path: Path) -> None:
-    spool = Spool(str(tmp_path / "spool.db"))
-    spool.add([deliver(1), deliver(2), deliver(1)])
-    # (nothing is closed)
+    path = str(tmp_path / "spool.db")
 
-    again = Spool(str(tmp_path / "spool.db"))
+    def keep() -> None:
+        Spool(path).add([deliver(1), deliver(2), deliver(1)])
+        os._exit(9)
+
+    process = get_context("fork").Process(target=keep)
+    process.start()
+    process.join(30)
+    again = Spool(path)
 
     assert [one.delivery for one in again.take(10)] == [deliver(1), deliver(2)]
-    again.mark_forwarded(["d-1"])
+    again.mark_forwarded([deliver(1).key])
     again.add([deliver(1)])
     assert [one.delivery for one in again.take(10)] == [deliver(2)]
+    assert again.count_waiting() == 1
 
 
 def test_what_was_put_off_comes_later_and_what_is_old_is_forgotten(tmp_path: Path) -> None:
     now = [1000.0]
     spool = Spool(str(tmp_path / "spool.db"), clock=lambda: now[0])
     spool.add([deliver()])
-    spool.put_off("d-1", 60)
+    spool.put_off(deliver().key, 60, "422")
     assert spool.take(10) == []
     now[0] += 61
-    assert len(spool.take(10)) == 1
-    spool.mark_forwarded(["d-1"])
+    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
+    spool.put_off(deliver().key, 0, "still")
+    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "still")]
+    spool.mark_forwarded([deliver().key])
     now[0] += 8 * 86_400
     spool.forget_old()
     spool.add([deliver()])
     assert spool.count_waiting() == 1
 
 
+def test_two_receivers_do_not_share_a_spool(tmp_path: Path) -> None:
+    path = str(tmp_path / "spool.db")
+    first = Spool(path)
+    with pytest.raises(SpoolError, match="Another receiver uses the spool"):
+        Spool(path)
+    first.add([deliver()])
+    assert [one.delivery for one in Spool(path, is_read_only=True).list_all(10)] == [deliver()]
+    first.close()
+    Spool(path).close()
+
+
+def test_an_id_that_comes_back_for_another_order_is_another_delivery(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "spool.db"))
+    others = [
+        replace(deliver(), order_id="order-2"),
+        replace(deliver(), event="order.updated"),
+    ]
+    spool.add([deliver(), *others, deliver()])
+
+    assert spool.count_waiting() == 3
+    spool.mark_forwarded([deliver().key])
+    assert {one.delivery for one in spool.take(10)} == set(others)
+
+
+def test_a_spool_of_an_older_version_keeps_what_waits_in_it(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "spool.db")) as database:
+        database.execute(
+            "create table deliveries (delivery_id text primary key, event text not null, order_id text not null, store "
+            "text not null, time text not null, taken_at real not null, due_at real not null, forwarded_at real)"
+        )
+        for number, forwarded_at in ((1, None), (2, 5.0)):
+            one = deliver(number)
+            database.execute(
+                "insert into deliveries values (?, ?, ?, ?, ?, 1, 1, ?)", (*one.key, one.store, one.time, forwarded_at)
+            )
+        database.commit()
+
+    spool = Spool(str(tmp_path / "spool.db"))
+    assert [one.delivery for one in spool.take(10)] == [deliver(1)]
+    spool.add([deliver(2)])
+    assert spool.count_waiting() == 1
+    spool.close()
+    assert Spool(str(tmp_path / "spool.db")).count_waiting() == 1
+
+
+def test_each_asset_has_its_turn(tmp_path: Path) -> None:
+    spool = Spool(str(tmp_path / "spool.db"))
+    spool.add([deliver(number) for number in range(100)])
+    spool.add([replace(deliver(100), event="order.updated")])
+
+    assert "order.updated" in [one.delivery.event for one in spool.take(2)]
+
+
 # --- the receiver ---
 
 
 @contextmanager
-def serve(application: Any, port: int = 0) -> Iterator[str]:
+def serve(application: Any, port: int = 0, **options: Any) -> Iterator[str]:
     listener = socket.socket()
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(100)  # from here on, so that nothing comes too early
-    server = uvicorn.Server(uvicorn.Config(application, log_level="error", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="error", ws="none", **options))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
@@ -214,6 +286,9 @@ class StandIn:
         self.status = 200
         self.looked_up = self.refused = 0
         self.broken = False
+        self.broken_asset: int | None = None
+        self.answer: Response | None = None
+        self.asked_version = 0
         v2 = [
             Route("/auth/token", self.log_in, methods=["GET", "POST"]),
             Route("/api/v2/version", self.version),
@@ -224,6 +299,7 @@ class StandIn:
         self.application = Starlette(routes=v1 if is_airflow_2 else v2)
 
     async def version(self, _: Request) -> Response:
+        self.asked_version += 1
         return JSONResponse({"version": "x"}, self.status if self.status >= 500 else 200)
 
     async def log_in(self, request: Request) -> Response:
@@ -258,7 +334,13 @@ class StandIn:
         if self.status != 200:
             self.refused += 1
             return JSONResponse({}, self.status)
+        if self.answer is not None:
+            self.refused += 1
+            return self.answer
         body = await request.json()
+        if body.get("asset_id") == self.broken_asset is not None:
+            self.refused += 1
+            return JSONResponse({}, 500)
         known = body.get("asset_id") in self.assets.values() or body.get("dataset_uri") in self.assets
         if not known:
             return JSONResponse({}, 404)
@@ -364,7 +446,9 @@ def test_a_body_that_comes_slowly_is_given_up_and_holds_nobody_up(
     with closing(socket.create_connection((host, int(port)))) as slow:
         slow.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{")
         assert post(receiver, make_body()).status_code == 200
-        assert b" 408 " in slow.recv(1000)
+        answer = slow.recv(1000)
+        assert b" 503 " in answer, "YouCan never delivers again after a 4xx"
+        assert b"connection: close" in answer.lower()
 
 
 def test_what_comes_while_airflow_is_away_is_kept_and_handed_on(airflow: StandIn, tmp_path: Path) -> None:
@@ -413,11 +497,12 @@ def test_an_airflow_2_is_told_of_datasets(tmp_path: Path) -> None:
 def test_an_event_of_an_asset_that_no_dag_speaks_of_waits_for_one(
     receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spool, "put_off_event", lambda *_: None)
+    monkeypatch.setattr(Spool, "put_off_asset", lambda *_: None)
+    monkeypatch.setattr(Spool, "put_off", lambda *_: None)
     known = dict(airflow.assets)
     airflow.assets.clear()
     post(receiver, make_body())
-    wait_for(lambda: airflow.logins)
+    wait_for(lambda: airflow.looked_up > 1)
 
     airflow.assets.update(known)
 
@@ -459,13 +544,13 @@ def test_two_events_with_the_same_bare_body_are_two(receiver: str, airflow: Stan
     airflow.assets["youcan://my-store/orders/updated"] = 8
     body = make_body(None)
     for event in ("order.paid", "order.updated"):
-        url = f"{receiver}/?event={event}"
-        assert requests.post(url, body, headers={"x-youcan-signature": sign(body)}, timeout=5).status_code == 200
+        headers = {"x-youcan-signature": sign(body), "X-YOUCAN-TOPIC": event}
+        assert requests.post(receiver, body, headers=headers, timeout=5).status_code == 200
 
     wait_for(lambda: len(airflow.events) == 2)
 
 
-def test_a_spool_that_is_slow_makes_one_event_of_one_delivery(
+def test_a_spool_that_is_slow_has_youcan_come_again_and_makes_one_event(
     receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_youcan.webhooks.receiver.KEEP_SECONDS", 0.05)
@@ -476,30 +561,274 @@ def test_a_spool_that_is_slow_makes_one_event_of_one_delivery(
         add(self, deliveries)
 
     monkeypatch.setattr(Spool, "add", add_slowly)
-    assert post(receiver, make_body(), delivery_id="d-1").status_code == 200
-    assert len(airflow.events) == 1
+    assert post(receiver, make_body(), delivery_id="d-1").status_code == 503
+    assert airflow.events == []
     release.set()
-    post(receiver, make_body(), delivery_id="d-2")
+    monkeypatch.setattr(Spool, "add", add)
+    for delivery_id in ("d-1", "d-2"):
+        assert post(receiver, make_body(), delivery_id=delivery_id).status_code == 200
 
     wait_for(lambda: len(airflow.events) == 2)
-    assert [event["extra"]["delivery_id"] for event in airflow.events] == ["d-1", "d-2"]
+    assert sorted(event["extra"]["delivery_id"] for event in airflow.events) == ["d-1", "d-2"]
 
 
-def test_where_the_spool_takes_nothing_airflow_is_asked_at_once(
-    receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_disk_that_is_full_repeats_no_event(receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
+        tried.append(1)
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(Spool, "add", fail)
-    assert post(receiver, make_body()).status_code == 200
-    assert len(airflow.events) == 1
+    tried: list[int] = []
+    with monkeypatch.context() as full:
+        full.setattr(Spool, "mark_forwarded", fail)
+        for number in range(3):
+            assert post(receiver, make_body(), delivery_id=f"d-{number}").status_code == 200
+        wait_for(lambda: len(tried) > 2)
+        full.setattr(Spool, "add", fail)
+        assert post(receiver, make_body(), delivery_id="d-3").status_code == 503
 
-    # And YouCan is asked to come again where neither works.
-    airflow.status = 500
-    started = time.monotonic()
-    assert post(receiver, make_body()).status_code == 503
-    assert time.monotonic() - started < 5
+    wait_for(lambda: requests.get(f"{receiver}/health", timeout=5).text == "0 waiting")
+    assert sorted(event["extra"]["delivery_id"] for event in airflow.events) == ["d-0", "d-1", "d-2"]
+
+
+# --- who answers in Airflow's place ---
+
+
+@contextmanager
+def client(airflow: StandIn) -> Iterator[tuple[Callable[[], None], list[float]]]:
+    """A function that creates one event, by one client, and its clock."""
+    now = [0.0]
+    with serve(airflow.application) as url, closing(asyncio.new_event_loop()) as loop:
+        client = AirflowClient(url, "youcan", "secret", clock=lambda: now[0])
+        yield lambda: loop.run_until_complete(client.create_event(deliver())), now
+        loop.run_until_complete(client.close())
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [
+        (Response("<html>Log in", 200, media_type="text/html"), AirflowError),
+        (JSONResponse({"error": "no"}), AirflowError),
+        (JSONResponse({"detail": "no"}), AirflowError),
+        (JSONResponse([]), AirflowError),
+        (JSONResponse({"id": 1, "uri": "s3://finance/payroll"}), AirflowError),
+        (JSONResponse({"id": 1, "asset_id": 8}), AirflowError),
+        (Response("<html>", 404, media_type="text/html"), AirflowError),
+        (JSONResponse({"message": "no Route matched"}, 404), AirflowError),
+        (JSONResponse({"message": "blocked"}, 422), AirflowError),
+        (JSONResponse({"detail": "Asset with ID: `7` was not found"}, 404), UnknownAssetError),
+        (JSONResponse({"detail": "extra is too large"}, 422), RefusedEventError),
+    ],
+)
+def test_only_airflows_own_answer_counts(airflow: StandIn, answer: Response, error: type[AirflowError]) -> None:
+    airflow.answer = answer
+    with client(airflow) as (create, _):
+        with pytest.raises(AirflowError) as raised:
+            create()
+        assert type(raised.value) is error
+        looked_up, asked = airflow.looked_up, airflow.asked_version
+
+        # After any surprise everything is looked up again.
+        airflow.answer = None
+        create()
+        assert (airflow.looked_up, airflow.asked_version) == (looked_up + 1, asked + 1)
+        assert len(airflow.events) == 1
+
+
+def test_an_id_of_an_asset_lives_for_a_minute(airflow: StandIn) -> None:
+    with client(airflow) as (create, now):
+        for seconds, looked_up in ((0, 1), (59, 1), (61, 2)):
+            now[0] = seconds
+            create()
+            assert airflow.looked_up == looked_up
+
+
+def test_no_proxy_of_http_and_no_netrc_gets_airflows_password(
+    airflow: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    with client(airflow) as (create, _):
+        create()
+    assert airflow.events
+
+
+@pytest.mark.parametrize(
+    ("answer", "seconds", "word"),
+    [
+        (JSONResponse({"detail": "not found"}, 404), 4 * 3600, "knows no asset"),
+        (JSONResponse({"detail": "no"}, 422), 86_400, "answered 422"),
+    ],
+)
+def test_what_airflow_itself_never_takes_is_put_aside_and_can_be_looked_at(
+    airflow: StandIn, tmp_path: Path, capsys: Any, caplog: Any, answer: Response, seconds: int, word: str
+) -> None:
+    now = [time.time()]
+    path = str(tmp_path / "spool.db")
+    with serve(airflow.application) as url:
+        settings = Settings((SECRET,), "my-store", path, url, "youcan", "secret")
+        application = build_application(settings, lambda: now[0])
+        with serve(application) as receiver:
+            # Given an Airflow that is away for five hours, and then does not take it,
+            airflow.answer = JSONResponse({}, 503)
+            assert post(receiver, make_body()).status_code == 200
+            now[0] += 5 * 3600
+            airflow.answer = answer
+            asked = airflow.refused
+            now[0] += 60
+            wait_for(lambda: airflow.refused > asked)
+            now[0] += seconds - 60
+            assert requests.get(f"{receiver}/health", timeout=5).text == "1 waiting"
+
+            # then the time counts from its own word, and the end is logged as what it is.
+            now[0] += 120
+            wait_for(lambda: requests.get(f"{receiver}/health", timeout=5).text == "0 waiting")
+    assert airflow.events == []
+    assert any(word in line and "was dropped" in line for line in caplog.messages)
+    assert not any(": sent " in line for line in caplog.messages)
+    assert main(["webhooks", "deliveries", "--spool", path]) == 0
+    assert f"dropped  order.paid  {ORDER_ID}  Airflow" in capsys.readouterr().out
+
+
+def test_events_that_fail_starve_no_others(receiver: str, airflow: StandIn) -> None:
+    # Given many events of an asset that Airflow can't take,
+    airflow.assets["youcan://my-store/orders/updated"] = 8
+    airflow.broken_asset = 8
+    for number in range(60):
+        assert post(receiver, make_body("order.updated", f"order-{number}")).status_code == 200
+    wait_for(lambda: airflow.refused)
+
+    # then one of another comes through.
+    assert post(receiver, make_body("order.paid")).status_code == 200
+    wait_for(lambda: airflow.events)
+
+
+# --- several stores ---
+
+
+@pytest.mark.parametrize(
+    ("store_ids", "data", "store"),
+    [
+        ({}, {"store_id": "other"}, "my-store"),
+        ({"1": "my-store"}, {}, "my-store"),
+        ({"1": "my-store"}, {"store_id": "1"}, "my-store"),
+        ({"1": "my-store"}, {"store_id": 1}, "my-store"),
+        ({"1": "my-store"}, {"store_id": "2"}, None),
+        ({"1": "my-store", "2": "second"}, {"store_id": 2}, "second"),
+    ],
+)
+def test_a_delivery_is_of_the_store_that_it_names(
+    store_ids: dict[str, str], data: dict[str, Any], store: str | None
+) -> None:
+    body = json.dumps({"event_name": "order.paid", "data": {"id": ORDER_ID, **data}}).encode()
+
+    delivery = read_delivery(body, {}, "my-store", store_ids=store_ids)
+
+    assert (delivery and delivery.store) == store
+
+
+def test_of_several_stores_a_delivery_has_to_name_one() -> None:
+    with pytest.raises(InvalidDeliveryError, match="which of the stores"):
+        read_delivery(make_body(), {}, "my-store", store_ids={"1": "my-store", "2": "second"})
+
+
+def test_several_stores_have_an_id_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YOUCAN_CLIENT_SECRET", SECRET)
+    settings = read_settings({"store": "One=1, two=2"})
+    assert (settings.store, settings.store_ids) == ("one", {"1": "one", "2": "two"})
+    assert read_settings({"store": "one=1"}).store_ids == {"1": "one"}
+    for stores in ("one,two", "one=1,two", "one=1,two=1"):
+        with pytest.raises(YouCanInvalidInputError, match="an id of its own"):
+            read_settings({"store": stores})
+
+
+@pytest.mark.parametrize(
+    ("topic", "event"), [("order.paid", "order.paid"), ("order.create", "order.created"), ("", "order.updated")]
+)
+def test_the_topic_names_the_event_of_a_bare_body(topic: str, event: str) -> None:
+    delivery = read_delivery(make_body(None), {"x-youcan-topic": topic}, "my-store")
+    assert delivery is not None
+    assert delivery.event == event
+    assert read_delivery(make_body(None), {"x-youcan-topic": "product.inventory.low"}, "my-store") is None
+
+
+def test_the_address_names_an_event_only_where_that_is_allowed(receiver: str, airflow: StandIn, tmp_path: Path) -> None:
+    airflow.assets["youcan://my-store/orders/updated"] = 8
+    body = make_body(None)
+    headers = {"x-youcan-signature": sign(body)}
+    assert requests.post(f"{receiver}/?event=order.paid", body, headers=headers, timeout=5).status_code == 200
+    wait_for(lambda: airflow.events)
+    assert airflow.events[0]["extra"]["event"] == "order.updated"
+
+    with serve(airflow.application) as url:
+        settings = Settings(
+            (SECRET,), "my-store", str(tmp_path / "x.db"), url, "youcan", "secret", event_from_address=True
+        )
+        with serve(build_application(settings)) as other:
+            assert requests.post(f"{other}/?event=order.paid", body, headers=headers, timeout=5).status_code == 200
+            wait_for(lambda: len(airflow.events) == 2)
+    assert airflow.events[1]["extra"]["event"] == "order.paid"
+
+
+# --- hostile clients ---
+
+
+@pytest.fixture
+def guarded(airflow: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, int]]:
+    """The receiver behind its own bounds, with room for 20 connections."""
+    monkeypatch.setattr(server, "MAX_CONNECTIONS", 20)
+    with serve(airflow.application) as url:
+        settings = Settings((SECRET,), "my-store", str(tmp_path / "guarded.db"), url, "youcan", "secret")
+        with serve(build_application(settings), http=server.Protocol) as address:
+            host, port = address.removeprefix("http://").split(":")
+            yield host, int(port)
+
+
+def test_half_heads_keep_no_genuine_delivery_out(guarded: tuple[str, int], airflow: StandIn) -> None:
+    with ExitStack() as held:
+        for _ in range(100):
+            half = held.enter_context(closing(socket.create_connection(guarded)))
+            half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nX-Filler: ")
+        assert post(f"http://{guarded[0]}:{guarded[1]}", make_body()).status_code == 200
+    wait_for(lambda: airflow.events)
+
+
+def test_a_head_that_never_ends_is_cut_off(
+    guarded: tuple[str, int], airflow: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
+    with closing(socket.create_connection(guarded)) as half:
+        half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
+        half.settimeout(10)
+        with suppress(ConnectionResetError):
+            assert half.recv(100) == b""
+
+
+def test_nothing_is_read_on_after_a_413(guarded: tuple[str, int]) -> None:
+    with closing(socket.create_connection(guarded)) as greedy:
+        greedy.settimeout(10)
+        greedy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        with suppress(OSError):  # reset, or a broken pipe
+            while sent < 200:
+                greedy.sendall(b"100000\r\n" + b"x" * 0x100000 + b"\r\n")
+                sent += 1
+        assert sent < 100
+
+
+def test_a_body_too_large_by_its_own_word_is_not_read(receiver: str) -> None:
+    host, port = receiver.removeprefix("http://").split(":")
+    with closing(socket.create_connection((host, int(port)))) as greedy:
+        greedy.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n")
+        greedy.settimeout(10)
+        assert b" 413 " in greedy.recv(1000)
+
+
+def test_all_bodies_together_are_bounded(receiver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("airflow_provider_youcan.webhooks.receiver.MAX_BYTES", 100_000)
+    assert post(receiver, make_body(note="x" * 200_000)).status_code == 503
+    assert post(receiver, make_body(note="x" * 50_000)).status_code == 200
 
 
 # --- the commands, against the sandbox ---
@@ -557,7 +886,7 @@ def test_a_200_that_says_no_is_no_success(app: Sandbox, capsys: Any) -> None:
     )
     for words in (["subscribe", "--url", "https://x.example"], ["list"], ["unsubscribe", "--id", "abc"]):
         assert main(["webhooks", *words]) == 1
-    assert capsys.readouterr().out == ""
+    assert "abc  ended" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

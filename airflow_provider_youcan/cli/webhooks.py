@@ -5,18 +5,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable
-from typing import Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.hooks.standalone import open_hook
 from airflow_provider_youcan.webhooks.deliveries import EVENTS
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.webhooks.settings import Settings
 
 __all__ = ["add_webhooks"]
 
 _SETTINGS = {
     "conn_id": "the Airflow connection that has the app and the store (default: youcan_default)",
-    "store": "the slug of the store (default: that of the connection)",
+    "store": "the slug of the store (default: that of the connection); for several, each with its id: my-store=ID",
     "spool": "the SQLite file that keeps what Airflow does not have yet (default: youcan-webhooks.db)",
     "airflow_url": "where Airflow's API server is (default: http://localhost:8080)",
     "airflow_username": "who logs in there (default: nobody)",
@@ -32,12 +37,22 @@ def add_webhooks(commands: Any) -> None:
     subscribe = _add_of_shop(webhooks, "subscribe", "subscribe an address to events of orders", _subscribe)
     subscribe.add_argument("--url", required=True, help="the receiver, a public https address")
     subscribe.add_argument("--event", nargs="+", choices=EVENTS, default=list(EVENTS), dest="events", help="of what")
+    deliveries = _add(webhooks, "deliveries", "show what waits for Airflow, and what was dropped", _list_deliveries)
+    deliveries.add_argument("--spool", default="youcan-webhooks.db", help="the receiver's file")
+    deliveries.add_argument("--most", type=int, default=100, help="how many, the oldest first")
+    send_test = _add_of_shop(webhooks, "send-test", "send a receiver a signed delivery", _send_test)
+    send_test.add_argument("--url", default="http://127.0.0.1:8977/", help="the receiver")
+    send_test.add_argument("--store", help="the slug of the store (default: that of the connection)")
+    send_test.add_argument("--event", choices=EVENTS, default="order.updated", help="of what")
+    send_test.add_argument("--order-id", default=_NO_ORDER, help="of which order; the default is no shop's")
     _add_of_shop(webhooks, "list", "list the subscriptions", _list)
     unsubscribe = _add_of_shop(webhooks, "unsubscribe", "end subscriptions", _unsubscribe)
     which = unsubscribe.add_mutually_exclusive_group(required=True)
     which.add_argument("--url", help="all events of this address")
     which.add_argument("--id", dest="subscription_id", help="one subscription, as list shows it")
 
+
+_NO_ORDER = "00000000-0000-4000-8000-000000000000"
 
 _Run = Callable[[argparse.Namespace], bool]
 
@@ -68,31 +83,112 @@ def _add_serve(webhooks: Any) -> None:
     command.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     command.add_argument("--port", type=int, default=8977, help="the port to listen on")
     for name, description in _SETTINGS.items():
-        command.add_argument(f"--{name.replace('_', '-')}", default=argparse.SUPPRESS, help=description)
+        action = "append" if name == "store" else "store"
+        command.add_argument(f"--{name.replace('_', '-')}", action=action, default=argparse.SUPPRESS, help=description)
+    command.add_argument(
+        "--event-from-address",
+        action="store_const",
+        const="true",
+        default=argparse.SUPPRESS,
+        help="take the event of a delivery that names none from ?event= of the address, which is not signed",
+    )
 
 
 def _serve(options: argparse.Namespace) -> bool:
-    try:
-        import uvicorn
+    import logging
+    import sqlite3
 
-        from airflow_provider_youcan.webhooks.receiver import build_application
-    except ImportError:
+    _require_webhooks()
+    from airflow_provider_youcan.webhooks.receiver import build_application
+    from airflow_provider_youcan.webhooks.server import serve
+    from airflow_provider_youcan.webhooks.settings import read_settings
+    from airflow_provider_youcan.webhooks.spool import SpoolError
+
+    given = {name: value for name, value in vars(options).items() if name in (*_SETTINGS, "event_from_address")}
+    if "store" in given:
+        given["store"] = ",".join(given["store"])
+    settings = read_settings(given)
+    try:
+        application = build_application(settings)
+    except SpoolError as error:
+        raise YouCanInvalidInputError(str(error)) from None
+    except sqlite3.Error as error:
+        raise YouCanInvalidInputError(f"The spool {settings.spool} can't be used: {error}.") from None
+    stores = ", ".join(dict.fromkeys([*settings.store_ids.values()] or [settings.store]))
+    print(f"Taking deliveries of {stores} at http://{options.host}:{options.port}/, kept in {settings.spool}.")
+    print(f"Airflow is at {settings.airflow_url}, and {_describe_login(settings)}.", flush=True)
+    logging.getLogger("airflow_provider_youcan").setLevel(logging.INFO)
+    serve(application, options.host, options.port)
+    return True
+
+
+def _describe_login(settings: Settings) -> str:
+    if settings.token is not None:
+        return "a token is used"
+    return "nobody logs in" if settings.username is None else f"{settings.username} logs in"
+
+
+def _require_webhooks() -> None:
+    if find_spec("starlette") is None or find_spec("uvicorn") is None:
         raise YouCanInvalidInputError(
             "The receiver takes Starlette and uvicorn, which are not installed here: "
             "pip install 'airflow-provider-youcan[webhooks]'."
-        ) from None
+        )
+
+
+def _list_deliveries(options: argparse.Namespace) -> bool:
     import sqlite3
+    from datetime import datetime, timezone
+
+    _require_webhooks()
+    from airflow_provider_youcan.webhooks.spool import Spool
+
+    try:
+        spool = Spool(options.spool, is_read_only=True)
+    except sqlite3.Error as error:
+        raise YouCanInvalidInputError(f"The spool {options.spool} can't be read: {error}.") from None
+    found = spool.list_all(options.most)
+    spool.close()
+    for one in found:
+        taken_at = datetime.fromtimestamp(one.taken_at, timezone.utc).isoformat(timespec="seconds")
+        state = "waits" if one.dropped_at is None else "dropped"
+        print(f"{taken_at}  {state}  {one.delivery.event}  {one.delivery.order_id}  {one.reason or ''}".rstrip())
+    if not found:
+        print("Airflow has all that came.")
+    return True
+
+
+def _send_test(options: argparse.Namespace) -> bool:
+    import hashlib
+    import hmac
+    import json
+    from datetime import datetime, timezone
+    from uuid import uuid4
+
+    import requests
 
     from airflow_provider_youcan.webhooks.settings import read_settings
 
-    settings = read_settings({name: vars(options).get(name) for name in _SETTINGS})
+    settings = read_settings({"conn_id": options.conn_id, "store": options.store})
+    data = {"id": check_order_id(options.order_id)}
+    if settings.store_ids:
+        data["store_id"] = next(iter(settings.store_ids))
+    happened_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    body = json.dumps({"event_name": options.event, "event_happened_at": happened_at, "data": data}).encode()
+    headers = {
+        "Content-Type": "application/json",
+        "X-YOUCAN-TOPIC": options.event,
+        "X-YOUCAN-DELIVERY-ID": f"test-{uuid4()}",
+        "x-youcan-signature": hmac.new(settings.secrets[0].encode(), body, hashlib.sha256).hexdigest(),
+    }
     try:
-        application = build_application(settings)
-    except sqlite3.Error as error:
-        raise YouCanInvalidInputError(f"The spool {settings.spool} can't be used: {error}.") from None
-    # One process for each spool: several would each send its deliveries to Airflow.
-    uvicorn.run(application, host=options.host, port=options.port, ws="none", access_log=False, server_header=False)
-    return True
+        answer = requests.post(options.url, body, headers=headers, timeout=10, allow_redirects=False)
+    except requests.RequestException as error:
+        raise YouCanInvalidInputError(
+            f"Nothing answers at {options.url} ({type(error).__name__}): is the receiver running there?"
+        ) from None
+    print(f"{answer.status_code} {' '.join(answer.text[:200].split())}")
+    return answer.status_code == 200
 
 
 def _subscribe(options: argparse.Namespace) -> bool:

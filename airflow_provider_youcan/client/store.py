@@ -29,6 +29,7 @@ __all__ = [
     "check_statuses",
     "get_store_statuses",
     "list_webhooks",
+    "read_store",
     "read_store_slug",
     "subscribe_webhooks",
     "test_connection",
@@ -206,6 +207,18 @@ def read_store_slug() -> Procedure[str | None]:
     except MAY_LACK_SCOPE:
         return None
     return None if store.get("slug") is None else str(store["slug"])
+
+
+def read_store() -> Procedure[str | None]:
+    """Read the store's slug and its id, as ``slug=id``, or ``None`` where the token may not read it."""
+    try:
+        store = yield endpoints.get_store()
+    except MAY_LACK_SCOPE:
+        return None
+    slug, store_id = store.get("slug"), store.get("id")
+    if slug is None:
+        return None
+    return f"{slug}={store_id}" if isinstance(store_id, (str, int)) and store_id != "" else str(slug)
 
 
 def test_connection(get_token: Callable[[], str]) -> Procedure[str]:

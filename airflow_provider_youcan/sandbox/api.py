@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.sandbox.errors import error_body, invalid
-from airflow_provider_youcan.sandbox.shop import Shop
+from airflow_provider_youcan.sandbox.shop import STORE_ID, Shop
 from airflow_provider_youcan.sandbox.webhooks import EVENTS, Webhooks
 
 __all__ = ["Api"]
@@ -125,7 +125,7 @@ class Api:
         self._authorise(request, "view-store-info")
         return JSONResponse(
             {
-                "id": "5a0d3b1e-0000-4000-8000-000000000001",
+                "id": STORE_ID,
                 "slug": "sandbox",
                 "name": "Sandbox Shop",
                 "email": "owner@example.com",

@@ -19,6 +19,7 @@ __all__ = ["ACCESS_TOKEN", "ALL_SCOPES", "CLIENT_ID", "CLIENT_SECRET", "InvalidG
 
 ACCESS_TOKEN = "sandbox-access-token"
 CLIENT_ID = "sandbox-client"
+STORE_ID = "5a0d3b1e-0000-4000-8000-000000000001"
 CLIENT_SECRET = "sandbox-client-secret"
 ALL_SCOPES = (
     "edit-orders",

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviours
-from airflow_provider_youcan.sandbox.shop import CLIENT_SECRET, Shop
+from airflow_provider_youcan.sandbox.shop import CLIENT_SECRET, STORE_ID, Shop
 
 __all__ = ["EVENTS", "Webhooks"]
 
@@ -154,4 +154,5 @@ def _abridge(order: dict[str, Any]) -> dict[str, Any]:
     """Return the part of an order that a webhook holds, its customer included."""
     names = ("id", "ref", "total", "currency", "created_at", "updated_at")
     statuses = {name: order[f"{name.partition('_')[0]}_status"] for name in ("payment_status", "shipping_status")}
-    return {name: order[name] for name in names} | statuses | {"customer": json.loads(order["customer"])}
+    own = {"store_id": STORE_ID, "customer": json.loads(order["customer"])}
+    return {name: order[name] for name in names} | statuses | own

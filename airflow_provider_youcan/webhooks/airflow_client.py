@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import math
+import time
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import aiohttp
 
+from airflow_provider_youcan.client.credentials import Credentials
+from airflow_provider_youcan.hooks.proxies import find_proxy
 from airflow_provider_youcan.webhooks.deliveries import Delivery
 
 __all__ = ["AirflowClient", "AirflowError", "RefusedEventError", "UnknownAssetError"]
 
 TIMEOUT_SECONDS = 10.0
+
+ASSET_SECONDS = 60.0
+"""How long an asset's id is believed: an id may belong to another asset later."""
 
 
 class AirflowError(Exception):
@@ -30,23 +38,34 @@ class RefusedEventError(AirflowError):
 
 class AirflowClient:
     """
-    Creates asset events.
+    Creates asset events. What is not Airflow's own answer, such as a login page or a proxy's 404, counts as no answer.
 
     :param url: where Airflow's API server (before Airflow 3 its webserver) is.
     :param username: who logs in, with ``password``; ``None`` where ``token`` is given, or nobody has to log in.
     :param password: the password.
     :param token: a token of Airflow's that is used as it is.
+    :param clock: returns the time in seconds (default the machine's monotonic one).
+    :raises YouCanInvalidInputError: if the environment names a proxy that can't be used.
     """
 
     def __init__(
-        self, url: str, username: str | None = None, password: str | None = None, token: str | None = None
+        self,
+        url: str,
+        username: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._url = url.rstrip("/")
+        self._clock = clock
+        # A proxy is for https alone, as the hooks find it: an http one would read the password.
+        is_https = self._url.startswith("https://")
+        self._proxy = find_proxy(Credentials(self._url, ""), may_be_socks=False) if is_https else None
         self._login = (username, password)
         self._fixed_token = token
         self._token: str | None = token
         self._is_airflow_2: bool | None = None
-        self._asset_ids: dict[str, int] = {}
+        self._assets: dict[str, tuple[int, float]] = {}
         self._session: aiohttp.ClientSession | None = None
         self._logging_in = asyncio.Lock()
 
@@ -56,39 +75,75 @@ class AirflowClient:
         if session is not None:
             await session.close()
 
+    async def check(self) -> str:
+        """
+        Return in a few words which Airflow it is, once it has let the receiver in.
+
+        :raises AirflowError: if it does not, or can't be reached.
+        """
+        await self._run(self._check())
+        return f"Airflow {'2' if self._is_airflow_2 else '3'} at {self._url}"
+
     async def create_event(self, delivery: Delivery) -> None:
         """
         Create the asset event that a delivery is.
 
-        :raises UnknownAssetError: if no DAG uses its asset.
+        :raises UnknownAssetError: if no DAG uses its asset, by Airflow's own word.
+        :raises RefusedEventError: if Airflow takes others.
         :raises AirflowError: if Airflow did not take it, or can't be reached.
         """
+        await self._run(self._create_event(delivery))
+
+    async def _run(self, work: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._create_event(delivery)
+            await work
+        except AirflowError:
+            self._forget()
+            raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             failure = AirflowError(f"Airflow at {self._url} can't be reached ({type(error).__name__})")
         except (ValueError, LookupError, TypeError, AttributeError) as error:
             failure = AirflowError(f"What is at {self._url} does not answer as Airflow does ({type(error).__name__})")
         else:
             return
+        self._forget()
         raise failure
+
+    def _forget(self) -> None:
+        """Look everything up again: it may be another Airflow, or its asset ids may lead elsewhere by now."""
+        self._is_airflow_2 = None
+        self._assets.clear()
+
+    async def _check(self) -> None:
+        self._is_airflow_2 = await self._find_version()
+        path = "/api/v1/datasets" if self._is_airflow_2 else "/api/v2/assets"
+        status, answer = await self._ask("GET", path, params={"limit": "1"})
+        if status != 200 or not isinstance(answer, dict):
+            raise AirflowError(f"Airflow at {self._url} answered {status} to a request for its assets")
 
     async def _create_event(self, delivery: Delivery) -> None:
         if self._is_airflow_2 is None:
             self._is_airflow_2 = await self._find_version()
         if self._is_airflow_2:
-            body: dict[str, Any] = {"dataset_uri": delivery.uri, "extra": delivery.as_extra()}
-            status, _ = await self._ask("POST", "/api/v1/datasets/events", json=body)
+            names: dict[str, Any] = {"dataset_uri": delivery.uri}
+            path = "/api/v1/datasets/events"
         else:
-            body = {"asset_id": await self._find_asset(delivery.uri), "extra": delivery.as_extra()}
-            status, _ = await self._ask("POST", "/api/v2/assets/events", json=body)
-        if status == 404:
-            self._asset_ids.pop(delivery.uri, None)
+            names = {"asset_id": await self._find_asset(delivery.uri)}
+            path = "/api/v2/assets/events"
+        status, answer = await self._ask("POST", path, json={**names, "extra": delivery.as_extra()})
+        # FastAPI and connexion give a detail; what another program answers says nothing about an asset.
+        is_airflows = isinstance(answer, dict) and (not answer or "detail" in answer)
+        if status == 404 and is_airflows:
             raise UnknownAssetError(f"Airflow knows no asset {delivery.uri}")
-        if status in (400, 409, 422):
+        if status in (400, 409, 422) and is_airflows:
             raise RefusedEventError(f"Airflow answered {status} to the event of order {delivery.order_id}")
         if status not in (200, 201):
             raise AirflowError(f"Airflow at {self._url} answered {status} to an asset event")
+        if not isinstance(answer, dict) or "error" in answer or "detail" in answer:
+            raise AirflowError(f"What is at {self._url} answered {status} to an asset event, but not as Airflow does")
+        names |= {"uri": delivery.uri}
+        if any(name in answer and answer[name] != value for name, value in names.items()):
+            raise AirflowError(f"Airflow at {self._url} took an event of {delivery.uri} for another asset's")
 
     async def _find_version(self) -> bool:
         """Return whether it is Airflow 2."""
@@ -99,15 +154,17 @@ class AirflowClient:
         raise AirflowError(f"What is at {self._url} is no Airflow: it answered {status} to a request for its version")
 
     async def _find_asset(self, uri: str) -> int:
-        if uri not in self._asset_ids:
-            status, answer = await self._ask("GET", "/api/v2/assets", params={"uri_pattern": uri, "limit": "100"})
-            if status != 200 or not isinstance(answer, dict):
-                raise AirflowError(f"Airflow at {self._url} answered {status} to a request for its assets")
-            found = [asset["id"] for asset in answer.get("assets", []) if asset.get("uri") == uri]
-            if not found:
-                raise UnknownAssetError(f"Airflow knows no asset {uri}")
-            self._asset_ids[uri] = found[0]
-        return self._asset_ids[uri]
+        asset_id, found_at = self._assets.get(uri, (0, -math.inf))
+        if self._clock() < found_at + ASSET_SECONDS:
+            return asset_id
+        status, answer = await self._ask("GET", "/api/v2/assets", params={"uri_pattern": uri, "limit": "100"})
+        if status != 200 or not isinstance(answer, dict):
+            raise AirflowError(f"Airflow at {self._url} answered {status} to a request for its assets")
+        found = [int(asset["id"]) for asset in answer["assets"] if asset.get("uri") == uri]
+        if not found:
+            raise UnknownAssetError(f"Airflow knows no asset {uri}")
+        self._assets[uri] = found[0], self._clock()
+        return found[0]
 
     async def _ask(self, method: str, path: str, *, is_open: bool = False, **arguments: Any) -> tuple[int, Any]:
         for is_last in (False, True):
@@ -125,8 +182,9 @@ class AirflowClient:
                     # It ran out; 403 is Airflow's answer to one that an older key has signed.
                     await self._log_in(token)
                     continue
-                is_json = response.headers.get("content-type", "").startswith("application/json")
-                return response.status, await response.json() if is_json else None
+                # Airflow 2 calls its errors application/problem+json.
+                is_json = "json" in response.headers.get("content-type", "").partition(";")[0]
+                return response.status, await response.json(content_type=None) if is_json else None
         raise AssertionError("the last time it returns")
 
     async def _log_in(self, refused: str | None) -> str:
@@ -147,7 +205,8 @@ class AirflowClient:
 
     def _request(self, method: str, path: str, **arguments: Any) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         if self._session is None:
+            # trust_env would send a login of ~/.netrc, and the password through a proxy that is not for it.
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=True, cookie_jar=aiohttp.DummyCookieJar())
+            self._session = aiohttp.ClientSession(timeout=timeout, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
         # A redirect would take the password, or the token, elsewhere.
-        return self._session.request(method, self._url + path, allow_redirects=False, **arguments)
+        return self._session.request(method, self._url + path, allow_redirects=False, proxy=self._proxy, **arguments)

@@ -13,16 +13,20 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["EVENTS", "Delivery", "InvalidDeliveryError", "is_genuine", "read_delivery"]
+__all__ = ["EVENTS", "Delivery", "InvalidDeliveryError", "Key", "is_genuine", "read_delivery"]
 
 EVENTS = ("order.created", "order.updated", "order.paid")
 _OLDER_NAMES = {"order.create": "order.created", "order.update": "order.updated"}
 _MAX_ID = 200
+
+
+Key: TypeAlias = tuple[str, str, str]
+"""A delivery's id, its event and its order: an id may come back for another order."""
 
 
 class InvalidDeliveryError(ValueError):
@@ -39,6 +43,11 @@ class Delivery:
     store: str
     time: str
     """When it happened, or when it came, where YouCan does not say."""
+
+    @property
+    def key(self) -> Key:
+        """What it is known by."""
+        return self.delivery_id, self.event, self.order_id
 
     @property
     def uri(self) -> str:
@@ -64,15 +73,23 @@ def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
     return sum(hmac.compare_digest(given, one) for one in expected) > 0
 
 
-def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: str | None = None) -> Delivery | None:
+def read_delivery(
+    body: bytes,
+    headers: Mapping[str, str],
+    store: str,
+    event: str | None = None,
+    store_ids: Mapping[str, str] | None = None,
+) -> Delivery | None:
     """
-    Return what a genuine body says, ``None`` for an event that is not one of an order's.
+    Return what a genuine body says, ``None`` for an event that is not one of an order's, and of another store's.
 
     :param body: the raw body.
-    :param headers: the headers, in lower case.
+    :param headers: the headers, in lower case. ``x-youcan-topic`` names the event of a bare body.
     :param store: the slug of the store.
-    :param event: which event the older, bare body of an order is taken for (default ``order.updated``).
-    :raises InvalidDeliveryError: if it is not a JSON object, or names no order.
+    :param event: which event the older, bare body of an order is taken for, if no header names it (default
+        ``order.updated``).
+    :param store_ids: the slug of each store by its id, if the ids are known (default ``None``).
+    :raises InvalidDeliveryError: if it is not a JSON object, or names no order, or no store where there are several.
     """
     try:
         payload = json.loads(body)
@@ -81,20 +98,34 @@ def read_delivery(body: bytes, headers: Mapping[str, str], store: str, event: st
     if not isinstance(payload, dict):
         raise InvalidDeliveryError("the body is not a JSON object")
     is_bare = payload.get("event_name") is None
-    named = (event or "order.updated") if is_bare else payload["event_name"]
+    topic = headers.get("x-youcan-topic", "").strip()
+    named = (topic or event or "order.updated") if is_bare else payload["event_name"]
     name = _OLDER_NAMES.get(named, named) if isinstance(named, str) else ""
     if name not in EVENTS:
         return None
     order: Any = payload if is_bare else payload.get("data")
+    order = order if isinstance(order, dict) else {}
     try:
-        order_id = check_order_id(order.get("id") if isinstance(order, dict) else None)
+        order_id = check_order_id(order.get("id"))
     except YouCanInvalidInputError:
         raise InvalidDeliveryError("the body names no order") from None
+    slug = _find_store(order.get("store_id"), store_ids) if store_ids else store
+    if slug is None:
+        return None
     delivery_id = headers.get("x-youcan-delivery-id", "").strip()
     if not delivery_id.isprintable() or not 0 < len(delivery_id) <= _MAX_ID:
         # The same body about the same event is the same delivery.
         delivery_id = hashlib.sha256(f"{name} ".encode() + body).hexdigest()
-    return Delivery(delivery_id, name, order_id, store, _read_time(payload.get("event_happened_at")))
+    return Delivery(delivery_id, name, order_id, slug, _read_time(payload.get("event_happened_at")))
+
+
+def _find_store(store_id: object, store_ids: Mapping[str, str]) -> str | None:
+    """Return the slug of a delivery's store, ``None`` for a store that is not one of these."""
+    if isinstance(store_id, (str, int)) and not isinstance(store_id, bool) and store_id != "":
+        return store_ids.get(str(store_id))
+    if len(store_ids) > 1:
+        raise InvalidDeliveryError("the body does not say which of the stores it is about")
+    return next(iter(store_ids.values()))
 
 
 def _read_time(value: object) -> str:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
@@ -21,25 +23,39 @@ from airflow_provider_youcan.webhooks.airflow_client import (
     RefusedEventError,
     UnknownAssetError,
 )
-from airflow_provider_youcan.webhooks.deliveries import Delivery, InvalidDeliveryError, is_genuine, read_delivery
+from airflow_provider_youcan.webhooks.deliveries import Delivery, InvalidDeliveryError, Key, is_genuine, read_delivery
 from airflow_provider_youcan.webhooks.settings import Settings
 from airflow_provider_youcan.webhooks.spool import Spool, Waiting
 
 __all__ = ["build_application"]
 
 MAX_BODY_BYTES = 1_000_000
+MAX_BYTES = 32_000_000
+"""How many bytes of bodies are held at a time, whoever sends them."""
+
 BODY_SECONDS = 5.0
 """How long a body may take to come."""
 
-KEEP_SECONDS, FORWARD_SECONDS = 1.2, 0.6
-"""How long the spool, and then Airflow, may take before YouCan is answered: it waits for some two seconds."""
+KEEP_SECONDS = 1.8
+"""How long the spool may take before YouCan is asked to deliver again: it waits for some two seconds."""
 
 UNKNOWN_ASSET_SECONDS = 4 * 3600.0
-"""How long a delivery is kept for an asset that no DAG uses: one that is being deployed may."""
+"""How long a delivery is kept once Airflow has said that no DAG uses its asset: one that is being deployed may."""
+
+REFUSED_SECONDS = 86_400.0
+"""How long a delivery is kept that Airflow refuses."""
 
 _BATCH = 50
 _AT_A_TIME = 8
 _log = logging.getLogger(__name__)
+
+
+class _Outcome(NamedTuple):
+    """What became of a delivery that was to be handed to Airflow."""
+
+    one: Waiting
+    error: AirflowError | None = None
+    is_asked: bool = True
 
 
 def build_application(settings: Settings, clock: Callable[[], float] = time.time) -> Starlette:
@@ -48,6 +64,7 @@ def build_application(settings: Settings, clock: Callable[[], float] = time.time
 
     :param settings: what it needs.
     :param clock: returns the time in seconds since 1970 (default the machine's).
+    :raises SpoolError: if another receiver uses the spool.
     :raises sqlite3.Error: if the spool can't be used.
     """
     receiver = _Receiver(settings, clock)
@@ -73,12 +90,15 @@ class _Receiver:
         self._has_more = asyncio.Event()
         self._warn = Throttle(_log)
         self._tasks: list[asyncio.Task[None]] = []
-        self._handed_on: set[str] = set()  # what Airflow has, and the spool perhaps not yet
+        self._sent: set[Key] = set()  # what Airflow has, and the spool does not know yet
+        self._failures: Counter[str] = Counter()  # in a row, by asset
+        self._bytes = 0
 
     async def __aenter__(self) -> None:
         settings = self._settings
         self._client = AirflowClient(settings.airflow_url, settings.username, settings.password, settings.token)
-        self._tasks = [asyncio.create_task(self._keep_all()), asyncio.create_task(self._forward_all())]
+        work = (self._check_airflow(), self._keep_all(), self._forward_all())
+        self._tasks = [asyncio.create_task(one) for one in work]
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
@@ -90,54 +110,82 @@ class _Receiver:
     # --- what YouCan meets ---
 
     async def take(self, request: Request) -> Response:
-        """Answer a delivery."""
+        """Answer a delivery. After a refusal the connection is closed, whatever else comes on it."""
         try:
             async with timeout(BODY_SECONDS):
-                body = await _read_body(request)
+                body = await self._read_body(request)
         except (asyncio.TimeoutError, ClientDisconnect):
-            return _answer(408, "the body took too long")
-        if body is None:
-            return _answer(413, "the body is too large")
+            # No 408: YouCan does not deliver again after a 4xx.
+            return _answer(503, "the body took too long")
+        except _BodyError as error:
+            return _answer(error.status, str(error))
         # Before anything is parsed.
         if not is_genuine(body, request.headers.get("x-youcan-signature", ""), self._settings.secrets):
             self._warn("A delivery was refused: its signature is not that of the app's client secret.")
             return _answer(401, "the signature is wrong")
+        settings = self._settings
+        event = request.query_params.get("event") if settings.event_from_address else None
         try:
-            event = request.query_params.get("event")
-            delivery = read_delivery(body, request.headers, self._settings.store, event)
+            delivery = read_delivery(body, request.headers, settings.store, event, settings.store_ids)
         except InvalidDeliveryError as error:
             self._warn("A delivery was refused: %s.", error)
             return _answer(400, str(error))
         if delivery is None:
-            return _answer(200, "this event is ignored")
-        return _answer(200, "taken") if await self._is_safe(delivery) else _answer(503, "it can't be stored now")
+            return _answer(200, "this event, or this store, is ignored")
+        return _answer(200, "taken") if await self._is_kept(delivery) else _answer(503, "it can't be stored now")
 
     async def show_health(self, _: Request) -> Response:
         """Say whether it runs, and how many deliveries Airflow does not have yet."""
-        if any(task.done() for task in self._tasks):
+        if any(task.done() for task in self._tasks[1:]):
             return _answer(503, "restart the receiver")
-        return _answer(200, f"{await asyncio.to_thread(self._spool.count_waiting)} waiting")
+        return _answer(200, f"{self._spool.count_waiting()} waiting")
 
-    async def _is_safe(self, delivery: Delivery) -> bool:
-        """Keep a delivery, and return whether it lies in the spool, or Airflow has it."""
+    async def _read_body(self, request: Request) -> bytes:
+        """
+        Return the body.
+
+        :raises _BodyError: if it is too large, or others are at the moment.
+        """
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):
+            raise _BodyError(413, "the body is too large")
+        body = bytearray()
+        try:
+            async for chunk in request.stream():
+                body += chunk
+                self._bytes += len(chunk)
+                if len(body) > MAX_BODY_BYTES:
+                    raise _BodyError(413, "the body is too large")
+                if self._bytes > MAX_BYTES:
+                    raise _BodyError(503, "too much comes at once")
+        finally:
+            self._bytes -= len(body)
+        return bytes(body)
+
+    async def _is_kept(self, delivery: Delivery) -> bool:
+        """Keep a delivery, and return whether it lies in the spool; else YouCan delivers it again."""
         kept: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         await self._incoming.put((delivery, kept))
         try:
             async with timeout(KEEP_SECONDS):
                 await kept
         except Exception as error:  # whatever the disk says
-            self._warn("The spool can't be written to (%s): deliveries go straight to Airflow.", type(error).__name__)
-        else:
-            return True
-        try:
-            async with timeout(FORWARD_SECONDS):
-                await self._client.create_event(delivery)
-        except (AirflowError, asyncio.TimeoutError):
+            self._warn(
+                "The spool can't be written to (%s): YouCan is asked to deliver again, which it does for some four "
+                "hours. See the disk.",
+                type(error).__name__,
+            )
             return False
-        self._handed_on.add(delivery.delivery_id)
         return True
 
     # --- what goes on behind ---
+
+    async def _check_airflow(self) -> None:
+        """Say at the start whether Airflow lets the receiver in; deliveries are taken all the same."""
+        try:
+            _log.info("Deliveries go to %s, which lets this receiver in.", await self._client.check())
+        except AirflowError as error:
+            _log.warning("%s: deliveries wait in the spool until it takes them.", error)
 
     async def _keep_all(self) -> None:
         """Keep what comes: all that waits in one go, because the disk is slow at each."""
@@ -148,9 +196,6 @@ class _Receiver:
             error: Exception | None = None
             try:
                 await asyncio.to_thread(self._spool.add, [delivery for delivery, _ in batch])
-                if late := self._handed_on & {delivery.delivery_id for delivery, _ in batch}:
-                    await asyncio.to_thread(self._spool.mark_forwarded, list(late))
-                    self._handed_on -= late
             except Exception as failure:  # whatever it is, this has to go on
                 error = failure
             self._has_more.set()
@@ -173,63 +218,92 @@ class _Receiver:
                     last_cleared = self._clock()
                     await asyncio.to_thread(self._spool.forget_old)
                 waiting = await asyncio.to_thread(self._spool.take, _BATCH)
-                is_reached = await self._forward(waiting)
+                await self._forward(waiting)
             except Exception as error:  # whatever it is, this has to go on
-                self._warn("Deliveries can't be forwarded (%s): they wait in the spool.", type(error).__name__)
-                is_reached = False
-            failures = 0 if is_reached else failures + 1
-            if failures:
+                self._warn("The spool can't be used (%s): deliveries wait in it. See the disk.", type(error).__name__)
+                failures += 1
                 await asyncio.sleep(min(30.0, 0.5 * 2 ** min(failures, 6)))
-            elif not waiting:
+                continue
+            failures = 0
+            if not waiting:
                 with suppress(asyncio.TimeoutError):
                     async with timeout(1.0):
                         await self._has_more.wait()
 
-    async def _forward(self, waiting: list[Waiting]) -> bool:
-        """Hand deliveries to Airflow, and return whether it could be reached."""
+    async def _forward(self, waiting: list[Waiting]) -> None:
+        """Hand deliveries to Airflow, those of each asset for themselves, and keep what became of them."""
+        by_asset: dict[str, list[Waiting]] = {}
+        for one in waiting:
+            if one.delivery.key not in self._sent:
+                by_asset.setdefault(one.delivery.uri, []).append(one)
         slots = asyncio.Semaphore(_AT_A_TIME)
+        done = await asyncio.gather(*(self._forward_asset(group, slots) for group in by_asset.values()))
+        # An error of the spool must not make Airflow hear of them once more, so they are remembered until it has them.
+        await asyncio.to_thread(self._spool.mark_forwarded, list(self._sent))
+        self._sent.clear()
+        for outcomes in done:
+            await asyncio.to_thread(self._keep_failures, outcomes)
 
-        async def forward(one: Waiting) -> bool | None:
-            async with slots:
-                try:
-                    await self._client.create_event(one.delivery)
-                except UnknownAssetError as error:
-                    return await self._hold(one, error)
-                except RefusedEventError as error:
-                    self._warn("%s: it is tried again.", error)
-                    await asyncio.to_thread(self._spool.put_off, one.delivery.delivery_id, 60.0)
-                    return None
-                except AirflowError as error:
-                    self._warn("%s: deliveries wait in the spool.", error)
-                    return False
-                return True
+    async def _forward_asset(self, group: list[Waiting], slots: asyncio.Semaphore) -> list[_Outcome]:
+        """Hand the deliveries of one asset on: the first of them for itself, and the others if Airflow knows it."""
+        first = await self._forward_one(group[0], slots)
+        if first.error is not None and not isinstance(first.error, RefusedEventError):
+            is_unknown = isinstance(first.error, UnknownAssetError)
+            return [first, *(_Outcome(one, first.error, is_asked=False) for one in group[1:] if is_unknown)]
+        return [first, *await asyncio.gather(*(self._forward_one(one, slots) for one in group[1:]))]
 
-        done = await asyncio.gather(*(forward(one) for one in waiting))
-        forwarded = [one.delivery for one, is_done in zip(waiting, done, strict=True) if is_done]
-        await asyncio.to_thread(self._spool.mark_forwarded, [delivery.delivery_id for delivery in forwarded])
-        for delivery in forwarded:
-            _log.info("Order %s: sent %s as an event of %s.", delivery.order_id, delivery.event, delivery.uri)
-        return False not in done
+    async def _forward_one(self, one: Waiting, slots: asyncio.Semaphore) -> _Outcome:
+        delivery = one.delivery
+        async with slots:
+            try:
+                await self._client.create_event(delivery)
+            except AirflowError as error:
+                return _Outcome(one, error)
+        self._sent.add(delivery.key)
+        _log.info("Order %s: sent %s as an event of %s.", delivery.order_id, delivery.event, delivery.uri)
+        return _Outcome(one)
 
-    async def _hold(self, one: Waiting, error: UnknownAssetError) -> bool | None:
-        """Keep a delivery for an asset that no DAG uses for a while, and return whether to drop it."""
-        if self._clock() > one.taken_at + UNKNOWN_ASSET_SECONDS:
-            _log.warning("%s, so the event of order %s was dropped.", error, one.delivery.order_id)
-            return True
-        self._warn("%s yet: its deliveries wait in the spool, for %.0f hours.", error, UNKNOWN_ASSET_SECONDS / 3600)
-        await asyncio.to_thread(self._spool.put_off_event, one.delivery.event, 10.0)
-        return None
+    def _keep_failures(self, outcomes: list[_Outcome]) -> None:
+        """Put off what Airflow did not take, and aside what it will never take."""
+        for one, error, is_asked in outcomes:
+            uri = one.delivery.uri
+            if error is None:
+                del self._failures[uri]
+            elif isinstance(error, UnknownAssetError):
+                self._put_off(one, error, 10.0, UNKNOWN_ASSET_SECONDS)
+                if is_asked:
+                    self._spool.put_off_asset(one.delivery, 10.0)
+                    hours = UNKNOWN_ASSET_SECONDS / 3600
+                    self._warn("%s yet: its deliveries wait in the spool, for %.0f hours.", error, hours)
+            elif isinstance(error, RefusedEventError):
+                self._put_off(one, error, 60.0, REFUSED_SECONDS)
+                self._warn("%s: it is tried again, for %.0f hours.", error, REFUSED_SECONDS / 3600)
+            else:
+                self._failures[uri] += 1
+                self._spool.put_off_asset(one.delivery, min(30.0, 0.5 * 2 ** min(self._failures[uri], 6)))
+                self._warn("%s: deliveries wait in the spool.", error)
+
+    def _put_off(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
+        """Try again what Airflow itself does not take, or put it aside once it has said so for so long."""
+        if one.failing_since is None or self._clock() <= one.failing_since + most:
+            self._spool.put_off(one.delivery.key, seconds, str(error))
+            return
+        self._spool.drop(one.delivery.key, str(error))
+        _log.warning(
+            "%s, for %.0f hours: the event of order %s was dropped. See webhooks deliveries.",
+            error,
+            most / 3600,
+            one.delivery.order_id,
+        )
 
 
-async def _read_body(request: Request) -> bytes | None:
-    """Return the body, ``None`` for one that is too large."""
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)
+class _BodyError(Exception):
+    """A body that is not read to its end."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 def _answer(status: int, text: str) -> Response:
-    return PlainTextResponse(text, status)
+    return PlainTextResponse(text, status, headers={"Connection": "close"} if status >= 400 else None)

@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from airflow_provider_youcan.assets import sanitize_uri
+from airflow_provider_youcan.checks import check_rendered_flag
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.hooks.standalone import open_hook
 
@@ -31,6 +32,9 @@ class Settings:
     :param username: the user who logs in to Airflow with ``password`` (default ``None``: nobody logs in).
     :param password: the password of that user.
     :param token: a token for Airflow, instead of both.
+    :param event_from_address: whether ``?event=`` of the address, which is not signed, names the event of a body that
+        names none (default ``False``).
+    :param store_ids: the slug of each store by its id, which a delivery names; empty where no id is known (default).
     """
 
     secrets: tuple[str, ...] = field(repr=False)
@@ -40,6 +44,8 @@ class Settings:
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+    event_from_address: bool = False
+    store_ids: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
@@ -47,9 +53,9 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     Read the settings from options and environment variables.
 
     The variables are ``YOUCAN_WEBHOOKS_`` with ``CONN_ID``, ``STORE``, ``SPOOL``, ``AIRFLOW_URL``,
-    ``AIRFLOW_USERNAME``, ``AIRFLOW_PASSWORD`` and ``AIRFLOW_TOKEN``, and ``YOUCAN_CLIENT_SECRET``: one secret, or two
-    with a comma between them. A missing secret and a missing slug are read from the Airflow connection ``CONN_ID``
-    (default ``youcan_default``).
+    ``AIRFLOW_USERNAME``, ``AIRFLOW_PASSWORD``, ``AIRFLOW_TOKEN`` and ``EVENT_FROM_ADDRESS`` (``true``), and
+    ``YOUCAN_CLIENT_SECRET``: one secret, or two with a comma between them. A missing secret and a missing slug are read
+    from the Airflow connection ``CONN_ID`` (default ``youcan_default``).
 
     :param options: values that win over the environment, by the names of the variables in lower case (default none).
     :raises YouCanError: if a setting is missing or invalid.
@@ -68,19 +74,22 @@ def read_settings(options: Mapping[str, Any] | None = None) -> Settings:
     if not secrets or store is None:
         known_secret, known_store = _ask_connection(read("conn_id") or "youcan_default", is_store_known=bool(store))
         secrets, store = secrets or known_secret, store or known_store
+    slug, store_ids = _read_stores(store)
     return Settings(
         secrets,
-        _check_store(store),
+        slug,
         spool=read("spool") or Settings.spool,
         airflow_url=_check_url(read("airflow_url") or Settings.airflow_url),
         username=read("airflow_username"),
         password=read("airflow_password"),
         token=read("airflow_token"),
+        event_from_address=check_rendered_flag("event_from_address", read("event_from_address") or False),
+        store_ids=store_ids,
     )
 
 
 def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, ...], str | None]:
-    from airflow_provider_youcan.client.store import read_store_slug
+    from airflow_provider_youcan.client.store import read_store
 
     with open_hook(conn_id) as hook:
         client = hook.get_credentials().oauth_client
@@ -89,7 +98,7 @@ def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, .
                 f"The Airflow connection {conn_id!r} has no OAuth app, and YouCan signs with its client secret: "
                 "webhooks take an app. Authorise one, or give its secret in YOUCAN_CLIENT_SECRET."
             )
-        store = None if is_store_known else hook.run(read_store_slug())
+        store = None if is_store_known else hook.run(read_store())
     return ((client.client_secret,) if client is not None else ()), store
 
 
@@ -106,12 +115,24 @@ def _check_url(url: str) -> str:
     )
 
 
-def _check_store(store: str | None) -> str:
-    if store is None:
+def _read_stores(stores: str | None) -> tuple[str, dict[str, str]]:
+    """Read ``slug``, ``slug=id``, or several of the latter with commas between them."""
+    if stores is None:
         raise YouCanInvalidInputError(
             "The token may not read the store's slug: grant the scope 'view-store-info' to it, or give --store."
         )
+    named = [[part.strip() for part in one.split("=", 1)] for one in stores.split(",")]
+    slugs = [_check_slug(slug) for slug, *_ in named]
+    ids = {store_id: slug for slug, (_, *rest) in zip(slugs, named, strict=True) for store_id in rest if store_id}
+    if len(slugs) > 1 and len(ids) < len(slugs):
+        raise YouCanInvalidInputError(
+            f"The stores are {stores!r}: give each of several with an id of its own, such as --store my-store=ID."
+        )
+    return slugs[0], ids
+
+
+def _check_slug(store: str) -> str:
     try:
-        return sanitize_uri(urlsplit(f"youcan://{store}/orders")).netloc
+        return sanitize_uri(urlsplit(f"youcan://{store.strip()}/orders")).netloc
     except ValueError as error:
         raise YouCanInvalidInputError(f"The store is {store!r}: {error}") from None

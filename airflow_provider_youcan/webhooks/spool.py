@@ -1,34 +1,57 @@
+# ruff: noqa: S608  # the parts of each statement are constants of this module
 """The spool: deliveries that were taken, on disk until Airflow has them, and after that to know them again."""
 
 from __future__ import annotations
 
+import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
 
-from airflow_provider_youcan.webhooks.deliveries import Delivery
+from airflow_provider_youcan.webhooks.deliveries import Delivery, Key
 
-__all__ = ["Spool", "Waiting"]
+__all__ = ["Spool", "SpoolError", "Waiting"]
 
 KEPT_SECONDS = 7 * 86_400.0
 """How long a delivery is known: YouCan delivers again over some four hours."""
 
-_SCHEMA = """
-create table if not exists deliveries (
-    delivery_id text primary key, event text not null, order_id text not null, store text not null, time text not null,
-    taken_at real not null, due_at real not null, forwarded_at real);
-create index if not exists waiting on deliveries (due_at) where forwarded_at is null;
+_KEY = "delivery_id, event, order_id"
+_COLUMNS = f"{_KEY}, store, time, taken_at, due_at"
+_SCHEMA = f"""
+create table if not exists spooled (
+    delivery_id text not null, event text not null, order_id text not null, store text not null, time text not null,
+    taken_at real not null, due_at real not null, failing_since real, reason text, forwarded_at real, dropped_at real,
+    primary key ({_KEY}));
+create index if not exists spooled_waiting on spooled (due_at) where forwarded_at is null and dropped_at is null;
 """
+# Older versions knew a delivery by its id alone.
+_MIGRATION = f"""
+insert or ignore into spooled ({_COLUMNS}, forwarded_at) select {_COLUMNS}, forwarded_at from deliveries;
+drop table deliveries;
+"""
+_IS_WAITING = "forwarded_at is null and dropped_at is null"
+_IS_KEY = "delivery_id = ? and event = ? and order_id = ?"
+
+
+class SpoolError(Exception):
+    """Another receiver uses the spool."""
 
 
 @dataclass(frozen=True)
 class Waiting:
-    """A delivery that Airflow does not have yet."""
+    """A delivery that Airflow does not have yet, or never will."""
 
     delivery: Delivery
     taken_at: float
+    failing_since: float | None = None
+    """Since when Airflow itself refuses it, or does not know its asset; ``None`` if it does not."""
+    reason: str | None = None
+    """What Airflow last said of it."""
+    dropped_at: float | None = None
 
 
 class Spool:
@@ -37,20 +60,40 @@ class Spool:
 
     :param path: the file, which is made where it is missing. Each receiver has its own.
     :param clock: returns the time in seconds since 1970 (default the machine's).
+    :param is_read_only: whether it is only looked at, beside a receiver that uses it (default ``False``).
+    :raises SpoolError: if another receiver uses it.
     :raises sqlite3.Error: if it can't be used.
     """
 
-    def __init__(self, path: str, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: str, clock: Callable[[], float] = time.time, *, is_read_only: bool = False) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._database = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=1)
-        # What was answered with 200 has to be there after the machine died.
-        self._database.executescript("pragma journal_mode = wal; pragma synchronous = full;" + _SCHEMA)
+        self._claim = None if is_read_only else _claim(path)
+        self._database = sqlite3.connect(
+            f"{Path(path).absolute().as_uri()}?mode={'ro' if is_read_only else 'rwc'}",
+            uri=True,
+            check_same_thread=False,
+            isolation_level=None,
+            timeout=1,
+        )
+        if not is_read_only:
+            # What was answered with 200 has to be there after the machine died.
+            self._database.executescript("pragma journal_mode = wal; pragma synchronous = full;" + _SCHEMA)
+            if self._database.execute("select 1 from sqlite_master where name = 'deliveries'").fetchone():
+                self._database.executescript(f"begin immediate; {_MIGRATION} commit;")
+        self._waiting = self._database.execute(f"select count(*) from spooled where {_IS_WAITING}").fetchone()[0]
 
     def close(self) -> None:
         """Close the file."""
         with self._lock:
             self._database.close()
+            if self._claim is not None:
+                self._claim.close()
+
+    def count_waiting(self) -> int:
+        """Return the number of deliveries that Airflow does not have yet."""
+        number: int = self._waiting
+        return number
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
         """
@@ -59,60 +102,85 @@ class Spool:
         :raises sqlite3.Error: if they could not be kept.
         """
         now = self._clock()
-        rows = [(one.delivery_id, one.event, one.order_id, one.store, one.time, now, now) for one in deliveries]
+        rows = [(*one.key, one.store, one.time, now, now) for one in deliveries]
+        statement = f"insert or ignore into spooled ({_COLUMNS}) values (?, ?, ?, ?, ?, ?, ?)"
         with self._lock:
-            self._database.execute("begin immediate")
-            try:
-                self._database.executemany("insert or ignore into deliveries values (?, ?, ?, ?, ?, ?, ?, null)", rows)
-            except BaseException:
-                self._database.execute("rollback")
-                raise
-            self._database.execute("commit")
+            self._waiting += self._change(statement, rows)
 
     def take(self, most: int) -> list[Waiting]:
-        """Return deliveries that are due to be forwarded, those that are due longest first."""
-        columns = "delivery_id, event, order_id, store, time, taken_at"
-        statement = (
-            f"select {columns} from deliveries where forwarded_at is null and due_at <= ? "  # noqa: S608
-            "order by due_at, rowid limit ?"
-        )
-        with self._lock:
-            rows = self._database.execute(statement, (self._clock(), most)).fetchall()
-        return [Waiting(Delivery(*row[:5]), row[5]) for row in rows]
+        """Return deliveries that are due to be forwarded: of each asset in turn those that are due longest."""
+        in_turn = "row_number() over (partition by store, event order by due_at, rowid)"
+        condition = f"{_IS_WAITING} and due_at <= ? order by {in_turn}, due_at limit ?"
+        return self._read(condition, self._clock(), most)
 
-    def mark_forwarded(self, delivery_ids: Sequence[str]) -> None:
+    def list_all(self, most: int) -> list[Waiting]:
+        """Return what waits, and what was dropped, the oldest first."""
+        return self._read("forwarded_at is null order by taken_at, rowid limit ?", most)
+
+    def mark_forwarded(self, keys: Iterable[Key]) -> None:
         """Keep that Airflow has them."""
         now = self._clock()
+        statement = f"update spooled set forwarded_at = ? where {_IS_WAITING} and {_IS_KEY}"
         with self._lock:
-            self._database.executemany(
-                "update deliveries set forwarded_at = ? where delivery_id = ?",
-                [(now, delivery_id) for delivery_id in delivery_ids],
-            )
+            self._waiting -= self._change(statement, [(now, *key) for key in keys])
 
-    def put_off(self, delivery_id: str, seconds: float) -> None:
-        """Try a delivery again in so many seconds."""
+    def drop(self, key: Key, reason: str) -> None:
+        """Put a delivery aside that Airflow will never take."""
+        statement = f"update spooled set dropped_at = ?, reason = ? where {_IS_WAITING} and {_IS_KEY}"
         with self._lock:
-            self._database.execute(
-                "update deliveries set due_at = ? where delivery_id = ?", (self._clock() + seconds, delivery_id)
-            )
+            self._waiting -= self._change(statement, [(self._clock(), reason, *key)])
 
-    def put_off_event(self, event: str, seconds: float) -> None:
-        """Try all deliveries of an event again in so many seconds."""
+    def put_off(self, key: Key, seconds: float, reason: str) -> None:
+        """
+        Try a delivery again in so many seconds, because Airflow itself does not take it.
+
+        :param key: which delivery.
+        :param seconds: after how long.
+        :param reason: what Airflow said.
+        """
+        now = self._clock()
+        assignments = "due_at = ?, failing_since = coalesce(failing_since, ?), reason = ?"
         with self._lock:
-            self._database.execute(
-                "update deliveries set due_at = ? where forwarded_at is null and event = ?",
-                (self._clock() + seconds, event),
-            )
+            self._change(f"update spooled set {assignments} where {_IS_KEY}", [(now + seconds, now, reason, *key)])
+
+    def put_off_asset(self, delivery: Delivery, seconds: float) -> None:
+        """Try all deliveries of the asset of one again in so many seconds."""
+        statement = f"update spooled set due_at = ? where {_IS_WAITING} and store = ? and event = ?"
+        with self._lock:
+            self._change(statement, [(self._clock() + seconds, delivery.store, delivery.event)])
 
     def forget_old(self) -> None:
-        """Forget what was forwarded long ago."""
+        """Forget what was forwarded, or dropped, long ago."""
         with self._lock:
-            self._database.execute("delete from deliveries where forwarded_at < ?", (self._clock() - KEPT_SECONDS,))
+            limit = self._clock() - KEPT_SECONDS
+            self._change("delete from spooled where coalesce(forwarded_at, dropped_at) < ?", [(limit,)])
 
-    def count_waiting(self) -> int:
-        """Return how many deliveries Airflow does not have yet."""
+    def _read(self, condition: str, *values: object) -> list[Waiting]:
+        columns = f"{_KEY}, store, time, taken_at, failing_since, reason, dropped_at"
         with self._lock:
-            number: int = self._database.execute(
-                "select count(*) from deliveries where forwarded_at is null"
-            ).fetchone()[0]
-        return number
+            rows = self._database.execute(f"select {columns} from spooled where {condition}", values).fetchall()
+        return [Waiting(Delivery(*row[:5]), *row[5:]) for row in rows]
+
+    def _change(self, statement: str, rows: Sequence[Sequence[object]]) -> int:
+        """Change rows in one transaction, and return how many."""
+        if not rows:
+            return 0
+        self._database.execute("begin immediate")
+        try:
+            changed = self._database.executemany(statement, rows).rowcount
+            self._database.execute("commit")
+        except BaseException:
+            self._database.execute("rollback")
+            raise
+        return max(0, changed)
+
+
+def _claim(path: str) -> IO[str]:
+    """Lock the spool for this process, until it is closed or the process ends."""
+    lock = Path(f"{path}.lock").open("w")  # noqa: SIM115  # it is held
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise SpoolError(f"Another receiver uses the spool {path}: give each one its own, with --spool.") from None
+    return lock
