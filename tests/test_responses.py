@@ -275,6 +275,51 @@ def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
     assert raised.value.detail == "no *** with *** or *** in 2026"
 
 
+DIGITS = [
+    "0123456789",
+    "\u0660\u0661\u0662\u0663\u0664\u0665\u0666\u0667\u0668\u0669",
+    "\u06f0\u06f1\u06f2\u06f3\u06f4\u06f5\u06f6\u06f7\u06f8\u06f9",
+]
+
+
+@given(
+    st.lists(st.integers(0, 9), min_size=8, max_size=15),
+    st.sampled_from(DIGITS),
+    st.sampled_from(["", " ", "-", "/", ".", "\u2011", "\u2013", "\u00a0", ") ", "\u200e", " / "]),
+    st.sampled_from(["text", "number", "nested", "list"]),
+)
+def test_a_phone_in_an_answer_goes_no_further(numbers: list[int], digits: str, separator: str, kind: str) -> None:
+    phone = separator.join(digits[number] for number in numbers)
+    plain = int("1" + "".join(map(str, numbers)))
+    shown: object = {"text": f"call {phone}", "number": plain, "nested": {"phone": phone}, "list": [[phone], plain]}[
+        kind
+    ]
+    body = {"status": 422, "detail": f"no {phone}", "meta": {"fields": {"phone": shown, phone: ["x"]}}}
+
+    with pytest.raises(YouCanValidationError) as raised:
+        read(UPDATE, 422, body)
+
+    told = f"{raised.value} {vars(raised.value)}".replace(ORDER_ID, "")
+    assert phone not in told
+    assert str(plain) not in told
+
+
+@given(st.text(st.characters(categories=["Lu", "Ll", "Lo"]), min_size=4, max_size=20))
+def test_a_search_goes_no_further_in_any_letter_case(text: str) -> None:
+    for echo in (text, text.upper(), text.lower(), text.title()):
+        with pytest.raises(YouCanServerError) as raised:
+            read(endpoints.list_orders(query={"q": text}), 500, {"detail": f"nobody is called <{echo}> here"})
+        if len(echo) == len(text):  # some letters become two
+            assert echo not in str(raised.value)
+
+
+def test_an_orders_own_id_stays() -> None:
+    with pytest.raises(YouCanServerError) as raised:
+        read(UPDATE, 500, {"detail": f"order {ORDER_ID} is locked"})
+
+    assert raised.value.detail == f"order {ORDER_ID} is locked"
+
+
 @pytest.mark.parametrize("echo", ["Fatima Zahra", "Fatima+Zahra", "Fatima%20Zahra"])
 def test_nor_does_it_as_a_url_writes_it(echo: str) -> None:
     with pytest.raises(YouCanError) as raised:
