@@ -16,7 +16,7 @@ from typing import Any, TypeGuard
 from unicodedata import category
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
-from airflow_provider_youcan.orders import StatusContext, is_text
+from airflow_provider_youcan.orders import StatusContext, is_text, normalize_text
 from airflow_provider_youcan.texts import join_slugs, list_some, shorten
 from airflow_provider_youcan.version_compat import is_mapped
 
@@ -33,6 +33,7 @@ __all__ = [
     "check_status_text",
     "closest_statuses",
     "describe_bounds",
+    "find_same",
     "is_order_id",
     "is_rendered_later",
     "is_uuid",
@@ -52,6 +53,9 @@ _MAX_STATUS = 255
 
 _CONTROL = ("Cc", "Zl", "Zp")
 _NULLS = ("", "None", "null", "NULL", "nan", "NaN", "NaT", "<NA>", "undefined")
+
+_SEPARATED = re.compile(r"\s*[\w-]+\s*([,;|]\s*[\w-]+\s*)+")
+"""Words without a space in them, with the separators of lists between them; a label may have a comma in a sentence."""
 
 _ORDER_ID = re.compile(r"[A-Za-z0-9_-]{1,100}")
 _YOUCANS_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
@@ -137,11 +141,23 @@ def check_known_status(
         return
     closest = closest_statuses(status, known)
     hint = f"did you mean {join_slugs(closest)}?" if closest else f"known are {list_some(list(known))}."
+    others = [other for other in StatusContext if other is not context and status in other.documented_slugs]
+    if others:
+        hint = f"it is a {' and a '.join(others)} status. {hint[0].upper()}{hint[1:]}"
     raise YouCanUnknownStatusError(
         f"{(show or shorten)(status)} is not a {context} status of this store",
         advice=f"{hint} Set allow_custom_label=True if you want this text as a label.",
         closest=closest,
     )
+
+
+def find_same(status: str, known: Iterable[str]) -> str | None:
+    """Return the slug that is meant: the status itself if it is known, else the known one of the same normal form."""
+    known = list(known)
+    if status in known:
+        return status
+    form = normalize_text(status)
+    return next((slug for slug in known if normalize_text(slug) == form), None)
 
 
 def known_statuses(context: StatusContext, store_slugs: Iterable[str]) -> list[str]:
@@ -152,7 +168,7 @@ def known_statuses(context: StatusContext, store_slugs: Iterable[str]) -> list[s
 def closest_statuses(status: str, known: Iterable[str]) -> list[str]:
     """Return up to three of the ``known`` slugs that resemble ``status``, best first, letter case aside."""
     by_folded = {slug.casefold(): slug for slug in reversed(list(known))}
-    folded = status.strip().casefold()
+    folded = normalize_text(status).casefold()
     matches = [folded] if folded in by_folded else get_close_matches(folded[:100], by_folded, n=3)
     return [by_folded[match] for match in matches]
 
@@ -191,6 +207,12 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
             raise _slugs_error(name, slugs, "which is not a slug")
         if _is_text_of_a_list(slug):
             raise _slugs_error(name, slugs, "the text of a list")
+        if _SEPARATED.fullmatch(slug):
+            listed = [part.strip() for part in re.split("[,;|]", slug)]
+            raise YouCanInvalidInputError(
+                f"{name} is {shorten(slugs)}, a list written as one text; nothing was sent: give the list "
+                f"{shorten(listed)}."
+            )
     return tuple(found)
 
 

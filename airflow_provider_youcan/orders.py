@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import Enum
 from operator import attrgetter
 from typing import Any
+from unicodedata import normalize
 
-__all__ = ["OrderStatuses", "StatusContext", "is_text", "order_page"]
+__all__ = ["OrderStatuses", "StatusContext", "is_text", "normalize_text", "order_page"]
 
 
 class StatusContext(str, Enum):
@@ -106,6 +107,25 @@ class OrderStatuses:
 _READ_STATUS: dict[str, Callable[[OrderStatuses], str | None]] = {
     context: attrgetter(context.value) for context in StatusContext
 }
+
+
+_AROUND = (
+    # White space,
+    "\t\n\v\f\r\x1c\x1d\x1e\x1f \x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028"
+    "\u2029\u202f\u205f\u3000"
+    # and marks.
+    "\u200b\u200c\u200d\u2060\ufeff\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+)
+"""White space of any script, and the marks of no width and of direction that spreadsheets put around a text."""
+
+
+def normalize_text(text: str) -> str:
+    """
+    Return a text in the form in which ids, refs, words and names are compared: NFC, and nothing invisible around it.
+
+    Letter case stays.
+    """
+    return text.strip(" \t\r\n") if text.isascii() else normalize("NFC", text.strip(_AROUND)).strip(_AROUND)
 
 
 def is_text(value: str) -> bool:

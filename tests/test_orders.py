@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+import unicodedata
 from dataclasses import astuple
 from typing import Any
 
@@ -15,6 +16,7 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUn
 from airflow_provider_youcan.orders import (
     OrderStatuses,
     StatusContext,
+    normalize_text,
 )
 
 DOCUMENTED_ORDER: dict[str, Any] = {
@@ -205,3 +207,23 @@ def test_half_a_character_of_the_shop_is_no_status() -> None:
     order = {"payment": {"status_object": {"slug": "x\ud800"}, "status_text": "y\ud800"}}
 
     assert OrderStatuses.from_order(order).payment is None
+
+
+AROUND = st.text(st.sampled_from(" \t\n\xa0\u2009\u3000\u200b\u200e\u200f\u202b\u2066\ufeff"), max_size=5)
+
+
+@given(AROUND, st.text(min_size=1, max_size=20), AROUND, st.sampled_from(["NFC", "NFD"]))
+def test_a_text_is_known_again_whatever_is_put_around_it(before: str, text: str, after: str, form: Any) -> None:
+    padded = before + unicodedata.normalize(form, text) + after
+
+    assert normalize_text(padded) == normalize_text(text)
+    assert normalize_text(normalize_text(text)) == normalize_text(text)
+
+
+@given(
+    st.text(st.characters(categories=["L", "N"]), min_size=1), st.text(st.characters(categories=["L", "N"]), min_size=1)
+)
+def test_two_words_are_not_taken_for_one(one: str, other: str) -> None:
+    same = unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other)
+
+    assert (normalize_text(one) == normalize_text(other)) is same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
+from airflow_provider_youcan.orders import StatusContext
 from tests.conftest import UNKNOWN_ID, RunDag, Sandbox, execute, paid_rows, paths, payable, read_report, reconcile
 
 
@@ -165,7 +167,7 @@ def test_bad_rows_can_be_left_out(sandbox: Sandbox, fresh: list[str], tmp_path: 
     report = tmp_path / "report.jsonl"
 
     summary = reconcile(
-        [{"order_id": fresh[0], "status": "closed"}, {"order_id": fresh[1], "status": "clsed"}, {"ref": " "}],
+        [{"order_id": fresh[0], "status": "closed"}, {"order_id": fresh[1], "status": "clsed"}, {"status": "open"}],
         on_invalid="skip",
         report_path=str(report),
     )
@@ -174,6 +176,66 @@ def test_bad_rows_can_be_left_out(sandbox: Sandbox, fresh: list[str], tmp_path: 
     invalid = [line for line in read_report(report) if line["outcome"] == "invalid"]
     assert [line["order_id"] for line in invalid] == [fresh[1], None]
     assert "did you mean 'closed'" in invalid[0]["reason"]
+
+
+def test_cells_are_compared_in_their_normal_form(sandbox: Sandbox) -> None:
+    # Given a shop with a status of its own, and a table as spreadsheets and CHAR columns make them,
+    order = sandbox.shop.orders()[0]
+    statuses = sandbox.shop.store_statuses()
+    name = unicodedata.normalize("NFD", "Livré à domicile")
+    sandbox.shop.replace_statuses(
+        {
+            context: [*known, *([{**known[0], "slug": name}] if context is StatusContext.SHIPPING else [])]
+            for context, known in statuses.items()
+        }
+    )
+    row = {
+        " Réf\u00a0": f"{order['ref']}     ",
+        "\ufeffpayment_status": "\u200fENCAISSE\u0301 ",
+        "Shipping_Status ": "Livré à domicile\u00a0",
+    }
+
+    summary = reconcile(
+        [row],
+        columns={"ref": unicodedata.normalize("NFD", "Réf")}
+        | {"payment_status": "payment_status", "shipping_status": "shipping_status"},
+        status_map={"payment": {"ENCAISSÉ": "paid"}},
+    )
+
+    # then they find their order, and the store's own slug is sent as the store has it.
+    assert summary["changed"] == 2
+    assert sandbox.shop.statuses(order["id"]) | {"general": ""} == {"general": "", "shipping": name, "payment": "paid"}
+
+
+def test_a_junk_label_that_looks_like_a_slug_is_repaired(sandbox: Sandbox) -> None:
+    order_id = sandbox.shop.order_ids()[0]
+    sandbox.shop.set_status(order_id, "payment", "paid ")
+
+    assert reconcile([{"order_id": order_id, "payment_status": "paid "}])["changed"] == 1
+    assert sandbox.shop.statuses(order_id)["payment"] == "paid"
+
+
+def test_a_status_of_another_context_says_so(sandbox: Sandbox) -> None:
+    with pytest.raises(YouCanUnknownStatusError, match="'paid' is not a shipping status.*it is a payment status"):
+        reconcile([{"order_id": sandbox.shop.order_ids()[0], "shipping_status": "paid"}])
+
+
+@pytest.mark.parametrize("text", ["pending,unpaid", "pending, unpaid", "pending;unpaid", "pending | unpaid"])
+def test_a_guard_that_is_a_list_written_as_text_is_refused(sandbox: Sandbox, text: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=r"give the list \['pending', 'unpaid'\]"):
+        reconcile([{"order_id": "abc", "payment_status": "paid"}], only_from={"payment": text})
+    assert sandbox.shop.requests() == []
+
+
+def test_a_row_of_nothing_is_none(sandbox: Sandbox, fresh: list[str]) -> None:
+    nothing: list[dict[str, Any]] = [
+        {"order_id": "", "status": None},
+        {"order_id": None, "ref": " ", "status": "\u00a0"},
+        {"order_id": float("nan"), "status": float("nan")},
+    ]
+    summary = reconcile([*nothing, {"order_id": fresh[0], "status": "closed"}, *nothing])
+
+    assert (summary["rows"], summary["invalid"], summary["changed"]) == (1, 0, 1)
 
 
 def test_the_same_wish_twice_is_sent_once(sandbox: Sandbox, fresh: list[str]) -> None:

@@ -63,7 +63,7 @@ def test_a_table_goes_by_the_stores_own_list() -> None:
     next(procedure)
 
     # The store has deleted 'captured', and its list of shipping statuses is as incomplete as YouCan's own example.
-    unknown, incomplete, _ = end(procedure, settings(payment=["paid", "pending"], shipping=["out-for-delivery"]))
+    unknown, incomplete, *_ = end(procedure, settings(payment=["paid", "pending"], shipping=["out-for-delivery"]))
 
     assert list(unknown) == [(PAYMENT, "captured")]
     assert incomplete == [StatusContext.SHIPPING]

@@ -134,7 +134,8 @@ def _response_timeout() -> str:
     from airflow.providers.standard.operators.hitl import HITLOperator
 
     if "response_timeout" in inspect.signature(HITLOperator.__init__).parameters:
-        return "response_timeout=timedelta(seconds=2)"
+        # An answer that comes before the scheduler has seen the asking task's process end fails the task in 3.3.2.
+        return "response_timeout=timedelta(seconds=15)"
     # On 3.1 it is also the time that the task has to begin waiting.
     return "execution_timeout=timedelta(seconds=20)"
 

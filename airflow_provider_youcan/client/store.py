@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from airflow_provider_youcan.checks import check_known_status, check_status_text, closest_statuses, known_statuses
+from airflow_provider_youcan.checks import (
+    check_known_status,
+    check_status_text,
+    closest_statuses,
+    find_same,
+    known_statuses,
+)
 from airflow_provider_youcan.client import endpoints, oauth, resthooks
 from airflow_provider_youcan.client.procedures import Procedure
 from airflow_provider_youcan.exceptions import (
@@ -61,7 +67,7 @@ def get_store_statuses(store_slugs: dict[StatusContext, list[str]]) -> Procedure
 
 def check_status(
     status: str, context: StatusContext, store_slugs: dict[StatusContext, list[str]], youcan_conn_id: str
-) -> Procedure[None]:
+) -> Procedure[str]:
     """
     Refuse a status that neither YouCan nor the store knows. A documented slug passes without a request.
 
@@ -69,11 +75,12 @@ def check_status(
     :param context: which of the three statuses.
     :param store_slugs: the store's own lists; an empty mapping is filled with what is read.
     :param youcan_conn_id: the Airflow connection to name in the error.
+    :return: the status as the store has it: it may be written in another Unicode form, or with spaces around it.
     :raises YouCanUnknownStatusError: if it is unknown.
     :raises YouCanPermissionError: if the token may not read the lists.
     """
     if check_status_text(status) in context.documented_slugs:
-        return
+        return status
     refusal: YouCanPermissionError | YouCanAuthenticationError | None = None
     if not store_slugs:
         try:
@@ -82,7 +89,11 @@ def check_status(
             refusal = error
         if refusal is not None:
             raise _unreadable_list_error(status, context, refusal, youcan_conn_id)
-    check_known_status(status, context, known_statuses(context, store_slugs[context]))
+    known = known_statuses(context, store_slugs[context])
+    if (slug := find_same(status, known)) is not None:
+        return slug
+    check_known_status(status, context, known)
+    raise AssertionError("an unknown status raises")
 
 
 def _unreadable_list_error(
@@ -113,6 +124,8 @@ class StatusCheck(NamedTuple):
     """The contexts whose list has no documented slug, as the example on YouCan's own page: the documented count too."""
     known: dict[StatusContext, list[str]]
     """For each context the slugs that there are, as far as that may be read."""
+    same: dict[tuple[StatusContext, str], str]
+    """Those that the store writes in another way, each with the store's slug."""
 
 
 def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str) -> Procedure[StatusCheck]:
@@ -130,12 +143,17 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
     except MAY_LACK_SCOPE as error:
         refusal = error
     unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError] = {}
+    same: dict[tuple[StatusContext, str], str] = {}
     incomplete = [context for context, slugs in store_slugs.items() if not set(slugs) & set(context.documented_slugs)]
     for context, status in statuses:
         if refusal is not None and status not in context.documented_slugs:
             raise _unreadable_list_error(status, context, refusal, youcan_conn_id)
         slugs = store_slugs.get(context, [])
         known = known_statuses(context, slugs) if context in incomplete or refusal is not None else slugs
+        slug = find_same(status, known)
+        if slug not in (None, status):
+            same[context, status] = str(slug)
+            continue
         try:
             check_known_status(status, context, known, show_cell)
         except YouCanUnknownStatusError as error:
@@ -145,6 +163,7 @@ def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id
         unknown,
         [context for context in incomplete if context in named],
         {context: known_statuses(context, store_slugs.get(context, [])) for context in StatusContext},
+        same,
     )
 
 

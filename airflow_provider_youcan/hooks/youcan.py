@@ -167,7 +167,7 @@ class YouCanHook(BlockingDriver):
         """
         return self.run(store.get_store_statuses(self._store_slugs))
 
-    def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> None:
+    def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> str:
         """
         Refuse a status that would become a junk label on the order.
 
@@ -177,12 +177,14 @@ class YouCanHook(BlockingDriver):
         :param status: what is to be set.
         :param context: ``general``, ``shipping`` or ``payment``.
         :param allow_custom_label: accept any text, without checking the store's list (default ``False``).
+        :return: the status as the store has it: it may be written in another Unicode form, or with spaces around it.
         :raises YouCanUnknownStatusError: if neither YouCan nor the store knows it.
         :raises YouCanPermissionError: if the token may not read the list.
         """
         context = StatusContext(context)
-        if not allow_custom_label:
-            self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
+        if allow_custom_label:
+            return status
+        return self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
 
     def get_store(self) -> dict[str, Any]:
         """

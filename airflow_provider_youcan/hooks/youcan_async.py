@@ -141,13 +141,12 @@ class YouCanAsyncHook(ConnectionUser):
         """Read the store's own statuses, as :meth:`YouCanHook.get_store_statuses` does."""
         return await self.run(store.get_store_statuses(self._store_slugs))
 
-    async def check_status(
-        self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False
-    ) -> None:
+    async def check_status(self, status: str, context: StatusContext | str, *, allow_custom_label: bool = False) -> str:
         """Refuse a status that would become a junk label, as :meth:`YouCanHook.check_status` does."""
         context = StatusContext(context)
-        if not allow_custom_label:
-            await self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
+        if allow_custom_label:
+            return status
+        return await self.run(store.check_status(status, context, self._store_slugs, self.youcan_conn_id))
 
     async def get_credentials(self) -> Credentials:
         """

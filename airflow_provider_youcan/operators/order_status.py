@@ -92,7 +92,7 @@ class _UpdateStatusOperator(BaseOperator):
             if self._is_stopped:
                 hook.stop()  # it was stopped before there was a hook
             YouCanOrderLink.correct(context, order_id, hook)
-            hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
+            status = hook.check_status(status, self.status_context, allow_custom_label=self.allow_custom_label)
             try:
                 previous_status, changed = self._set_status(hook, order_id, status, only_from)
             except YouCanOrderNotFoundError as error:

@@ -116,6 +116,7 @@ class Reconciliation:
                 context,
             )
         self._snapshot.learn_slugs(checked.known)
+        self._desired.rename_statuses(checked.same)
         advice = "" if self._input.is_plan else ", or translate the word in status_map"
         self._desired.refuse_statuses(checked.unknown, advice)
 

@@ -206,8 +206,12 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         """Do what the first look has to do, once the connection is there."""
         if not self._is_checked:
             YouCanOrderLink.correct(context, wait.order_id, hook)
-            for slug in (*wait.target_status, *wait.failure_status):
-                hook.check_status(slug, wait.context, allow_custom_label=self.allow_custom_label)
+            for name in ("target_status", "failure_status"):
+                checked = [
+                    hook.check_status(slug, wait.context, allow_custom_label=self.allow_custom_label)
+                    for slug in getattr(wait, name)
+                ]
+                setattr(wait, name, tuple(checked))
             self._is_checked = True
 
     def _result(self, status: str | None) -> dict[str, Any]:

@@ -10,17 +10,18 @@ from uuid import UUID
 
 from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.orders import normalize_text
 from airflow_provider_youcan.texts import show_cell
 
 __all__ = ["check_words", "read_cell", "read_order_id", "read_ref", "translate"]
 
 
 def read_cell(value: object) -> object:
-    """Return a cell as plain Python, ``None`` for whatever stands for a null."""
-    if value is None or type(value) is str:
+    """Return a cell as plain Python, a text in its normal form, and ``None`` for whatever stands for a null."""
+    if value is None:
         return value
     if isinstance(value, str):  # numpy has a text of its own
-        return str.__str__(value)
+        return normalize_text(str.__str__(value))
     if _is_null(value):
         return None
     if getattr(value, "ndim", None) == 0 and getattr(getattr(value, "dtype", None), "kind", "") in "biuf":
@@ -34,10 +35,9 @@ def read_order_id(value: object) -> str | None:
 
     :raises YouCanInvalidInputError: if it can be none.
     """
-    if type(value) is not str:
-        value = read_cell(value)
-        if value is None:
-            return None
+    value = read_cell(value)
+    if value is None:
+        return None
     return check_order_id(str(value) if isinstance(value, UUID) else value, show_cell)
 
 
@@ -68,7 +68,7 @@ def translate(value: object, words: Mapping[Any, str | None]) -> object:
     with suppress(TypeError, ValueError, ArithmeticError):  # what can't be a key, or has no end as a text, is no word
         # A number in the table may be a text in a mapping that came as JSON.
         whole = int(value) if isinstance(value, (float, Decimal)) and value == value // 1 else value
-        for word in (value, str(value), str(whole)):
+        for word in (value, normalize_text(str(value)), str(whole)):
             if word in words:
                 return words[word]
     return value
@@ -88,11 +88,11 @@ def check_words(status_map: object) -> None:
             raise YouCanInvalidInputError(
                 f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."
             )
-        texts = [str(word) for word in words]
+        texts = [normalize_text(str(word)) for word in words]
         if twice := sorted({text for text in texts if texts.count(text) > 1}):
             raise YouCanInvalidInputError(
                 f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once, as text and as another "
-                "kind of value: give each word once."
+                "kind of value, or with spaces around it: give each word once."
             )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_provider_youcan.checks import check_contexts, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.cells import check_words, read_cell, read_order_id, read_ref, translate
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow, Statuses
 from airflow_provider_youcan.texts import show_cell
@@ -74,6 +74,9 @@ class DesiredState:
             if isinstance(row, YouCanInvalidInputError):
                 raise row
             values = self._read_columns(row)
+            if values and all(_is_empty(value) for value in values.values()):
+                self.rows -= 1  # a row of nothing, such as a feed's last line, is none
+                return
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
             if order_id is None and ref is None:
                 raise YouCanInvalidInputError(
@@ -131,8 +134,8 @@ class DesiredState:
                 f"There is no column {' or '.join(map(repr, missing))}, which columns names, so nothing was sent; "
                 f"there are {shown}."
             )
-        folded = [str(name).casefold() for name in names]
-        if twice := [name for name in found.values() if folded.count(name.casefold()) > 1]:
+        folded = [_fold(str(name)) for name in names]
+        if twice := [name for name in found.values() if folded.count(_fold(name)) > 1]:
             raise YouCanInvalidInputError(
                 f"There are several columns {' and '.join(map(repr, twice))}, ignoring letter case, so nothing was "
                 "sent: give each a name of its own."
@@ -196,6 +199,11 @@ class DesiredState:
         """Return for how many statuses the rows ask, counting each once, however many rows ask for it."""
         return sum([len(order.desired) for order in self.orders])
 
+    def rename_statuses(self, same: Mapping[tuple[StatusContext, str], str]) -> None:
+        """Take statuses for those of the store that have the same normal form."""
+        for order in self.orders if same else ():
+            order.rename(same)
+
     def refuse_statuses(
         self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError], advice: str = ""
     ) -> None:
@@ -245,15 +253,15 @@ class DesiredState:
             self._layout = (names, self._find_columns(names))
             self._seen_columns.update(dict.fromkeys(map(str, names)))
         return {
-            column: None if column in self._null_if_empty and row[name] == "" else row[name]
+            column: None if column in self._null_if_empty and _is_blank(row[name]) else row[name]
             for column, name in self._layout[1].items()
         }
 
     def _find_columns(self, names: Collection[str]) -> dict[str, str]:
         """Return for each column that is there what it is called."""
         # Some databases write all names in capitals.
-        folded = {str(name).casefold(): name for name in reversed(tuple(names))}
-        found = {column: name if name in names else folded.get(name.casefold()) for column, name in self._names.items()}
+        folded = {_fold(str(name)): name for name in reversed(tuple(names))}
+        found = {column: name if name in names else folded.get(_fold(name)) for column, name in self._names.items()}
         return {column: name for column, name in found.items() if name is not None}
 
     def _read_statuses(self, values: Mapping[str, Any]) -> Statuses:
@@ -278,11 +286,23 @@ class DesiredState:
         return statuses
 
 
+def _is_blank(value: object) -> bool:
+    return isinstance(value, str) and not normalize_text(value)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or _is_blank(value) or read_cell(value) is None
+
+
+def _fold(name: str) -> str:
+    return normalize_text(name).casefold()
+
+
 def _find_names(renamed: Mapping[str, str]) -> dict[str, str]:
     """Return for each column that is read what it is called; a name that another column claims is not its own."""
     named_statuses = renamed.keys() & set(STATUS_COLUMNS.values())
     read = [column for column in COLUMNS if not named_statuses or column in (*named_statuses, "order_id", "ref")]
-    claimed = {name.casefold() for name in renamed.values()}
+    claimed = {_fold(name) for name in renamed.values()}
     return {column: renamed.get(column, column) for column in read if column in renamed or column not in claimed}
 
 
@@ -304,4 +324,7 @@ def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, st
     if not all(isinstance(words, Mapping) for words in maps.values()):
         raise YouCanInvalidInputError("status_map must have for each context a mapping from words to slugs.")
     check_words(status_map)
-    return maps
+    return {
+        context: {normalize_text(word) if isinstance(word, str) else word: slug for word, slug in words.items()}
+        for context, words in maps.items()
+    }

@@ -83,6 +83,15 @@ class DesiredOrder:
         self.ref = self.ref or other.ref
         self.contradiction = self.contradiction or other.contradiction
 
+    def rename(self, same: Mapping[tuple[StatusContext, str], str]) -> None:
+        """Write statuses as the store does."""
+        self._take(
+            [
+                (row, {context: same.get((context, status), status) for context, status in statuses.items()})
+                for row, statuses in self.entries
+            ]
+        )
+
     def remove(self, rows: Collection[int]) -> None:
         """Forget what some of its rows ask for."""
         left = [(row, statuses) for row, statuses in self.entries if row not in rows]
