@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import io
 import json
+import lzma
 import sys
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
+import openpyxl
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import xlwt
 from fsspec.implementations.memory import MemoryFileSystem
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +30,7 @@ from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.rows.file import read_orders_file
 from airflow_provider_youcan.reconciliation.storage import as_path
-from tests.conftest import Sandbox, paid, paths, reconcile
+from tests.conftest import Sandbox, paid, paths, payable, reconcile
 
 try:
     from airflow.sdk.io.store import attach
@@ -31,6 +38,10 @@ except ImportError:  # Airflow 2
     from airflow.io.store import attach
 
 BIG = "x" * 10_000_000
+_zip = io.BytesIO()
+with zipfile.ZipFile(_zip, "w") as archive:
+    archive.writestr("a.txt", "no workbook")
+ZIP = _zip.getvalue()
 BAD_FILES = {
     "feed.csv": (b"", "is empty"),
     "blank.csv": (b"\n\n", "has no header"),
@@ -47,11 +58,17 @@ BAD_FILES = {
     "last.csv": (b'order_id,status\na,"closed', "What begins on line 2 .* quote"),
     "id.csv": (b"order_id,status\n+212600000000,closed\n", r"row 1: .* is not an order id.* \(line 2\)"),
     "latin.csv": ("order_id,status\na,closed\nb,ferm\u00e9\n".encode("latin-1"), "Line 3 of .* is not in the encoding"),
-    "utf16.csv": ("order_id,status\n".encode("utf-16"), "Line 1 of .* is not in the encoding"),
+    "arabic.csv": ("order_id,status\na,مدفوع\n".encode("cp1256"), "Line 2 of .* 'cp1256'"),
+    "french.csv": ("order_id,status\na,réglé\n".encode("cp1252"), "Line 2 of .* 'cp1252'"),
+    "utf16le.csv": ("order_id,status\n".encode("utf-16-le"), "Line 1 of .* is not a header"),
     "big.csv": (f"order_id,status\na,{BIG}\n".encode(), "Line 2 of .* is longer than 1,000,000 characters"),
     "bigish.csv": (f"order_id,status\na,{BIG[:200000]}\n".encode(), r"row 1: it can't be read as CSV: field larger"),
     "rows.json": (b"[]", "does not say how to read it"),
-    "rows.xlsx": (b"PK", "does not say how to read it"),
+    "rows.xlsx": (b"PK", "is not a whole workbook"),
+    "zip.xlsx": (ZIP, "is not a whole workbook"),
+    "empty.ods": (b"", "is not a whole workbook"),
+    "rows.xlsx.gz": (b"x", "does not say how to read it"),
+    "rows.feather": (b"x", "does not say how to read it.*@task.youcan_reconcile"),
     "rows.parquet.gz": (b"x", "does not say how to read it"),
     "rows.jsonl": (b'{"order_id": "a", "status": "closed"}\n[1]\n', r"row 2: it is not a JSON object \(line 2\)"),
     "cut.jsonl": (b'{"order_id": "a", "status": "closed"}\n\n{"order', r"row 2: it is not a JSON object \(line 3\)"),
@@ -60,6 +77,8 @@ BAD_FILES = {
     "empty.ndjson": (b"", "is empty"),
     "cut.csv.gz": (gzip.compress(b"order_id,status\na,closed\n" * 999)[:-20], "is not a complete gzip file"),
     "no.csv.gz": (b"order_id,status\n", "is not a complete gzip file"),
+    "no.csv.bz2": (b"order_id,status\n", "is not a complete bz2 file"),
+    "cut.csv.xz": (lzma.compress(b"order_id,status\na,closed\n" * 999)[:-20], "is not a complete xz file"),
     "empty.csv.gz": (gzip.compress(b""), "is empty"),
     "empty.parquet": (b"", "is not a complete Parquet file"),
     "no.parquet": (b"order_id,status\n" * 99, "is not a complete Parquet file"),
@@ -300,3 +319,155 @@ def test_what_a_csv_writer_writes_is_read_as_it_was(
     expected = [(order_id, number, text) for number, (order_id, text) in enumerate(rows, 1)]
     assert sorted(found, key=lambda entry: entry[1]) == expected
     assert desired.invalid == []
+
+
+# --- workbooks, title lines, and what else spreadsheets do ---
+
+
+def write_workbook(path: Path, sheets: dict[str, list[list[Any]]]) -> str:
+    """Write sheets as Excel does, or LibreOffice, or Excel of 1997."""
+    if path.suffix == ".xls":
+        old = xlwt.Workbook()
+        for name, rows in sheets.items():
+            sheet = old.add_sheet(name)
+            for row, cells in enumerate(rows):
+                for column, cell in enumerate(cells):
+                    if cell is not None:
+                        sheet.write(row, column, cell)
+        old.save(str(path))
+    elif path.suffix == ".ods":
+        write_ods(path, sheets)
+    else:
+        new = openpyxl.Workbook()
+        new.remove(new.active)
+        for name, rows in sheets.items():
+            sheet = new.create_sheet(name)
+            for cells in rows:
+                sheet.append(cells)
+        new.save(path)
+    return str(path)
+
+
+def write_ods(path: Path, sheets: dict[str, list[list[Any]]]) -> None:
+    def cell(value: Any) -> str:
+        if value is None:
+            return "<table:table-cell/>"
+        if isinstance(value, (int, float)):
+            return f'<table:table-cell office:value-type="float" office:value="{value}"/>'
+        text = f"<text:p>{escape(str(value))}</text:p>"
+        return f'<table:table-cell office:value-type="string">{text}</table:table-cell>'
+
+    tables = "".join(
+        f'<table:table table:name="{name}">'
+        + "".join(f"<table:table-row>{''.join(map(cell, row))}</table:table-row>" for row in rows)
+        + "</table:table>"
+        for name, rows in sheets.items()
+    )
+    names = "".join(
+        f' xmlns:{name}="urn:oasis:names:tc:opendocument:xmlns:{name}:1.0"' for name in ("office", "table", "text")
+    )
+    body = f"<office:body><office:spreadsheet>{tables}</office:spreadsheet></office:body>"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("mimetype", "application/vnd.oasis.opendocument.spreadsheet")
+        archive.writestr("META-INF/manifest.xml", "<x/>")
+        archive.writestr("content.xml", f"<office:document-content{names}>{body}</office:document-content>")
+
+
+@pytest.mark.parametrize("ending", ["xlsx", "xlsm", "xls", "ods"])
+def test_a_workbook_is_a_table(sandbox: Sandbox, tmp_path: Path, ending: str) -> None:
+    first, second, third, *_ = payable(sandbox)
+    numbers = {order["id"]: order["ref"] for order in sandbox.shop.orders()}
+    sheets = {
+        "Notes": [["nothing"]],
+        "Mars": [
+            ["Courier's feed", None, None],
+            [None, None, None],
+            ["ref", "payment_status", "remark"],
+            [
+                int(numbers[first])
+                if numbers[first].isdecimal() and not numbers[first].startswith("0")
+                else numbers[first],
+                "paid",
+                12.5,
+            ],
+            [numbers[second], "paid", "Fatima"],
+            [None, None, None],
+            [numbers[third], None, None],
+        ],
+    }
+    path = write_workbook(tmp_path / f"feed.{ending}", sheets)
+
+    for options in ({"sheet": "Mars", "header_row": 3}, {"sheet": 2, "header_row": "3"}):
+        summary = reconcile(orders_file=path, file_options=options)
+    assert (summary["rows"], summary["invalid"], summary["unchanged"]) == (3, 0, 2)
+    assert paid(sandbox) >= {first, second}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sheet": "April"}, "has no sheet 'April', so nothing was sent; there are 'Mars'"),
+        ({"sheet": 2}, "has no sheet 2"),
+        ({"sheet": 0}, "has no sheet 0"),
+        ({"header_row": 9}, "in row 9, which is beyond its end"),
+        ({"header_row": 2}, "Row 2 of .* is not a header"),
+        ({"delimiter": ";"}, "file_options has 'delimiter', which do not apply"),
+    ],
+)
+def test_a_sheet_that_is_not_there_is_refused(
+    sandbox: Sandbox, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    path = write_workbook(tmp_path / "feed.xlsx", {"Mars": [["order_id", "status"], ["abc", "closed"]]})
+
+    with pytest.raises(YouCanInvalidInputError, match=message):
+        reconcile(orders_file=path, file_options=options)
+    assert sandbox.shop.requests() == []
+
+
+def test_an_empty_sheet_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "feed.xlsx", {"Mars": []})
+    with pytest.raises(YouCanInvalidInputError, match="has no header"):
+        reconcile(orders_file=path)
+
+
+def test_a_workbook_without_its_reader_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = write_workbook(tmp_path / "feed.xlsx", {"Mars": [["order_id", "status"]]})
+    monkeypatch.setitem(sys.modules, "python_calamine", None)
+    with pytest.raises(YouCanInvalidInputError, match=r"airflow-provider-youcan\[excel\]"):
+        read_orders_file(path, None, DesiredState())
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("sep=;\norder_id;payment_status\n{};paid\n", {}),
+        ("SEP=|\r\norder_id|payment_status\r\n{}|paid\r\n;;\r\n", {}),
+        ("Courier,Express\n\norder_id,payment_status\n{},paid\n,\n", {"header_row": 3}),
+        ("order_id,note,payment_status,note\n{},a,paid,b\n,,,\n", {}),
+    ],
+)
+def test_what_spreadsheets_put_around_a_csv_is_understood(
+    sandbox: Sandbox, tmp_path: Path, text: str, options: dict[str, Any]
+) -> None:
+    order_id = payable(sandbox)[0]
+    (tmp_path / "feed.csv").write_text(text.format(order_id), newline="")
+
+    summary = reconcile(orders_file=str(tmp_path / "feed.csv"), file_options=options or None)
+    assert (summary["rows"], summary["changed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_bom_decides(sandbox: Sandbox, tmp_path: Path, encoding: str) -> None:
+    order_id = payable(sandbox)[0]
+    (tmp_path / "feed.csv").write_bytes(f"order_id,payment_status\n{order_id},paid\n".encode(encoding))
+
+    assert reconcile(orders_file=str(tmp_path / "feed.csv"), file_options={"encoding": "cp1252"})["changed"] == 1
+
+
+@pytest.mark.parametrize(("ending", "compress"), [("bz2", bz2.compress), ("xz", lzma.compress), ("gz", gzip.compress)])
+def test_a_compressed_file_is_read(sandbox: Sandbox, tmp_path: Path, ending: str, compress: Any) -> None:
+    order_id = payable(sandbox)[0]
+    path = tmp_path / f"feed.csv.{ending}"
+    path.write_bytes(compress(f"order_id,payment_status\n{order_id},paid\n".encode()))
+
+    assert reconcile(orders_file=str(path))["changed"] == 1

@@ -1,19 +1,21 @@
-"""The rows of a file: CSV, JSON lines or Parquet, read as a stream from where ``ObjectStoragePath`` leads."""
+"""The rows of a file: CSV, JSON lines, Parquet or a workbook, read from where ``ObjectStoragePath`` leads."""
 
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import itertools
 import json
 import logging
+import lzma
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.reconciliation.rows.workbook import read_sheet
 from airflow_provider_youcan.reconciliation.storage import open_file
 
 if TYPE_CHECKING:
@@ -26,17 +28,34 @@ _log = logging.getLogger(__name__)
 _ROWS_A_BATCH = 1000
 _MAX_LINE = 1_000_000
 _DELIMITERS = (",", ";", "\t", "|")
-_OPTIONS = {"csv": {"delimiter", "encoding"}, "json": {"encoding"}, "parquet": set[str]()}
-_KINDS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".ndjson": "json", ".parquet": "parquet"}
+_OPTIONS = {
+    "csv": {"delimiter", "encoding", "header_row"},
+    "json": {"encoding"},
+    "parquet": set[str](),
+    "workbook": {"sheet", "header_row"},
+}
+_KINDS = {
+    **dict.fromkeys([".csv", ".tsv"], "csv"),
+    **dict.fromkeys([".jsonl", ".ndjson"], "json"),
+    ".parquet": "parquet",
+    **dict.fromkeys([".xlsx", ".xlsm", ".xls", ".ods"], "workbook"),
+}
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zst": "zstd"}
+_DECOMPRESSION_ERRORS: tuple[type[Exception], ...] = (EOFError, OSError, zlib.error, lzma.LZMAError)
+with suppress(ImportError):
+    from zstandard import ZstdError
+
+    _DECOMPRESSION_ERRORS += (ZstdError,)
+_BOMS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 
-def read_orders_file(path: str, options: Mapping[str, str] | None, desired: DesiredState) -> None:
+def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: DesiredState) -> None:
     """
     Read the rows of a file into a desired state. A broken line is an invalid row; what makes the rest of the file
     doubtful refuses it all.
 
     :param path: its path or URL, which ends in ``.csv``, ``.tsv``, ``.jsonl`` or ``.ndjson``, each also with ``.gz``,
-        or in ``.parquet``.
+        ``.bz2``, ``.xz`` or ``.zst``, or in ``.parquet``, ``.xlsx``, ``.xlsm``, ``.xls`` or ``.ods``.
     :param options: as :func:`check_file_options` takes them.
     :param desired: takes the rows.
     :raises YouCanInvalidInputError: if it isn't there, is empty, or can't be read as what it is called.
@@ -44,48 +63,56 @@ def read_orders_file(path: str, options: Mapping[str, str] | None, desired: Desi
     """
     options = check_file_options(options)
     name = path.lower()
-    is_compressed = name.endswith(".gz")
-    name = name.removesuffix(".gz")
+    compression = next((kind for ending, kind in _COMPRESSIONS.items() if name.endswith(ending)), None)
+    if compression is not None:
+        name = name.rpartition(".")[0]
     kind = next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
-    if kind is None or (kind == "parquet" and is_compressed):
+    if kind is None or (kind not in ("csv", "json") and compression is not None):
         raise YouCanInvalidInputError(
             f"The name of {path} does not say how to read it, so nothing was sent: give a file that ends in .csv, "
-            ".tsv, .jsonl or .ndjson, each also with .gz, or in .parquet."
+            ".tsv, .jsonl or .ndjson, each also with .gz, .bz2, .xz or .zst, or in .parquet, .xlsx, .xlsm, .xls or "
+            ".ods. Of any other, read the rows with @task.youcan_reconcile."
         )
     if unfit := options.keys() - _OPTIONS[kind]:
         raise YouCanInvalidInputError(
             f"file_options has {' and '.join(map(repr, sorted(unfit)))}, which do not apply to {path}, so "
             "nothing was sent."
         )
+    header_row = int(options.get("header_row", 0))
     with open_file(path, "file") as file:
         if kind == "parquet":
             _read_parquet(file, path, desired)
-            return
-        stream = cast("BinaryIO", gzip.GzipFile(fileobj=file)) if is_compressed else file
-        lines = _read_lines(stream, path, options.get("encoding", "utf-8-sig"))
-        if (first := next(lines, None)) is None:
-            raise YouCanInvalidInputError(f"The file at {path} is empty, so nothing was sent: check what writes it.")
-        lines = itertools.chain([first.removeprefix("\ufeff")], lines)
-        if kind == "csv":
-            _read_csv(lines, path, options.get("delimiter"), desired)
+        elif kind == "workbook":
+            _read_workbook(read_sheet(file, path, options.get("sheet")), path, header_row, desired)
         else:
-            _read_json(lines, desired)
+            lines = _read_lines(_decompress(file, path, compression), path, options.get("encoding"), compression)
+            if (first := next(lines, None)) is None:
+                raise YouCanInvalidInputError(
+                    f"The file at {path} is empty, so nothing was sent: check what writes it."
+                )
+            lines = itertools.chain([first.removeprefix("\ufeff")], lines)
+            if kind == "csv":
+                _read_csv(lines, path, options.get("delimiter"), header_row, desired)
+            else:
+                _read_json(lines, desired)
 
 
-def check_file_options(options: object) -> Mapping[str, str]:
+def check_file_options(options: object) -> Mapping[str, Any]:
     """
     Return how a file is to be read, if that can be.
 
     :param options: for CSV the ``delimiter``, one character (default: the one of ``,`` ``;`` tab and ``|`` that is most
-        frequent in the header); for CSV and JSON lines the ``encoding`` (default UTF-8, with or without BOM); ``None``
-        for the defaults.
+        frequent in the header, or what a line ``sep=;`` says); for CSV and JSON lines the ``encoding`` (default UTF-8;
+        a BOM decides); for CSV and workbooks the ``header_row``, from 1 (default: the first line that is not blank);
+        for workbooks the ``sheet``, its name or its number from 1 (default: the first); ``None`` for the defaults.
     :raises YouCanInvalidInputError: for anything else.
     """
     if options is None:
         return {}
-    if not isinstance(options, Mapping) or not options.keys() <= _OPTIONS["csv"]:
+    if not isinstance(options, Mapping) or not options.keys() <= set().union(*_OPTIONS.values()):
         raise YouCanInvalidInputError(
-            f"file_options is {options!r:.200}; nothing was sent: give a mapping of 'delimiter' and 'encoding', or one."
+            f"file_options is {options!r:.200}; nothing was sent: give a mapping with one or some of 'delimiter', "
+            "'encoding', 'header_row' and 'sheet'."
         )
     delimiter, encoding = options.get("delimiter", ","), options.get("encoding", "utf-8")
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
@@ -96,13 +123,38 @@ def check_file_options(options: object) -> Mapping[str, str]:
         raise YouCanInvalidInputError(
             f"There is no encoding {encoding!r}; nothing was sent: give one that Python knows, such as 'cp1256'."
         ) from None
-    return cast("Mapping[str, str]", options)
+    if not re.fullmatch("[1-9][0-9]{0,6}", str(options.get("header_row", 1))):
+        raise YouCanInvalidInputError(
+            f"header_row is {options['header_row']!r:.100}; nothing was sent: give the number of the row, from 1."
+        )
+    sheet = options.get("sheet", 1)
+    if isinstance(sheet, bool) or not isinstance(sheet, (str, int)) or sheet == "":
+        raise YouCanInvalidInputError(
+            f"The sheet is {sheet!r:.100}; nothing was sent: give its name, or its number from 1."
+        )
+    return options
 
 
-def _read_lines(stream: BinaryIO, path: str, encoding: str) -> Iterator[str]:
-    text = io.TextIOWrapper(stream, encoding=encoding, newline="")
+def _decompress(file: BinaryIO, path: str, compression: str | None) -> BinaryIO:
+    if compression is None:
+        return file
+    from fsspec.compression import compr  # type: ignore[import-untyped]
+
+    if compression not in compr:
+        raise YouCanInvalidInputError(
+            f"Reading {path} needs zstandard, which is not installed here, so nothing was sent: install it, or "
+            "compress the file with gzip."
+        )
+    return cast("BinaryIO", compr[compression](file, mode="r"))
+
+
+def _read_lines(stream: BinaryIO, path: str, typed: str | None, kind: str | None) -> Iterator[str]:
     number = 0
     try:
+        buffered = cast("io.BufferedReader", stream if hasattr(stream, "peek") else io.BufferedReader(stream))
+        start = buffered.peek(3)[:3]
+        encoding = next((name for bom, name in _BOMS.items() if start.startswith(bom)), typed or "utf-8")
+        text = io.TextIOWrapper(buffered, encoding=encoding, newline="")
         while line := text.readline(_MAX_LINE + 1):
             number += 1
             if len(line) > _MAX_LINE:
@@ -112,27 +164,58 @@ def _read_lines(stream: BinaryIO, path: str, encoding: str) -> Iterator[str]:
                 )
             yield line
     except UnicodeError as error:
+        suggested = "'cp1252'"
         if isinstance(error, UnicodeDecodeError):
             number += 1 + error.object[: error.start].count(b"\n")
+            suggested = _suggest_encoding(error.object[error.start :])
+        what = f"not in the encoding {'UTF-8' if typed is None else repr(typed)}"
         failure = (
-            f"Line {number:,} of {path} is not in the encoding {encoding!r}, so nothing was sent: name its own in "
-            "file_options, such as {'encoding': 'cp1252'}."
+            f"Line {number:,} of {path} is {what}, so nothing was sent: name its own in file_options, such as "
+            f"{{'encoding': {suggested}}}."
         )
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        failure = f"The file at {path} is not a complete gzip file, so nothing was sent: check what writes it."
+    except _DECOMPRESSION_ERRORS:
+        failure = f"The file at {path} is not a complete {kind} file, so nothing was sent: check what writes it."
     else:
         return
     raise YouCanInvalidInputError(failure)
 
 
-def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, desired: DesiredState) -> None:
+def _suggest_encoding(data: bytes) -> str:
+    """Return what bytes look like that are not UTF-8: Windows' Arabic, if that makes them Arabic letters."""
+    high = bytes(byte for byte in data[:1000] if byte >= 0x80)
+    arabic = sum("\u0600" <= letter <= "\u06ff" for letter in high.decode("cp1256", "replace"))
+    return "'cp1256'" if arabic > 0.9 * len(high) and len(high) > 2 else "'cp1252'"
+
+
+def _read_workbook(rows: Iterable[list[Any]], path: str, header_row: int, desired: DesiredState) -> None:
+    numbered = enumerate(rows, 1)
+    names: list[str] = []
+    for number, cells in numbered:
+        if number == header_row or (not header_row and any(cell is not None for cell in cells)):
+            names = ["" if cell is None else str(cell) for cell in cells]
+            _check_header(names, f"Row {number:,} of {path}", None, desired)
+            break
+    else:
+        raise _no_header(path, header_row)
+    for number, cells in numbered:
+        desired.add(dict(zip(names, cells, strict=False)), number)
+
+
+def _no_header(path: str, header_row: int) -> YouCanInvalidInputError:
+    where = f"in row {header_row:,}, which is beyond its end" if header_row else "all of its lines are blank"
+    return YouCanInvalidInputError(f"{path} has no header, so nothing was sent: {where}.")
+
+
+def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, header_row: int, desired: DesiredState) -> None:
     skipped, header = 0, ""
     for header in lines:
-        if header.strip():
+        if skipped == 0 and (named := re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE)):
+            delimiter = delimiter or named[1]  # Excel's own line, for itself
+        elif skipped + 1 == header_row or (not header_row and header.strip()):
             break
         skipped += 1
     else:
-        raise YouCanInvalidInputError(f"{path} has no header, so nothing was sent: all of its lines are blank.")
+        raise _no_header(path, header_row)
     delimiter = delimiter or _find_delimiter(header)
     _log.info("Reading %s, whose cells are separated by %r.", path, delimiter)
     is_at_end = False
@@ -162,9 +245,9 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, desired: D
         else:
             if names is None:
                 names = [name.strip() for name in cells]
-                _check_header(names, path, line, delimiter, desired)
+                _check_header(names, f"Line {line:,} of {path}", delimiter, desired)
                 continue
-            if not cells:  # an empty line
+            if not any(cell.strip() for cell in cells):
                 continue
             row = dict(zip(names, cells, strict=False))
             if len(cells) != len(names):
@@ -177,18 +260,20 @@ def _find_delimiter(header: str) -> str:
     return max(_DELIMITERS, key=unquoted.count)
 
 
-def _check_header(names: Sequence[str], path: str, line: int, delimiter: str, desired: DesiredState) -> None:
-    if not desired.find_columns(names):
+def _check_header(names: Sequence[str], where: str, delimiter: str | None, desired: DesiredState) -> None:
+    if not (found := desired.find_columns(names)):
         # What stands there instead is not shown: it may be a customer's.
+        separated = "" if delimiter is None else f"separated by {delimiter!r}, "
+        other = "file_options names another row" + ("" if delimiter is None else ", or another delimiter")
         raise YouCanInvalidInputError(
-            f"Line {line:,} of {path} is not a header, so nothing was sent: separated by {delimiter!r}, none of its "
-            "cells is the name of a column that is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' "
-            "and 'payment_status', or what columns calls them; file_options names another delimiter."
+            f"{where} is not a header, so nothing was sent: {separated}none of its cells is the name of a column that "
+            "is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' and 'payment_status', or what "
+            f"columns calls them; {other}."
         )
-    if twice := [name for name in dict.fromkeys(names) if name and names.count(name) > 1]:
+    if twice := [name for name in dict.fromkeys(found) if names.count(name) > 1]:
         raise YouCanInvalidInputError(
-            f"Line {line:,} of {path} has the column {' and '.join(map(repr, twice))} more than once, so nothing was "
-            "sent: give each a name of its own."
+            f"{where} has the column {' and '.join(map(repr, twice))} more than once, so nothing was sent: give each a "
+            "name of its own."
         )
     desired.check_columns(names)
 
