@@ -441,7 +441,7 @@ def test_a_workbook_without_its_reader_says_what_to_install(monkeypatch: pytest.
     ("text", "options"),
     [
         ("sep=;\norder_id;payment_status\n{};paid\n", {}),
-        ("SEP=|\r\norder_id|payment_status\r\n{}|paid\r\n;;\r\n", {}),
+        ("SEP=|\r\norder_id|payment_status\r\n{}|paid\r\n|\r\n", {}),
         ("Courier,Express\n\norder_id,payment_status\n{},paid\n,\n", {"header_row": 3}),
         ("order_id,note,payment_status,note\n{},a,paid,b\n,,,\n", {}),
     ],
