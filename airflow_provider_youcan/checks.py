@@ -52,7 +52,8 @@ _MAX_STATUS = 255
 """Laravel's usual length of a text column; that YouCan's has it is assumed."""
 
 _CONTROL = ("Cc", "Zl", "Zp")
-_NULLS = ("", "None", "null", "NULL", "nan", "NaN", "NaT", "<NA>", "undefined")
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NULLS = ("", "none", "null", "nan", "nat", "<na>", "undefined", "nil")
 
 _SEPARATED = re.compile(r"\s*[\w-]+\s*([,;|]\s*[\w-]+\s*)+")
 """Words without a space in them, with the separators of lists between them; a label may have a comma in a sentence."""
@@ -121,7 +122,7 @@ def check_status_text(status: object, show: Callable[[object], str] | None = Non
 def _is_status(value: object) -> TypeGuard[str]:
     if not isinstance(value, str) or len(value) > _MAX_STATUS or _is_empty(value) or not is_text(value):
         return False
-    has_control_character = any(category(character) in _CONTROL for character in value)
+    has_control_character = any(category(one) in _CONTROL or one in _DIRECTIONS for one in value)
     return not has_control_character and not _is_text_of_a_list(value)
 
 
@@ -257,10 +258,14 @@ def _slugs_error(name: str, slugs: object, what: str) -> YouCanInvalidInputError
 
 def _is_text_of_a_list(text: str) -> bool:
     text = text.strip()
-    if text.startswith("[") and text.endswith("]"):
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        text = text[1:-1].strip()
+    if text[:1] + text[-1:] in ("[]", "{}"):
         return True
-    if not text.startswith(("(", "{")):
+    if text[:1] + text[-1:] != "()":
         return False
+    if "," in text:
+        return True
     for parse in (json.loads, ast.literal_eval):
         try:
             return isinstance(parse(text), (list, tuple, set, dict))
@@ -349,4 +354,4 @@ def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool =
 
 def _is_empty(value: object) -> bool:
     # "None" is what a template makes of an XCom that isn't there; the others are what tables and JSON make of nothing.
-    return value is None or (isinstance(value, str) and value.strip() in _NULLS)
+    return value is None or (isinstance(value, str) and value.strip().casefold() in _NULLS)

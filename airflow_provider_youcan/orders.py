@@ -125,7 +125,7 @@ def normalize_text(text: str) -> str:
 
     Letter case stays.
     """
-    return text.strip(" \t\r\n") if text.isascii() else normalize("NFC", text.strip(_AROUND)).strip(_AROUND)
+    return text.strip() if text.isascii() else normalize("NFC", text.strip(_AROUND)).strip(_AROUND)
 
 
 def is_text(value: str) -> bool:

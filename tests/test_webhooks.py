@@ -191,8 +191,8 @@ def test_what_was_put_off_comes_later_and_what_is_old_is_forgotten(tmp_path: Pat
     assert spool.take(10) == []
     now[0] += 61
     assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
-    spool.put_off(deliver().key, 0, "still")
-    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "still")]
+    spool.put_off(deliver().key, 0, "422")
+    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
     spool.mark_forwarded([deliver().key])
     now[0] += 8 * 86_400
     spool.forget_old()
@@ -287,6 +287,8 @@ class StandIn:
         self.looked_up = self.refused = 0
         self.broken = False
         self.broken_asset: int | None = None
+        self.broken_order: str | None = None
+        self.delay = 0.0
         self.answer: Response | None = None
         self.asked_version = 0
         v2 = [
@@ -338,14 +340,15 @@ class StandIn:
             self.refused += 1
             return self.answer
         body = await request.json()
-        if body.get("asset_id") == self.broken_asset is not None:
+        await asyncio.sleep(self.delay)
+        if body.get("asset_id") == self.broken_asset is not None or body["extra"]["order_id"] == self.broken_order:
             self.refused += 1
             return JSONResponse({}, 500)
         known = body.get("asset_id") in self.assets.values() or body.get("dataset_uri") in self.assets
         if not known:
             return JSONResponse({}, 404)
         self.events.append(body)
-        return JSONResponse({})
+        return JSONResponse({"id": len(self.events), **{name: body[name] for name in body if name != "extra"}})
 
 
 Deliver = Callable[..., requests.Response]
@@ -497,8 +500,7 @@ def test_an_airflow_2_is_told_of_datasets(tmp_path: Path) -> None:
 def test_an_event_of_an_asset_that_no_dag_speaks_of_waits_for_one(
     receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Spool, "put_off_asset", lambda *_: None)
-    monkeypatch.setattr(Spool, "put_off", lambda *_: None)
+    monkeypatch.setattr("airflow_provider_youcan.webhooks.receiver.REST_SECONDS", 0.05)
     known = dict(airflow.assets)
     airflow.assets.clear()
     post(receiver, make_body())
@@ -610,6 +612,9 @@ def client(airflow: StandIn) -> Iterator[tuple[Callable[[], None], list[float]]]
         (JSONResponse({"error": "no"}), AirflowError),
         (JSONResponse({"detail": "no"}), AirflowError),
         (JSONResponse([]), AirflowError),
+        (JSONResponse({"message": "please sign in", "redirect": "/login"}), AirflowError),
+        (JSONResponse({"id": 1}), AirflowError),
+        (JSONResponse({}, 404), AirflowError),
         (JSONResponse({"id": 1, "uri": "s3://finance/payroll"}), AirflowError),
         (JSONResponse({"id": 1, "asset_id": 8}), AirflowError),
         (Response("<html>", 404, media_type="text/html"), AirflowError),
@@ -691,6 +696,45 @@ def test_what_airflow_itself_never_takes_is_put_aside_and_can_be_looked_at(
     assert f"dropped  order.paid  {ORDER_ID}  Airflow" in capsys.readouterr().out
 
 
+def test_one_event_that_fails_holds_up_no_other_of_its_asset(receiver: str, airflow: StandIn) -> None:
+    airflow.broken_order = "order-0"
+    for number in range(5):
+        assert post(receiver, make_body(order_id=f"order-{number}")).status_code == 200
+
+    wait_for(lambda: len(airflow.events) == 4)
+
+
+def test_a_doubt_in_between_begins_the_time_of_a_refusal_again(tmp_path: Path) -> None:
+    now = [0.0]
+    spool = Spool(str(tmp_path / "spool.db"), clock=lambda: now[0])
+    spool.add([deliver()])
+    for seconds, reason, since in ((0, "unknown", 0), (60, "unknown", 0), (70, None, None), (80, "unknown", 80)):
+        now[0] = seconds
+        spool.put_off(deliver().key, 0, reason)
+        assert spool.take(1)[0].failing_since == since
+    now[0] = 90
+    spool.put_off(deliver().key, 0, "422")
+    assert spool.take(1)[0].failing_since == 90
+
+
+def test_a_receiver_that_is_stopped_repeats_nothing(airflow: StandIn, tmp_path: Path) -> None:
+    # Given an Airflow that takes its time for an event,
+    airflow.delay = 0.5
+    with serve(airflow.application) as url:
+        settings = Settings((SECRET,), "my-store", str(tmp_path / "x.db"), url, "youcan", "secret")
+        with serve(build_application(settings)) as receiver:
+            for number in range(4):
+                assert post(receiver, make_body(order_id=f"order-{number}")).status_code == 200
+            wait_for(lambda: airflow.events)
+        # (it is stopped, and started again)
+        airflow.delay = 0
+        with serve(build_application(settings)) as receiver:
+            wait_for(lambda: requests.get(f"{receiver}/health", timeout=5).text == "0 waiting")
+
+    order_ids = [event["extra"]["order_id"] for event in airflow.events]
+    assert sorted(order_ids) == [f"order-{number}" for number in range(4)]
+
+
 def test_events_that_fail_starve_no_others(receiver: str, airflow: StandIn) -> None:
     # Given many events of an asset that Airflow can't take,
     airflow.assets["youcan://my-store/orders/updated"] = 8
@@ -714,18 +758,30 @@ def test_events_that_fail_starve_no_others(receiver: str, airflow: StandIn) -> N
         ({"1": "my-store"}, {}, "my-store"),
         ({"1": "my-store"}, {"store_id": "1"}, "my-store"),
         ({"1": "my-store"}, {"store_id": 1}, "my-store"),
-        ({"1": "my-store"}, {"store_id": "2"}, None),
+        ({"Ab1": "my-store"}, {"store_id": "aB1"}, "my-store"),
         ({"1": "my-store", "2": "second"}, {"store_id": 2}, "second"),
     ],
 )
-def test_a_delivery_is_of_the_store_that_it_names(
-    store_ids: dict[str, str], data: dict[str, Any], store: str | None
-) -> None:
+def test_a_delivery_is_of_the_store_that_it_names(store_ids: dict[str, str], data: dict[str, Any], store: str) -> None:
     body = json.dumps({"event_name": "order.paid", "data": {"id": ORDER_ID, **data}}).encode()
 
     delivery = read_delivery(body, {}, "my-store", store_ids=store_ids)
 
     assert (delivery and delivery.store) == store
+
+
+def test_a_delivery_of_another_store_makes_no_event_and_is_told(
+    airflow: StandIn, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serve(airflow.application) as url:
+        settings = Settings(
+            (SECRET,), "my-store", str(tmp_path / "x.db"), url, "youcan", "secret", store_ids={"1": "my-store"}
+        )
+        body = json.dumps({"event_name": "order.paid", "data": {"id": ORDER_ID, "store_id": 2}}).encode()
+        with serve(build_application(settings)) as receiver:
+            assert post(receiver, body).text == "this store is ignored"
+            assert requests.get(f"{receiver}/health", timeout=5).text == "0 waiting"
+    assert any("Deliveries of a store that is not this receiver's are ignored" in line for line in caplog.messages)
 
 
 def test_of_several_stores_a_delivery_has_to_name_one() -> None:
@@ -794,15 +850,34 @@ def test_half_heads_keep_no_genuine_delivery_out(guarded: tuple[str, int], airfl
     wait_for(lambda: airflow.events)
 
 
-def test_a_head_that_never_ends_is_cut_off(
-    guarded: tuple[str, int], airflow: StandIn, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"POST / HTTP/1.1\r\nHost: x\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n",
+        b"POST /elsewhere HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /health HTTP/1.1\r\nHost: x\r\n\r\nPOST / HTT",
+    ],
+    ids=["head", "body", "refused", "after an answer"],
+)
+def test_whatever_never_ends_is_cut_off_and_keeps_nobody_out(
+    guarded: tuple[str, int], airflow: StandIn, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_SECONDS", 0.2)
-    with closing(socket.create_connection(guarded)) as half:
-        half.sendall(b"POST / HTTP/1.1\r\nHost: x\r\n")
-        half.settimeout(10)
+    with ExitStack() as held:
+        sockets = [held.enter_context(closing(socket.create_connection(guarded))) for _ in range(40)]
+        for one in sockets:
+            with suppress(OSError):  # it had to make room
+                one.sendall(start)
+        assert post(f"http://{guarded[0]}:{guarded[1]}", make_body()).status_code == 200
+    wait_for(lambda: airflow.events)
+
+    monkeypatch.setattr(server, "CONNECTION_SECONDS", 0.2)
+    with closing(socket.create_connection(guarded)) as endless:
+        endless.sendall(start)
+        endless.settimeout(10)
         with suppress(ConnectionResetError):
-            assert half.recv(100) == b""
+            while endless.recv(1000):
+                pass
 
 
 def test_nothing_is_read_on_after_a_413(guarded: tuple[str, int]) -> None:

@@ -13,10 +13,12 @@ __all__ = ["MAX_TEXT", "redact"]
 MAX_TEXT = 200
 """Longer texts are cut to keep the log readable."""
 
+_MAX_READ = 1000
+
 _MIN_SECRET = 4
 """A shorter word, such as a ref, says nothing, and stands in many others."""
 
-_PERSONAL = re.compile(r"[^\s@\uff20]+[@\uff20][^\s@\uff20]+|\+?\d(?:[\W_]{0,3}\d){6,}")
+_PERSONAL = re.compile(r"[^\s@]{1,64}(?:@|%40)[^\s@]+|\+?\d(?:[\W_]{0,6}\d){6,}", re.IGNORECASE)
 """An e-mail address, or as many digits, of any script and with any separators, as a phone number has."""
 
 
@@ -32,12 +34,15 @@ def redact(value: object, secrets: Iterable[str] = (), own: str | None = None) -
         text = value if isinstance(value, str) else str(value)
     except (RecursionError, ValueError):  # absurdly deep, or a number of thousands of digits
         return "***"
-    text = _one_line(text[:2000])
+    text = _one_line(text[:_MAX_READ])
     words = [word for word in map(_one_line, secrets) if len(word) >= _MIN_SECRET]
     words += [encode(word) for word in words for encode in (partial(quote, safe=""), quote_plus)]
     for word in sorted(set(words), key=len, reverse=True):
         text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
-    parts = re.split(f"({re.escape(own)})", text, flags=re.IGNORECASE) if own else [text]
+    # What was cut in two would not be known any more.
+    text = text[: MAX_TEXT + 100]
+    kept = rf"(?<![\w-]){re.escape(own)}(?![\w-])" if own else "(?!)"
+    parts = re.split(f"({kept})", text, flags=re.IGNORECASE)
     # Every other part is the order's own id.
     parts[::2] = [_PERSONAL.sub("***", part) for part in parts[::2]]
     # Half a character, or a terminal's escape code, would break the log that it is written to.
@@ -45,4 +50,5 @@ def redact(value: object, secrets: Iterable[str] = (), own: str | None = None) -
 
 
 def _one_line(text: str) -> str:
-    return unicodedata.normalize("NFC", " ".join(text.split()))
+    # Compatible forms, so that full-width, small and superscript letters and digits are what they look like.
+    return unicodedata.normalize("NFKC", " ".join(text.split()))

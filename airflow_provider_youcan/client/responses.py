@@ -144,7 +144,8 @@ _WRONG_GRANT = {
     ),
     "authorization_code": _Row(YouCanAuthenticationError, "start again, and approve it again"),
 }
-_BUSY = {"temporarily_unavailable", "server_error", "slow_down"}
+# The other errors of RFC 6749 that trying again does not help.
+_WRONG_REQUEST = {"invalid_request", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "access_denied"}
 # Nobody's verdict: a gateway, a firewall or a login page.
 _NOT_YOUCANS = _Row(
     YouCanUnexpectedResponseError,
@@ -180,7 +181,7 @@ def _find_token_row(grant_type: str, error: object) -> _Row:
         return _WRONG_CLIENT
     if error == "invalid_grant":
         return _WRONG_GRANT[grant_type]
-    return _NOT_YOUCANS if not _is_text(error) or error in _BUSY else _ANY_OTHER
+    return _ANY_OTHER if error in _WRONG_REQUEST else _NOT_YOUCANS
 
 
 def _is_youcans(status_code: int, payload: object) -> bool:
@@ -334,7 +335,7 @@ def _read_fields(payload: object, hide: Callable[[object], str]) -> dict[str, li
 
 
 _ORDER_NOT_FOUND = re.compile(
-    r"(no such order|(the |this )?order( #?[\w*-]*[0-9*][\w*-]*)? "
+    r"(no such order|(the |this )?order( (?=\S*[0-9*])#?[\w*-]{1,40})? "
     r"(was |is |could )?(not (be )?found|does(n't| not) exist|(has been |was )?deleted|no longer exists))[.!]?",
     re.IGNORECASE,
 )
@@ -348,7 +349,8 @@ def _says_order_not_found(payload: object) -> bool:
     no key for this: its documented body is ``{"status": 0, "detail": "order not found"}``.
     """
     body = _mapping(payload)
-    return body.get("status") in (0, 404) and _ORDER_NOT_FOUND.fullmatch(str(body.get("detail")).strip()) is not None
+    detail = str(body.get("detail"))[:MAX_TEXT].strip()
+    return body.get("status") in (0, 404) and _ORDER_NOT_FOUND.fullmatch(detail) is not None
 
 
 def _is_text(value: object) -> bool:

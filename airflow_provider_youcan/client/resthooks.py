@@ -83,7 +83,7 @@ def unsubscribe_webhook(subscription_id: str, *, is_template: bool = False) -> R
         method="DELETE" if is_template else "POST",
         path=f"/resthooks/{subscription_id}" if is_template else f"/resthooks/unsubscribe/{subscription_id}",
         purpose=f"end the webhook {subscription_id}",
-        is_success=_has_no_error,
+        is_success=_is_ended,
         scope="delete-rest-hooks",
     )
 
@@ -91,3 +91,10 @@ def unsubscribe_webhook(subscription_id: str, *, is_template: bool = False) -> R
 def _has_no_error(payload: Mapping[str, Any]) -> bool:
     is_success = payload.get("status", 200) in (200, 201) and payload.get("type", "success") == "success"
     return is_success and "error" not in payload
+
+
+def _is_ended(payload: Mapping[str, Any]) -> bool:
+    # The documented route says so by its type; of the template's it is not documented.
+    return _has_no_error(payload) and (
+        payload.get("type") == "success" or payload.get("status") == 200 or "id" in payload
+    )

@@ -180,11 +180,16 @@ def list_webhooks() -> Procedure[list[dict[str, Any]]]:
             raise
         is_template = True
         payload = yield resthooks.list_webhooks(is_template=True)
-    webhooks = resthooks.read_subscriptions(payload) or []
-    for page in range(2, resthooks.read_last_page(payload) + 1):
+    webhooks = {str(one["id"]): one for one in resthooks.read_subscriptions(payload) or ()}
+    page = 1
+    while page < resthooks.read_last_page(payload):
+        page += 1
         payload = yield resthooks.list_webhooks(page, is_template=is_template)
-        webhooks += resthooks.read_subscriptions(payload) or []
-    return webhooks
+        more = {str(one["id"]): one for one in resthooks.read_subscriptions(payload) or ()}
+        if more.keys() <= webhooks.keys():
+            break  # it has no pages after all
+        webhooks |= more
+    return list(webhooks.values())
 
 
 def subscribe_webhooks(events: Iterable[str], target_url: str) -> Procedure[dict[str, str]]:

@@ -16,9 +16,10 @@ from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.hooks.proxies import find_proxy
 from airflow_provider_youcan.webhooks.deliveries import Delivery
 
-__all__ = ["AirflowClient", "AirflowError", "RefusedEventError", "UnknownAssetError"]
+__all__ = ["AirflowClient", "AirflowError", "AirflowTimeoutError", "RefusedEventError", "UnknownAssetError"]
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 30.0
+"""As long as an event may take; one without an answer is sent again, and may be there twice."""
 
 ASSET_SECONDS = 60.0
 """How long an asset's id is believed: an id may belong to another asset later."""
@@ -30,6 +31,10 @@ class AirflowError(Exception):
 
 class UnknownAssetError(AirflowError):
     """No DAG uses the asset, so Airflow does not know it."""
+
+
+class AirflowTimeoutError(AirflowError):
+    """No answer came in time, so Airflow may have taken the event all the same."""
 
 
 class RefusedEventError(AirflowError):
@@ -100,9 +105,13 @@ class AirflowClient:
         except AirflowError:
             self._forget()
             raise
-        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+        except asyncio.TimeoutError:
+            failure: AirflowError = AirflowTimeoutError(
+                f"Airflow at {self._url} gave no answer within {TIMEOUT_SECONDS:g} s"
+            )
+        except (aiohttp.ClientError, OSError) as error:
             failure = AirflowError(f"Airflow at {self._url} can't be reached ({type(error).__name__})")
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
+        except Exception as error:  # what is read may be anything
             failure = AirflowError(f"What is at {self._url} does not answer as Airflow does ({type(error).__name__})")
         else:
             return
@@ -132,18 +141,21 @@ class AirflowClient:
             path = "/api/v2/assets/events"
         status, answer = await self._ask("POST", path, json={**names, "extra": delivery.as_extra()})
         # FastAPI and connexion give a detail; what another program answers says nothing about an asset.
-        is_airflows = isinstance(answer, dict) and (not answer or "detail" in answer)
+        is_empty = answer == {}
+        answer = answer if isinstance(answer, dict) else {}
+        is_airflows = isinstance(answer.get("detail"), (str, list)) and bool(answer["detail"])
         if status == 404 and is_airflows:
             raise UnknownAssetError(f"Airflow knows no asset {delivery.uri}")
         if status in (400, 409, 422) and is_airflows:
             raise RefusedEventError(f"Airflow answered {status} to the event of order {delivery.order_id}")
         if status not in (200, 201):
             raise AirflowError(f"Airflow at {self._url} answered {status} to an asset event")
-        if not isinstance(answer, dict) or "error" in answer or "detail" in answer:
+        # Airflow 3 repeats the asset's id, from 3.1 on its URI, too; Airflow 2 the dataset's URI.
+        names["uri"] = delivery.uri
+        is_ours = all(answer.get(name, value) == value for name, value in names.items())
+        is_event = type(answer.get("id")) is int and bool(names.keys() & answer.keys())
+        if not is_ours or not (is_event or is_empty):
             raise AirflowError(f"What is at {self._url} answered {status} to an asset event, but not as Airflow does")
-        names |= {"uri": delivery.uri}
-        if any(name in answer and answer[name] != value for name, value in names.items()):
-            raise AirflowError(f"Airflow at {self._url} took an event of {delivery.uri} for another asset's")
 
     async def _find_version(self) -> bool:
         """Return whether it is Airflow 2."""
@@ -158,7 +170,7 @@ class AirflowClient:
         if self._clock() < found_at + ASSET_SECONDS:
             return asset_id
         status, answer = await self._ask("GET", "/api/v2/assets", params={"uri_pattern": uri, "limit": "100"})
-        if status != 200 or not isinstance(answer, dict):
+        if status != 200 or not isinstance(answer, dict) or type(answer.get("total_entries")) is not int:
             raise AirflowError(f"Airflow at {self._url} answered {status} to a request for its assets")
         found = [int(asset["id"]) for asset in answer["assets"] if asset.get("uri") == uri]
         if not found:

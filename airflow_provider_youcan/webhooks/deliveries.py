@@ -18,7 +18,7 @@ from typing import Any, TypeAlias
 from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["EVENTS", "Delivery", "InvalidDeliveryError", "Key", "is_genuine", "read_delivery"]
+__all__ = ["EVENTS", "Delivery", "InvalidDeliveryError", "Key", "OtherStoreError", "is_genuine", "read_delivery"]
 
 EVENTS = ("order.created", "order.updated", "order.paid")
 _OLDER_NAMES = {"order.create": "order.created", "order.update": "order.updated"}
@@ -31,6 +31,10 @@ Key: TypeAlias = tuple[str, str, str]
 
 class InvalidDeliveryError(ValueError):
     """The body is none of YouCan's."""
+
+
+class OtherStoreError(InvalidDeliveryError):
+    """The body is about a store that is not one of the receiver's."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def read_delivery(
     store_ids: Mapping[str, str] | None = None,
 ) -> Delivery | None:
     """
-    Return what a genuine body says, ``None`` for an event that is not one of an order's, and of another store's.
+    Return what a genuine body says, ``None`` for an event that is not one of an order's.
 
     :param body: the raw body.
     :param headers: the headers, in lower case. ``x-youcan-topic`` names the event of a bare body.
@@ -89,6 +93,7 @@ def read_delivery(
     :param event: which event the older, bare body of an order is taken for, if no header names it (default
         ``order.updated``).
     :param store_ids: the slug of each store by its id, if the ids are known (default ``None``).
+    :raises OtherStoreError: if it is about a store whose id is not one of these.
     :raises InvalidDeliveryError: if it is not a JSON object, or names no order, or no store where there are several.
     """
     try:
@@ -100,7 +105,8 @@ def read_delivery(
     is_bare = payload.get("event_name") is None
     topic = headers.get("x-youcan-topic", "").strip()
     named = (topic or event or "order.updated") if is_bare else payload["event_name"]
-    name = _OLDER_NAMES.get(named, named) if isinstance(named, str) else ""
+    name = named.strip().lower() if isinstance(named, str) else ""
+    name = _OLDER_NAMES.get(name, name)
     if name not in EVENTS:
         return None
     order: Any = payload if is_bare else payload.get("data")
@@ -110,8 +116,6 @@ def read_delivery(
     except YouCanInvalidInputError:
         raise InvalidDeliveryError("the body names no order") from None
     slug = _find_store(order.get("store_id"), store_ids) if store_ids else store
-    if slug is None:
-        return None
     delivery_id = headers.get("x-youcan-delivery-id", "").strip()
     if not delivery_id.isprintable() or not 0 < len(delivery_id) <= _MAX_ID:
         # The same body about the same event is the same delivery.
@@ -119,10 +123,13 @@ def read_delivery(
     return Delivery(delivery_id, name, order_id, slug, _read_time(payload.get("event_happened_at")))
 
 
-def _find_store(store_id: object, store_ids: Mapping[str, str]) -> str | None:
-    """Return the slug of a delivery's store, ``None`` for a store that is not one of these."""
+def _find_store(store_id: object, store_ids: Mapping[str, str]) -> str:
+    """Return the slug of a delivery's store."""
     if isinstance(store_id, (str, int)) and not isinstance(store_id, bool) and store_id != "":
-        return store_ids.get(str(store_id))
+        by_id = {known.casefold(): slug for known, slug in store_ids.items()}
+        if (slug := by_id.get(str(store_id).casefold())) is None:
+            raise OtherStoreError("the body is about another store")
+        return slug
     if len(store_ids) > 1:
         raise InvalidDeliveryError("the body does not say which of the stores it is about")
     return next(iter(store_ids.values()))

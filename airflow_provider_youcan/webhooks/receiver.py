@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -20,10 +21,18 @@ from airflow_provider_youcan.timeouts import timeout
 from airflow_provider_youcan.webhooks.airflow_client import (
     AirflowClient,
     AirflowError,
+    AirflowTimeoutError,
     RefusedEventError,
     UnknownAssetError,
 )
-from airflow_provider_youcan.webhooks.deliveries import Delivery, InvalidDeliveryError, Key, is_genuine, read_delivery
+from airflow_provider_youcan.webhooks.deliveries import (
+    Delivery,
+    InvalidDeliveryError,
+    Key,
+    OtherStoreError,
+    is_genuine,
+    read_delivery,
+)
 from airflow_provider_youcan.webhooks.settings import Settings
 from airflow_provider_youcan.webhooks.spool import Spool, Waiting
 
@@ -42,8 +51,14 @@ KEEP_SECONDS = 1.8
 UNKNOWN_ASSET_SECONDS = 4 * 3600.0
 """How long a delivery is kept once Airflow has said that no DAG uses its asset: one that is being deployed may."""
 
+REST_SECONDS = 10.0
+"""How long an asset is left alone that Airflow does not know."""
+
 REFUSED_SECONDS = 86_400.0
 """How long a delivery is kept that Airflow refuses."""
+
+_LAST_SECONDS = 10.0
+"""How long a receiver that is told to stop waits for Airflow's last answers."""
 
 _BATCH = 50
 _AT_A_TIME = 8
@@ -78,7 +93,7 @@ def build_application(settings: Settings, clock: Callable[[], float] = time.time
         Route("/", receiver.take, methods=["POST"]),
         Route("/health", receiver.show_health, methods=["GET"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refuse})
 
 
 class _Receiver:
@@ -91,7 +106,8 @@ class _Receiver:
         self._warn = Throttle(_log)
         self._tasks: list[asyncio.Task[None]] = []
         self._sent: set[Key] = set()  # what Airflow has, and the spool does not know yet
-        self._failures: Counter[str] = Counter()  # in a row, by asset
+        self._failures: Counter[tuple[str, str]] = Counter()  # in a row, by asset
+        self._rests_until: dict[tuple[str, str], float] = {}
         self._bytes = 0
 
     async def __aenter__(self) -> None:
@@ -104,13 +120,15 @@ class _Receiver:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        with suppress(Exception):  # then Airflow hears of these once more
+            self._spool.mark_forwarded(list(self._sent))
         await self._client.close()
         self._spool.close()
 
     # --- what YouCan meets ---
 
     async def take(self, request: Request) -> Response:
-        """Answer a delivery. After a refusal the connection is closed, whatever else comes on it."""
+        """Answer a delivery, and close its connection."""
         try:
             async with timeout(BODY_SECONDS):
                 body = await self._read_body(request)
@@ -127,11 +145,14 @@ class _Receiver:
         event = request.query_params.get("event") if settings.event_from_address else None
         try:
             delivery = read_delivery(body, request.headers, settings.store, event, settings.store_ids)
+        except OtherStoreError:
+            self._warn("Deliveries of a store that is not this receiver's are ignored: see --store.")
+            return _answer(200, "this store is ignored")
         except InvalidDeliveryError as error:
             self._warn("A delivery was refused: %s.", error)
             return _answer(400, str(error))
         if delivery is None:
-            return _answer(200, "this event, or this store, is ignored")
+            return _answer(200, "this event is ignored")
         return _answer(200, "taken") if await self._is_kept(delivery) else _answer(503, "it can't be stored now")
 
     async def show_health(self, _: Request) -> Response:
@@ -217,7 +238,8 @@ class _Receiver:
                 if self._clock() > last_cleared + 3600:
                     last_cleared = self._clock()
                     await asyncio.to_thread(self._spool.forget_old)
-                waiting = await asyncio.to_thread(self._spool.take, _BATCH)
+                resting = {asset for asset, until in self._rests_until.items() if self._clock() < until}
+                waiting = await asyncio.to_thread(self._spool.take, _BATCH, resting)
                 await self._forward(waiting)
             except Exception as error:  # whatever it is, this has to go on
                 self._warn("The spool can't be used (%s): deliveries wait in it. See the disk.", type(error).__name__)
@@ -232,12 +254,18 @@ class _Receiver:
 
     async def _forward(self, waiting: list[Waiting]) -> None:
         """Hand deliveries to Airflow, those of each asset for themselves, and keep what became of them."""
-        by_asset: dict[str, list[Waiting]] = {}
+        by_asset: dict[tuple[str, str], list[Waiting]] = {}
         for one in waiting:
             if one.delivery.key not in self._sent:
-                by_asset.setdefault(one.delivery.uri, []).append(one)
+                by_asset.setdefault((one.delivery.store, one.delivery.event), []).append(one)
         slots = asyncio.Semaphore(_AT_A_TIME)
-        done = await asyncio.gather(*(self._forward_asset(group, slots) for group in by_asset.values()))
+        groups = [asyncio.ensure_future(self._forward_asset(group, slots)) for group in by_asset.values()]
+        try:
+            done = await asyncio.shield(asyncio.gather(*groups))
+        except asyncio.CancelledError:
+            # What Airflow is being told has its answer, so that it is not told again after a restart.
+            await asyncio.wait(groups, timeout=_LAST_SECONDS)
+            raise
         # An error of the spool must not make Airflow hear of them once more, so they are remembered until it has them.
         await asyncio.to_thread(self._spool.mark_forwarded, list(self._sent))
         self._sent.clear()
@@ -266,21 +294,25 @@ class _Receiver:
     def _keep_failures(self, outcomes: list[_Outcome]) -> None:
         """Put off what Airflow did not take, and aside what it will never take."""
         for one, error, is_asked in outcomes:
-            uri = one.delivery.uri
+            asset = one.delivery.store, one.delivery.event
             if error is None:
-                del self._failures[uri]
+                del self._failures[asset]
             elif isinstance(error, UnknownAssetError):
-                self._put_off(one, error, 10.0, UNKNOWN_ASSET_SECONDS)
+                self._put_off(one, error, REST_SECONDS, UNKNOWN_ASSET_SECONDS)
                 if is_asked:
-                    self._spool.put_off_asset(one.delivery, 10.0)
+                    self._rests_until[asset] = self._clock() + REST_SECONDS
                     hours = UNKNOWN_ASSET_SECONDS / 3600
                     self._warn("%s yet: its deliveries wait in the spool, for %.0f hours.", error, hours)
             elif isinstance(error, RefusedEventError):
                 self._put_off(one, error, 60.0, REFUSED_SECONDS)
                 self._warn("%s: it is tried again, for %.0f hours.", error, REFUSED_SECONDS / 3600)
             else:
-                self._failures[uri] += 1
-                self._spool.put_off_asset(one.delivery, min(30.0, 0.5 * 2 ** min(self._failures[uri], 6)))
+                self._failures[asset] += 1
+                seconds = min(30.0, 0.5 * 2 ** min(self._failures[asset], 6))
+                self._rests_until[asset] = self._clock() + seconds
+                # Behind the others of its asset, which may be taken. One that may have been taken waits for longer.
+                is_slow = isinstance(error, AirflowTimeoutError)
+                self._spool.put_off(one.delivery.key, 600.0 if is_slow else seconds)
                 self._warn("%s: deliveries wait in the spool.", error)
 
     def _put_off(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
@@ -305,5 +337,11 @@ class _BodyError(Exception):
         self.status = status
 
 
+async def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # Starlette's handlers are typed for any exception
+    return _answer(error.status_code, error.detail)
+
+
 def _answer(status: int, text: str) -> Response:
-    return PlainTextResponse(text, status, headers={"Connection": "close"} if status >= 400 else None)
+    # A connection is for one request, so that none is held open.
+    return PlainTextResponse(text, status, headers={"Connection": "close"})

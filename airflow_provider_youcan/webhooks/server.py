@@ -11,12 +11,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 __all__ = ["Protocol", "serve"]
 
-HEAD_SECONDS = 5.0
-"""How long the head of a request may take to come."""
+CONNECTION_SECONDS = 15.0
+"""How long a connection may last, whatever comes on it: a delivery is one request."""
 
 MAX_HEAD_BYTES = 16_384
 MAX_CONNECTIONS = 200
-"""With more at a time, the one goes whose head has been on its way for the longest."""
+"""With more at a time the oldest goes, so that a new one always has its moment."""
 
 
 def serve(application: Starlette, host: str, port: int) -> None:
@@ -42,36 +42,28 @@ def serve(application: Starlette, host: str, port: int) -> None:
 
 
 class Protocol(H11Protocol):
-    """One connection, whose head comes within its time, or not at all."""
+    """One connection, which has its time, and gives way to a newer one when there are too many."""
 
-    _waiting: dict[Protocol, asyncio.TimerHandle] = {}  # noqa: RUF012  # of all connections, the oldest first
+    _all: dict[Protocol, asyncio.TimerHandle] = {}  # noqa: RUF012  # of all connections, the oldest first
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Give the head its time, and make room for the connection."""
+        """Give the connection its time, and make room for it."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            oldest = next(iter(self._waiting), self)
-            oldest._abort()
-        if not transport.is_closing():
-            self._waiting[self] = self.loop.call_later(HEAD_SECONDS, self._abort)
-
-    def data_received(self, data: bytes) -> None:
-        """Take what has come; with the head whole, the receiver itself bounds the rest."""
-        super().data_received(data)
-        if self.cycle is not None:
-            self._stop_waiting()
+        while len(self._all) >= MAX_CONNECTIONS:
+            next(iter(self._all))._abort()
+        self._all[self] = self.loop.call_later(CONNECTION_SECONDS, self._abort)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
-        self._stop_waiting()
+        self._forget()
         super().connection_lost(exc)
 
-    def _stop_waiting(self) -> None:
-        timer = self._waiting.pop(self, None)
+    def _forget(self) -> None:
+        timer = self._all.pop(self, None)
         if timer is not None:
             timer.cancel()
 
     def _abort(self) -> None:
-        self._stop_waiting()
+        self._forget()
         transport: Any = self.transport
         transport.abort()

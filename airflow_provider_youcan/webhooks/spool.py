@@ -7,7 +7,7 @@ import fcntl
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -26,7 +26,8 @@ create table if not exists spooled (
     delivery_id text not null, event text not null, order_id text not null, store text not null, time text not null,
     taken_at real not null, due_at real not null, failing_since real, reason text, forwarded_at real, dropped_at real,
     primary key ({_KEY}));
-create index if not exists spooled_waiting on spooled (due_at) where forwarded_at is null and dropped_at is null;
+create index if not exists spooled_waiting on spooled (store, event, due_at)
+    where forwarded_at is null and dropped_at is null;
 """
 # Older versions knew a delivery by its id alone.
 _MIGRATION = f"""
@@ -38,7 +39,7 @@ _IS_KEY = "delivery_id = ? and event = ? and order_id = ?"
 
 
 class SpoolError(Exception):
-    """Another receiver uses the spool."""
+    """Another receiver uses the spool, or it can't be made."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Spool:
     :param path: the file, which is made where it is missing. Each receiver has its own.
     :param clock: returns the time in seconds since 1970 (default the machine's).
     :param is_read_only: whether it is only looked at, beside a receiver that uses it (default ``False``).
-    :raises SpoolError: if another receiver uses it.
+    :raises SpoolError: if another receiver uses it, or its folder can't be written to.
     :raises sqlite3.Error: if it can't be used.
     """
 
@@ -107,11 +108,24 @@ class Spool:
         with self._lock:
             self._waiting += self._change(statement, rows)
 
-    def take(self, most: int) -> list[Waiting]:
-        """Return deliveries that are due to be forwarded: of each asset in turn those that are due longest."""
-        in_turn = "row_number() over (partition by store, event order by due_at, rowid)"
-        condition = f"{_IS_WAITING} and due_at <= ? order by {in_turn}, due_at limit ?"
-        return self._read(condition, self._clock(), most)
+    def take(self, most: int, resting: Collection[tuple[str, str]] = ()) -> list[Waiting]:
+        """
+        Return deliveries that are due to be forwarded: of each asset in turn those that are due longest.
+
+        :param most: how many.
+        :param resting: the store and the event of assets that are left alone for now.
+        """
+        found: list[Waiting] = []
+        now = self._clock()
+        with self._lock:
+            assets = self._database.execute(
+                f"select distinct store, event from spooled where {_IS_WAITING} and due_at <= ?", (now,)
+            ).fetchall()
+        awake = [asset for asset in assets if asset not in resting]
+        for store, event in awake:
+            condition = f"{_IS_WAITING} and due_at <= ? and store = ? and event = ? order by due_at, rowid limit ?"
+            found += self._read(condition, now, store, event, max(1, most // len(awake)))
+        return found
 
     def list_all(self, most: int) -> list[Waiting]:
         """Return what waits, and what was dropped, the oldest first."""
@@ -130,24 +144,21 @@ class Spool:
         with self._lock:
             self._waiting -= self._change(statement, [(self._clock(), reason, *key)])
 
-    def put_off(self, key: Key, seconds: float, reason: str) -> None:
+    def put_off(self, key: Key, seconds: float, reason: str | None = None) -> None:
         """
-        Try a delivery again in so many seconds, because Airflow itself does not take it.
+        Try a delivery again in so many seconds.
 
         :param key: which delivery.
         :param seconds: after how long.
-        :param reason: what Airflow said.
+        :param reason: what Airflow itself said of it; the time for which it fails counts from when it first said this,
+            and begins again with ``None``, if Airflow said nothing of it (default).
         """
         now = self._clock()
-        assignments = "due_at = ?, failing_since = coalesce(failing_since, ?), reason = ?"
+        since = None if reason is None else now
+        assignments = "due_at = ?, failing_since = case when reason = ? then failing_since else ? end, reason = ?"
+        statement = f"update spooled set {assignments} where {_IS_WAITING} and {_IS_KEY}"
         with self._lock:
-            self._change(f"update spooled set {assignments} where {_IS_KEY}", [(now + seconds, now, reason, *key)])
-
-    def put_off_asset(self, delivery: Delivery, seconds: float) -> None:
-        """Try all deliveries of the asset of one again in so many seconds."""
-        statement = f"update spooled set due_at = ? where {_IS_WAITING} and store = ? and event = ?"
-        with self._lock:
-            self._change(statement, [(self._clock() + seconds, delivery.store, delivery.event)])
+            self._change(statement, [(now + seconds, reason, since, reason, *key)])
 
     def forget_old(self) -> None:
         """Forget what was forwarded, or dropped, long ago."""
@@ -177,7 +188,10 @@ class Spool:
 
 def _claim(path: str) -> IO[str]:
     """Lock the spool for this process, until it is closed or the process ends."""
-    lock = Path(f"{path}.lock").open("w")  # noqa: SIM115  # it is held
+    try:
+        lock = Path(f"{Path(path).resolve()}.lock").open("w")  # noqa: SIM115  # it is held
+    except OSError as error:
+        raise SpoolError(f"The spool {path} can't be used: {error.strerror}.") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
