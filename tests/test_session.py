@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import itertools
+import socket
 import socketserver
 import threading
 import time
@@ -118,6 +119,28 @@ def test_a_late_answer_is_never_taken_for_the_next_requests(connect: Connect, an
     for order_id in ("taken", "gone", "gone", "gone"):
         with pytest.raises(YouCanError):
             hook.update_order_status(order_id, "paid", "payment")
+
+
+def test_a_host_of_many_silent_addresses_is_given_up(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Given a host whose addresses don't answer, each of which urllib3 would give the whole timeout,
+    tried: list[str] = []
+    clock = [0.0]
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"192.0.2.{number}", 443)) for number in range(1, 7)]
+
+    def wait(address: tuple[str, int], timeout: float, **_: Any) -> Any:
+        tried.append(address[0])
+        clock[0] += timeout
+        raise TimeoutError
+
+    monkeypatch.setattr("airflow_provider_youcan.hooks.session.socket.getaddrinfo", lambda *_, **__: found)
+    monkeypatch.setattr("airflow_provider_youcan.hooks.session.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("urllib3.util.connection.create_connection", wait)
+
+    with pytest.raises(YouCanConnectionError, match=r"no connection to https://shop\.example within 1 s"):
+        connect(host="https://shop.example", max_attempts=1, timeout=1).get_order("abc")
+
+    assert tried == ["192.0.2.1", "192.0.2.2"]
+    assert clock == [2.0]
 
 
 @pytest.mark.parametrize("pause", [0, 0.05])

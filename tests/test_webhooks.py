@@ -985,6 +985,29 @@ def test_an_address_with_a_path_is_warned_of(app: Sandbox, capsys: Any) -> None:
     assert "takes deliveries at /, not at /hooks" in capsys.readouterr().err
 
 
+def test_a_test_delivery_goes_to_the_receiver_and_nowhere_else(
+    app: Sandbox, receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login someone password else\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+
+    assert main(["webhooks", "send-test", "--url", receiver, "--event", "order.paid"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "200 taken"
+    wait_for(lambda: airflow.events)
+
+    async def answer(request: Request) -> Response:
+        headers.append(dict(request.headers))
+        return Response("<html>Log in")
+
+    headers: list[dict[str, str]] = []
+    with serve(Starlette(routes=[Route("/", answer, methods=["POST"])])) as url:
+        assert main(["webhooks", "send-test", "--url", url]) == 1
+    assert "authorization" not in headers[0]
+    assert main(["webhooks", "send-test", "--url", "http://127.0.0.1:9/"]) == 1
+    assert "No receiver answers at http://127.0.0.1:9/" in capsys.readouterr().err
+
+
 def test_a_secret_that_is_none_is_refused(app: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YOUCAN_CLIENT_SECRET", " , ")
     with pytest.raises(YouCanInvalidInputError, match="YOUCAN_CLIENT_SECRET has no secret in it"):

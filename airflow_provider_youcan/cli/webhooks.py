@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from airflow_provider_youcan.checks import check_order_id
+from airflow_provider_youcan.checks import check_number, check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanRateLimitError
 from airflow_provider_youcan.hooks.standalone import open_hook
 from airflow_provider_youcan.webhooks.deliveries import EVENTS
@@ -38,7 +39,8 @@ def add_webhooks(commands: Any) -> None:
     subscribe.add_argument("--url", required=True, help="the receiver, a public https address")
     subscribe.add_argument("--event", nargs="+", choices=EVENTS, default=list(EVENTS), dest="events", help="of what")
     deliveries = _add(webhooks, "deliveries", "show what waits for Airflow, and what was dropped", _list_deliveries)
-    deliveries.add_argument("--spool", default="youcan-webhooks.db", help="the receiver's file")
+    spool = os.environ.get("YOUCAN_WEBHOOKS_SPOOL") or "youcan-webhooks.db"
+    deliveries.add_argument("--spool", default=spool, help="the receiver's file")
     deliveries.add_argument("--most", type=int, default=100, help="how many, the oldest first")
     send_test = _add_of_shop(webhooks, "send-test", "send a receiver a signed delivery", _send_test)
     send_test.add_argument("--url", default="http://127.0.0.1:8977/", help="the receiver")
@@ -147,7 +149,7 @@ def _list_deliveries(options: argparse.Namespace) -> bool:
         spool = Spool(options.spool, is_read_only=True)
     except sqlite3.Error as error:
         raise YouCanInvalidInputError(f"The spool {options.spool} can't be read: {error}.") from None
-    found = spool.list_all(options.most)
+    found = spool.list_all(int(check_number("--most", options.most, 1, 1_000_000, whole=True)))
     spool.close()
     for one in found:
         taken_at = datetime.fromtimestamp(one.taken_at, timezone.utc).isoformat(timespec="seconds")
@@ -165,8 +167,6 @@ def _send_test(options: argparse.Namespace) -> bool:
     from datetime import datetime, timezone
     from uuid import uuid4
 
-    import requests
-
     from airflow_provider_youcan.webhooks.settings import read_settings
 
     settings = read_settings({"conn_id": options.conn_id, "store": options.store})
@@ -181,14 +181,31 @@ def _send_test(options: argparse.Namespace) -> bool:
         "X-YOUCAN-DELIVERY-ID": f"test-{uuid4()}",
         "x-youcan-signature": hmac.new(settings.secrets[0].encode(), body, hashlib.sha256).hexdigest(),
     }
+    status, text = _post(options.url, body, headers)
+    print(f"{status} {' '.join(text.split())}")
+    return (status, text) == (200, "taken")
+
+
+def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
+    """Send the body to a receiver, with no login and through no proxy, and return what it says."""
+    import asyncio
+
+    import aiohttp
+
+    async def post() -> tuple[int, str]:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with (
+            aiohttp.ClientSession(timeout=timeout, trust_env=False) as session,
+            session.post(url, data=body, headers=headers, allow_redirects=False) as answer,
+        ):
+            return answer.status, (await answer.content.read(200)).decode(errors="replace")
+
     try:
-        answer = requests.post(options.url, body, headers=headers, timeout=10, allow_redirects=False)
-    except requests.RequestException as error:
+        return asyncio.run(post())
+    except (aiohttp.ClientError, asyncio.TimeoutError, OSError, ValueError) as error:
         raise YouCanInvalidInputError(
-            f"Nothing answers at {options.url} ({type(error).__name__}): is the receiver running there?"
+            f"No receiver answers at {url} ({type(error).__name__}): is it running there?"
         ) from None
-    print(f"{answer.status_code} {' '.join(answer.text[:200].split())}")
-    return answer.status_code == 200
 
 
 def _subscribe(options: argparse.Namespace) -> bool:

@@ -265,8 +265,9 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
             payloads[str(probe.scope)] = yield probe
         except MAY_LACK_SCOPE as error:
             refusals.append(error)
-    if len(refusals) == len(payloads) and all(isinstance(error, YouCanAuthenticationError) for error in refusals):
-        raise refusals[0]
+    denials = [error for error in refusals if isinstance(error, YouCanAuthenticationError)]
+    if denials and len(refusals) == len(payloads):
+        raise denials[0]
     store = payloads["view-store-info"]
     name = None if store is None else str(store.get("name") or store.get("slug"))
     scopes = {scope: payload is not None for scope, payload in payloads.items()}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import io
 import logging
+import math
 import re
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
@@ -73,18 +75,20 @@ class Session(requests.Session):
 
     def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
         # From the connect to the last byte; what requests calls a timeout is for each look at the socket.
-        _deadline.at = time.monotonic() + 2 * credentials.timeout
-        with self.request(
-            request.method,
-            credentials.base_url + request.path,
-            params=request.params,
-            data=request.form if request.body is None else request.body,
-            headers=None if request.body is None else _JSON,
-            timeout=credentials.timeout,
-            stream=True,
-            # Given with each request, because a CA bundle named in the environment would override the session's.
-            verify=credentials.verify if isinstance(credentials.verify, str) else None,
-        ) as response:
+        with (
+            _end_within(2 * credentials.timeout),
+            self.request(
+                request.method,
+                credentials.base_url + request.path,
+                params=request.params,
+                data=request.form if request.body is None else request.body,
+                headers=None if request.body is None else _JSON,
+                timeout=credentials.timeout,
+                stream=True,
+                # Given with each request, because a CA bundle named in the environment would override the session's.
+                verify=credentials.verify if isinstance(credentials.verify, str) else None,
+            ) as response,
+        ):
             return Answer(response.status_code, response.headers, _read_body(response))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:  # noqa: ARG002  # requests' signature
@@ -95,8 +99,22 @@ class Session(requests.Session):
 _JSON = {"Content-Type": "application/json"}
 
 
-_deadline = threading.local()
-"""``at`` is when the request of this thread has to be over, in seconds of the monotonic clock."""
+class _Deadline(threading.local):
+    at = math.inf
+    """When the request of this thread has to be over, in seconds of the monotonic clock."""
+
+
+_deadline = _Deadline()
+
+
+@contextmanager
+def _end_within(seconds: float) -> Iterator[None]:
+    _deadline.at = time.monotonic() + seconds
+    try:
+        yield
+    finally:
+        # A request that somebody sends through the session himself has its own timeout alone.
+        _deadline.at = math.inf
 
 
 class _Stream(io.RawIOBase):
@@ -113,7 +131,8 @@ class _Stream(io.RawIOBase):
         seconds = self._deadline - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
-        self._sock.settimeout(min(seconds, self._timeout or seconds))
+        if seconds < math.inf:
+            self._sock.settimeout(min(seconds, self._timeout or seconds))
         try:
             return self._stream.readinto(buffer)
         finally:
@@ -130,7 +149,33 @@ class _Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(_Stream(self.fp.detach(), sock))
 
 
-class _HTTPConnection(urllib3.connection.HTTPConnection):
+class _BoundedConnect:
+    """Tries the addresses of a host until the deadline; urllib3 gives each of them the whole timeout."""
+
+    def _new_conn(self: Any) -> socket.socket:
+        host, timeout = self._dns_host, self.timeout
+        if _deadline.at == math.inf:
+            return super()._new_conn()  # type: ignore[misc,no-any-return]
+        try:
+            found = socket.getaddrinfo(host, self.port, type=socket.SOCK_STREAM)
+            addresses = list(dict.fromkeys(str(info[4][0]) for info in found))
+        except OSError:
+            addresses = []  # urllib3 says so in its own way
+        try:
+            for number, address in enumerate(addresses, 1):
+                left = _deadline.at - time.monotonic()
+                self._dns_host, self.timeout = address, max(0.01, min(timeout, left))
+                try:
+                    return super()._new_conn()  # type: ignore[misc,no-any-return]
+                except (urllib3.exceptions.ConnectTimeoutError, urllib3.exceptions.NewConnectionError):
+                    if number == len(addresses) or time.monotonic() >= _deadline.at:
+                        raise
+        finally:
+            self._dns_host, self.timeout = host, timeout
+        return super()._new_conn()  # type: ignore[misc,no-any-return]
+
+
+class _HTTPConnection(_BoundedConnect, urllib3.connection.HTTPConnection):
     response_class = _Response
 
 
@@ -138,7 +183,7 @@ class _HTTPConnectionPool(urllib3.HTTPConnectionPool):
     ConnectionCls = _HTTPConnection
 
 
-class _Connection(urllib3.connection.HTTPSConnection):
+class _Connection(_BoundedConnect, urllib3.connection.HTTPSConnection):
     """Marks an error of its TLS handshake: nothing was sent before it, as is not so with one that comes later."""
 
     response_class = _Response
