@@ -42,7 +42,7 @@ def test_a_preview_of_many_labels_is_short_and_shows_them_as_they_are(sandbox: S
     ti = TaskInstance()
     label = "[click](javascript:alert(1)) | <b>*bold*</b> `code`"
     rows = [
-        {"order_id": order_id, "payment_status": f"{label} {number} {'x' * 300}"}
+        {"order_id": order_id, "payment_status": f"{label} {number} {'x' * 190}"}
         for number, order_id in enumerate(payable(sandbox))
     ]
 

@@ -6,6 +6,8 @@ import sqlite3
 import unicodedata
 from collections import Counter
 from collections.abc import Callable
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 
 from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
+    YouCanPermanentError,
     YouCanUnknownStatusError,
 )
 from airflow_provider_youcan.operators.reconcile import (
@@ -225,6 +228,131 @@ def test_a_guard_that_is_a_list_written_as_text_is_refused(sandbox: Sandbox, tex
     with pytest.raises(YouCanInvalidInputError, match=r"give the list \['pending', 'unpaid'\]"):
         reconcile([{"order_id": "abc", "payment_status": "paid"}], only_from={"payment": text})
     assert sandbox.shop.requests() == []
+
+
+# --- several rows of one order ---
+
+LATER = [
+    pytest.param("2026-11-02T10:00:00Z", "2026-11-01T10:00:00Z", id="ISO times"),
+    pytest.param(2, 1, id="numbers"),
+    pytest.param(2, Decimal("1.5"), id="numbers of two types"),
+    pytest.param(date(2026, 11, 2), datetime(2026, 11, 1, 23), id="dates"),
+    pytest.param(
+        datetime(2026, 11, 2, 1, tzinfo=timezone(timedelta(hours=1))),
+        datetime(2026, 11, 1, 23, tzinfo=timezone.utc),
+        id="two zones",
+    ),
+    pytest.param("2026", None, id="a null is the earliest"),
+]
+
+
+@pytest.mark.parametrize(("later", "earlier"), LATER)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_of_several_rows_of_an_order_the_latest_counts(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path, later: Any, earlier: Any, *, is_reversed: bool
+) -> None:
+    rows = [
+        {"order_id": fresh[0], "status": "processed", "shipping_status": "shipped", "at": earlier},
+        {"order_id": fresh[0], "status": "closed", "shipping_status": None, "at": later},
+    ]
+    report = tmp_path / "report.jsonl"
+    summary = reconcile(rows[::-1] if is_reversed else rows, latest_by="AT", report_path=str(report))
+
+    # The latest of those that ask for that status, and each other row is told which.
+    assert sandbox.shop.statuses(fresh[0]) | {"payment": ""} == {
+        "general": "closed",
+        "shipping": "shipped",
+        "payment": "",
+    }
+    assert (summary["changed"], summary["unchanged"]) == (2, 1)
+    (left_out,) = [line for line in read_report(report) if line["outcome"] == "unchanged"]
+    assert (left_out["wanted"], left_out["reason"]) == ("processed", f"row {1 if is_reversed else 2} is later")
+
+
+def test_a_tie_that_contradicts_is_invalid(sandbox: Sandbox, fresh: list[str]) -> None:
+    rows = [{"order_id": fresh[0], "status": slug, "at": 1} for slug in ("closed", "processed")]
+    with pytest.raises(YouCanInvalidInputError, match="contradict each other"):
+        reconcile(rows, latest_by="at")
+
+
+def test_an_earlier_row_does_not_stand_in_for_a_later_one_that_can_not_be_used(
+    sandbox: Sandbox, fresh: list[str]
+) -> None:
+    for later in ({"order_id": fresh[0], "status": "clsed", "at": 2}, {"order_id": fresh[0], "status": 5, "at": 2}):
+        rows = [
+            {"order_id": fresh[0], "status": "closed", "at": 1},
+            later,
+            {"order_id": fresh[1], "status": "closed", "at": 1},
+        ]
+        reconcile(rows, latest_by="at", on_invalid="skip")
+
+    assert sandbox.shop.statuses(fresh[0])["general"] != "closed"
+    assert sandbox.shop.statuses(fresh[1])["general"] == "closed"
+
+
+def test_rows_by_id_and_by_ref_are_of_one_order(sandbox: Sandbox) -> None:
+    order = sandbox.shop.orders()[0]
+    rows = [
+        {"order_id": order["id"], "payment_status": "paid", "at": 2},
+        {"ref": order["ref"], "payment_status": "refunded", "at": 3},
+        {"ref": order["ref"], "payment_status": "unpaid", "at": 1},
+    ]
+    reconcile(rows, latest_by="at")
+    assert sandbox.shop.statuses(order["id"])["payment"] == "refunded"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1, "2026"], "which has numbers and texts"),
+        ([datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=timezone.utc)], "with a zone and times without a zone"),
+        ([[1], [2]], "its values are dates, numbers"),
+    ],
+)
+def test_what_can_not_be_compared_is_refused(sandbox: Sandbox, fresh: list[str], values: Any, message: str) -> None:
+    rows = [{"order_id": fresh[0], "status": "closed", "at": value} for value in values]
+    with pytest.raises(YouCanInvalidInputError, match=message):
+        reconcile(rows, latest_by="at")
+    with pytest.raises(YouCanInvalidInputError, match="no column 'when', which latest_by names"):
+        reconcile(rows, latest_by="when")
+    assert paths(sandbox, "PUT") == []
+
+
+# --- orders that the shop does not have ---
+
+
+def test_orders_of_another_shop_can_be_left_out(
+    sandbox: Sandbox, fresh: list[str], log_lines: Callable[[], list[str]]
+) -> None:
+    rows = [{"order_id": fresh[0], "status": "closed"}, {"order_id": UNKNOWN_ID, "status": "closed"}]
+
+    with pytest.raises(
+        YouCanPermanentError,
+        match=rf"1 of 2 rows failed.*\(0 refused, 1 not in this shop\). Row 2, order {UNKNOWN_ID}: ",
+    ):
+        reconcile(rows)
+    assert reconcile(rows, on_not_found="skip")["not_found"] == 1
+    assert any("1 row of orders that this shop does not have, which are left out." in line for line in log_lines())
+
+    # What the shop refuses still fails, and comes first.
+    sandbox.misbehave("status", route="PUT *", status=422)
+    rows[0]["status"] = "processed"
+    for policy, missing in (("skip", 0), ("fail", 1)):
+        with pytest.raises(
+            YouCanPermanentError, match=rf"\(1 refused, {missing} not in this shop\). Row 1, order .*422"
+        ):
+            reconcile(rows, on_not_found=policy)
+
+
+def test_a_dry_run_never_says_that_something_is_done(sandbox: Sandbox) -> None:
+    with pytest.raises(YouCanPermanentError) as raised:
+        reconcile([{"order_id": UNKNOWN_ID, "status": "closed"}], dry_run=True)
+    assert "done" not in str(raised.value)
+
+
+def test_a_policy_that_is_none_is_refused() -> None:
+    with pytest.raises(YouCanInvalidInputError, match="on_not_found is 'ignore': give 'fail' or 'skip'"):
+        reconcile([], on_not_found="ignore")
 
 
 def test_a_row_of_nothing_is_none(sandbox: Sandbox, fresh: list[str]) -> None:

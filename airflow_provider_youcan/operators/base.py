@@ -146,7 +146,7 @@ class ReconcilingOperator(BaseOperator):
         # It may have been stopped while its record was completed.
         self._raise_interruption()
         self._finish(report)
-        check_failures(run_input, run, report, arguments.max_failures, path)
+        check_failures(run_input, run, report, arguments, path, skips_not_found=self._skips_not_found(), log=self.log)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
         add_event_extra(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
@@ -187,6 +187,10 @@ class ReconcilingOperator(BaseOperator):
     def _skips_invalid(self) -> bool:
         """Return whether rows that can't be used are left out, rather than refuse the run."""
         raise NotImplementedError
+
+    def _skips_not_found(self) -> bool:
+        """Return whether rows of orders that the shop does not have don't count as failures."""
+        return False
 
     def _read_passed(self, name: str) -> str | None:
         """Return an argument that is text, as it was rendered; ``None`` where it was not given."""

@@ -14,12 +14,15 @@ from airflow_provider_youcan.texts import pluralize
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_youcan.operators.arguments import Arguments
     from airflow_provider_youcan.reconciliation.inputs import RunInput
     from airflow_provider_youcan.reconciliation.run import Reconciliation
     from airflow_provider_youcan.reconciliation.summary import Report
     from airflow_provider_youcan.reconciliation.thresholds import Threshold
 
 __all__ = ["check_failures", "complete_record", "publish"]
+
+_MAX_SHOWN = 3
 
 _HURRIED_SECONDS = 1.0
 """How long the last line may take when the record takes no lines."""
@@ -102,22 +105,45 @@ def publish(
 
 
 def check_failures(
-    run_input: RunInput, run: Reconciliation, report: Report, max_failures: Threshold, report_path: str | None
+    run_input: RunInput,
+    run: Reconciliation,
+    report: Report,
+    arguments: Arguments,
+    report_path: str | None,
+    *,
+    skips_not_found: bool,
+    log: Logger,
 ) -> None:
     """
     Fail the task if more rows failed than it allows.
 
+    :param run_input: what the run was given.
+    :param run: the run.
+    :param report: what became of each status.
+    :param arguments: the task's.
+    :param report_path: where the report was written, ``None`` if there is none.
+    :param skips_not_found: whether rows of orders that the shop does not have don't count.
+    :param log: the task's.
     :raises YouCanTransientError: if a retry may help.
     :raises YouCanPermanentError: if not.
     """
-    failed = len(report.failed_rows)
+    from airflow_provider_youcan.reconciliation.planner import Outcome
+
+    refused = report.failed_rows[Outcome.FAILED]
+    missing = report.failed_rows[Outcome.NOT_FOUND] - refused
+    if skips_not_found and missing:
+        log.warning("%s of orders that this shop does not have, which are left out.", pluralize(len(missing), "row"))
+    failed = len(refused) + (0 if skips_not_found else len(missing))
     total = report.rows if run_input.total is None else run_input.total
-    if max_failures.allows(failed, total):
+    if arguments.max_failures.allows(failed, total):
         return
+    shown = report.failures[Outcome.FAILED] + ([] if skips_not_found else report.failures[Outcome.NOT_FOUND])
+    others = "" if arguments.dry_run else " The others are done."
     where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"
     message = (
-        f"{failed:,} of {total:,} rows failed, more than max_failures={max_failures}. The first: "
-        f"{report.first_failure} The others are done. {where} says why each failed."
+        f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures} "
+        f"({len(refused):,} refused, {0 if skips_not_found else len(missing):,} not in this shop). "
+        f"{' '.join(shown[:_MAX_SHOWN])}{others} {where} says why each failed."
     )
     if run.is_retryable:
         raise YouCanTransientError(

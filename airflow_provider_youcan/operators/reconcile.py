@@ -77,6 +77,11 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         its update (default 5).
     :param on_invalid: ``"fail"`` refuses the whole table for a row that can't be used, ``"skip"`` leaves such rows
         out (default ``"fail"``). Where none is left, the task fails.
+    :param on_not_found: ``"fail"`` counts a row of an order that the shop does not have as failed, ``"skip"`` leaves it
+        out with a warning (default ``"fail"``).
+    :param latest_by: a column of dates, numbers or ISO times. Of several rows of one order, for each status the row
+        with the greatest value counts, among those that ask for that status; a null is the earliest (templated; default
+        ``None``: such rows may not contradict each other).
     :param allow_custom_label: take any text for a status, even one that is in no list (default ``False``). Without it
         the store's own list is read once and decides.
     :param min_rows: refuse a table of fewer rows, before the shop is asked anything (templated; default 0).
@@ -111,6 +116,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         "columns",
         "status_map",
         "only_from",
+        "latest_by",
         "min_rows",
         *ReconcilingOperator.template_fields,
     )
@@ -122,6 +128,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     orders_file: str | None
     plan: str | None
     only_from: Mapping[str, str | Collection[str]] | None
+    latest_by: str | None
 
     def __init__(
         self,
@@ -138,11 +145,13 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         status_map: Mapping[str, Mapping[Any, str | None]] | None = None,
         only_from: Mapping[str, str | Collection[str]] | None = NOT_PASSED,
         on_invalid: str = "fail",
+        on_not_found: str = "fail",
+        latest_by: str | None = NOT_PASSED,
         min_rows: int | str = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._set_optional(plan=plan, orders_file=orders_file, only_from=only_from)
+        self._set_optional(plan=plan, orders_file=orders_file, only_from=only_from, latest_by=latest_by)
         # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
         is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
         self._table = None if is_rendered else _Table(orders)
@@ -156,6 +165,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         check_words(status_map)
         self.status_map = with_text_keys(status_map)
         self.on_invalid = on_invalid
+        self.on_not_found = on_not_found
         self.min_rows = min_rows
         self._check_sources()
         self._check_companions()
@@ -179,6 +189,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             "status_map": self.status_map is not None,
             "only_from": "only_from" in self._passed,
             "on_invalid": self.on_invalid != "fail",
+            "latest_by": "latest_by" in self._passed,
         }
         if "plan" in self._passed and any(decided.values()):
             given = " and ".join(name for name, is_passed in decided.items() if is_passed)
@@ -186,8 +197,9 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _check_companions(self) -> None:
         """Refuse what can be seen to be wrong when the DAG is parsed."""
-        if self.on_invalid not in ("fail", "skip"):
-            raise YouCanInvalidInputError(f"on_invalid is {self.on_invalid!r}: give 'fail' or 'skip'.")
+        for name in ("on_invalid", "on_not_found"):
+            if getattr(self, name) not in ("fail", "skip"):
+                raise YouCanInvalidInputError(f"{name} is {getattr(self, name)!r}: give 'fail' or 'skip'.")
         if "report_table" in self._passed and self.conn_id is None and "report_conn_id" not in self._passed:
             raise YouCanInvalidInputError("report_table needs report_conn_id: the connection of its database.")
         if not is_rendered_later(self.min_rows):
@@ -230,7 +242,12 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 
         guards = self._read_guards()
-        desired = DesiredState(self.columns, self.status_map, empty_is_null="orders_file" in self._passed)
+        desired = DesiredState(
+            self.columns,
+            self.status_map,
+            empty_is_null="orders_file" in self._passed,
+            latest_by=self._read_passed("latest_by"),
+        )
         if self.sql is not None:
             self._query(desired)
         elif "orders_file" in self._passed:
@@ -276,6 +293,9 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _skips_invalid(self) -> bool:
         return self.on_invalid == "skip"
+
+    def _skips_not_found(self) -> bool:
+        return self.on_not_found == "skip"
 
     def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
         desired = run_input.desired

@@ -91,8 +91,7 @@ class Reconciliation:
         """
         self._max_attempts = max_attempts
         await self._check_statuses()
-        self._desired.refuse_contradictions()
-        self._refuse_invalid_rows()
+        self._settle_rows()
         await self._reconcile()
 
     def stop(self) -> None:
@@ -119,6 +118,14 @@ class Reconciliation:
         self._desired.rename_statuses(checked.same)
         advice = "" if self._input.is_plan else ", or translate the word in status_map"
         self._desired.refuse_statuses(checked.unknown, advice)
+
+    def _settle_rows(self) -> None:
+        """Decide between rows that name the same order."""
+        left_out = self._desired.leave_out_earlier()
+        self._desired.refuse_contradictions()
+        self._refuse_invalid_rows()
+        for order, context, row, wanted, reason in left_out:
+            self._report.add_left_out(order, context, row, wanted, reason)
 
     def _refuse_invalid_rows(self) -> None:
         rows = sorted(self._desired.invalid, key=lambda row: row.row)
@@ -272,8 +279,7 @@ class Reconciliation:
                 self._updater.report_all(self._begin(order), outcome, reason)
                 del self._open[order]
         self._desired.join(order_ids)
-        self._desired.refuse_contradictions()
-        self._refuse_invalid_rows()
+        self._settle_rows()
 
     # --- what is reported ---
 

@@ -22,6 +22,9 @@ __all__ = ["MAX_SHOWN", "Report"]
 MAX_SHOWN = 20
 """How many transitions, changes and invalid rows are shown at most."""
 
+_MAX_FAILURES = 3
+"""How many failures of a kind are told in the error."""
+
 _OUTCOMES = [outcome for outcome in Outcome if outcome not in (Outcome.INVALID, Outcome.SENDING)]
 
 
@@ -40,8 +43,10 @@ class Report:
         self.requests = 0
         self.store: str | None = None
         """The slug of the shop's store, where it was asked for."""
-        self.failed_rows: set[int] = set()
-        self.first_failure: str | None = None
+        self.failed_rows: dict[Outcome, set[int]] = {Outcome.FAILED: set(), Outcome.NOT_FOUND: set()}
+        """The rows of which a status failed, and those whose order the shop does not have."""
+        self.failures: dict[Outcome, list[str]] = {Outcome.FAILED: [], Outcome.NOT_FOUND: []}
+        """The first of these, each in a sentence."""
         self.changes: list[tuple[str, StatusContext, str | None, str]] = []
         """The first of the changes that were made, or planned: of which order, its status, from what, to what."""
         self.invalid_rows: list[InvalidRow] = []
@@ -71,6 +76,18 @@ class Report:
                 continue
             first = row
             self._add(order, context, row, wanted, step)
+
+    def add_left_out(self, order: DesiredOrder, context: StatusContext, row: int, wanted: str, reason: str) -> None:
+        """
+        Keep that what a row asks for does not count.
+
+        :param order: the order.
+        :param context: which of its statuses.
+        :param row: the row.
+        :param wanted: what it asks for.
+        :param reason: why that does not count.
+        """
+        self._add(order, context, row, wanted, Step(Outcome.UNCHANGED, None, reason))
 
     def add_sending(self, order: DesiredOrder, context: StatusContext, before: str | None) -> None:
         """
@@ -173,8 +190,10 @@ class Report:
             self._transitions[context, step.before, wanted] += 1
             if len(self.changes) < MAX_SHOWN:
                 self.changes.append((order.ref or str(order.order_id), context, step.before, wanted))
-        if step.outcome in (Outcome.FAILED, Outcome.NOT_FOUND):
-            self.failed_rows.add(row)
-            self.first_failure = self.first_failure or f"row {row}: {step.reason}"
+        if (rows := self.failed_rows.get(step.outcome)) is not None:
+            if row not in rows and len(rows) < _MAX_FAILURES:
+                name = f"order #{order.ref}" if order.ref else f"order {order.order_id}"
+                self.failures[step.outcome].append(f"Row {row:,}, {name}: {str(step.reason).rstrip('.')}.")
+            rows.add(row)
         if self.record.is_kept:
             self.record.write(row, make_line(order.order_id, order.ref, context.value, wanted, step))

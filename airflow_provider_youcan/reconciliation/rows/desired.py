@@ -9,6 +9,7 @@ from airflow_provider_youcan.checks import check_contexts, check_status_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.cells import check_words, read_cell, read_order_id, read_ref, translate
+from airflow_provider_youcan.reconciliation.rows.moments import Moments
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow, Statuses
 from airflow_provider_youcan.texts import show_cell
 
@@ -21,6 +22,7 @@ STATUS_COLUMNS = {
 }
 COLUMNS = ("order_id", "ref", *STATUS_COLUMNS.values())
 
+_LATEST_BY = "latest_by"
 _PLAIN = {str, type(None)}
 _NO_CELLS = (None,) * len(STATUS_COLUMNS)
 _MAX_COMBINATIONS = 10_000
@@ -36,6 +38,7 @@ class DesiredState:
     :param status_map: for each context the words of the rows and the slugs that they mean, or ``None`` for a word
         that leaves the status alone: ``{"payment": {"COLLECTED": "paid"}}``.
     :param empty_is_null: take an empty text for a null, where ``status_map`` has no word for it.
+    :param latest_by: the column that says which of several rows of an order counts (default ``None``: they must agree).
     :raises YouCanInvalidInputError: if one of them makes no sense.
     """
 
@@ -45,11 +48,13 @@ class DesiredState:
         status_map: Mapping[str, Mapping[Any, str | None]] | None = None,
         *,
         empty_is_null: bool = False,
+        latest_by: str | None = None,
     ) -> None:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
         self._renamed = _check_columns(columns)
-        self._names = _find_names(self._renamed)
+        self._names = _find_names(self._renamed) | ({} if latest_by is None else {_LATEST_BY: latest_by})
+        self._moments = None if latest_by is None else Moments(latest_by)
         self._seen_columns: dict[str, None] = {}
         self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self._words = _check_status_map(status_map)
@@ -78,6 +83,8 @@ class DesiredState:
                 self.rows -= 1  # a row of nothing, such as a feed's last line, is none
                 return
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
+            if self._moments is not None:
+                self._moments.add(self.rows, order_id, ref, values.get(_LATEST_BY))
             if order_id is None and ref is None:
                 raise YouCanInvalidInputError(
                     f"it names no order: {self._names.get('order_id')!r} and {self._names.get('ref')!r} are empty or "
@@ -86,6 +93,8 @@ class DesiredState:
             statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
             # Without its traceback, which would keep the whole row in memory.
+            if self._moments is not None:
+                self._moments.refuse(self.rows)
             reason = error.reason if line is None else f"{error.reason} (line {line:,})"
             self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error.with_traceback(None)))
             return
@@ -129,6 +138,11 @@ class DesiredState:
         self._seen_columns.update(dict.fromkeys(map(str, names)))
         found = self._find_columns(names)
         shown = ", ".join(map(repr, names))
+        if _LATEST_BY in self._names and _LATEST_BY not in found:
+            raise YouCanInvalidInputError(
+                f"There is no column {self._names[_LATEST_BY]!r}, which latest_by names, so nothing was sent; there "
+                f"are {shown}."
+            )
         if missing := [name for column, name in self._renamed.items() if column not in found]:
             raise YouCanInvalidInputError(
                 f"There is no column {' or '.join(map(repr, missing))}, which columns names, so nothing was sent; "
@@ -221,7 +235,26 @@ class DesiredState:
                 InvalidRow(row, order.order_id, order.ref, f"{error.reason}{advice}", error)
                 for row, error in refused.items()
             ]
+            if self._moments is not None:
+                for row in refused:
+                    self._moments.refuse(row)
             order.remove(refused)
+
+    def leave_out_earlier(self) -> list[tuple[DesiredOrder, StatusContext, int, str, str]]:
+        """
+        Leave out what an earlier row of an order asks for.
+
+        :return: the order, the status, the row, what it asks for, and why that does not count.
+        :raises YouCanInvalidInputError: if the values of ``latest_by`` can't be compared.
+        """
+        if self._moments is None:
+            return []
+        self._moments.check()
+        left_out = []
+        for order in self.orders:
+            if order.more is not None or self._moments.has_refused(order):
+                left_out += [(order, *one) for one in order.keep_latest(self._moments)]
+        return left_out
 
     def refuse_contradictions(self) -> None:
         """Take the rows that want different things of the same order for invalid."""

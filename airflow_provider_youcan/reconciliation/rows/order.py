@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.reconciliation.rows.moments import Moments
 
 __all__ = ["DesiredOrder", "InvalidRow", "Statuses"]
 
@@ -82,6 +85,23 @@ class DesiredOrder:
         self._take(sorted(self.entries + other.entries, key=lambda entry: entry[0]))
         self.ref = self.ref or other.ref
         self.contradiction = self.contradiction or other.contradiction
+
+    def keep_latest(self, moments: Moments) -> list[tuple[StatusContext, int, str, str]]:
+        """Forget what earlier rows ask for, and return that: the status, the row, the slug, and why."""
+        left_out = []
+        for context in list(self.desired):
+            wanted = self.rows_for(context)
+            latest = moments.find_latest(self, [row for row, _ in wanted])
+            reason = f"row {latest} is later" + ("" if latest in [row for row, _ in wanted] else ", and can't be used")
+            left_out += [(context, row, slug, reason) for row, slug in wanted if moments.is_earlier(row, latest)]
+        gone = {(row, context) for context, row, _, _ in left_out}
+        self._take(
+            [
+                (row, {context: slug for context, slug in statuses.items() if (row, context) not in gone})
+                for row, statuses in self.entries
+            ]
+        )
+        return left_out
 
     def rename(self, same: Mapping[tuple[StatusContext, str], str]) -> None:
         """Write statuses as the store does."""
