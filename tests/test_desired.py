@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import uuid
 from typing import Any
 
@@ -266,3 +267,19 @@ def test_a_cell_that_may_be_a_customers_is_not_shown(sandbox: Sandbox, cell: str
         with pytest.raises(YouCanInvalidInputError) as raised:
             reconcile([row])
         assert cell[:21] not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("status_map", "message"),
+    [
+        ({"COLLECTED": "paid"}, "give one for each context, such as {'payment': {'COLLECTED': 'paid'}}"),
+        ({"shiping": {"A": "shipped"}}, "did you mean 'shipping'"),
+        ({"payment_status": {"A": "paid"}}, "did you mean 'payment'"),
+        ({"delivery": {"A": "paid"}}, "give 'general', 'shipping', 'payment'"),
+        ({"payment": {"{{ params.word }}": "paid"}}, "only values are rendered"),
+        ({"payment": {"Livré": "paid", "Livre\u0301 ": "unpaid"}}, "more than once"),
+    ],
+)
+def test_a_map_that_makes_no_sense_is_refused_when_the_dag_is_parsed(status_map: Any, message: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=re.escape(message)):
+        YouCanReconcileOrdersOperator(task_id="x", orders=[], status_map=status_map)

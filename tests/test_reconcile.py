@@ -218,6 +218,14 @@ def test_a_junk_label_that_looks_like_a_slug_is_repaired(sandbox: Sandbox) -> No
     assert sandbox.shop.statuses(order_id)["payment"] == "paid"
 
 
+def test_a_word_that_resembles_one_of_the_map_names_it(sandbox: Sandbox) -> None:
+    with pytest.raises(YouCanUnknownStatusError, match="status_map has 'COLLECTED'"):
+        reconcile(
+            [{"order_id": sandbox.shop.order_ids()[0], "payment_status": "collectd"}],
+            status_map={"payment": {"COLLECTED": "paid"}},
+        )
+
+
 def test_a_status_of_another_context_says_so(sandbox: Sandbox) -> None:
     with pytest.raises(YouCanUnknownStatusError, match="'paid' is not a shipping status.*it is a payment status"):
         reconcile([{"order_id": sandbox.shop.order_ids()[0], "shipping_status": "paid"}])

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_youcan.checks import check_order_id
+from airflow_provider_youcan.checks import check_order_id, is_rendered_later
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.orders import normalize_text
+from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.texts import show_cell
+
+_CONTEXTS = [context.value for context in StatusContext]
 
 __all__ = ["check_words", "read_cell", "read_order_id", "read_ref", "translate"]
 
@@ -76,14 +79,30 @@ def translate(value: object, words: Mapping[Any, str | None]) -> object:
 
 def check_words(status_map: object) -> None:
     """
-    Refuse words of a ``status_map`` that are not told apart: they are compared as text.
+    Refuse a ``status_map`` in which something is seen to be wrong when the DAG is parsed.
 
-    :raises YouCanInvalidInputError: for a null that means a status, and for two words that are the same text, such as 1
-        and "1".
+    :raises YouCanInvalidInputError: for a key that is no context, a map without contexts, a template as a word, a null
+        that means a status, and two words that are the same text, such as 1 and "1".
     """
     for context, words in status_map.items() if isinstance(status_map, Mapping) else ():
         if not isinstance(words, Mapping):
-            continue
+            if isinstance(words, str) and is_rendered_later(words):
+                continue
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] is {show_cell(words)}, not a mapping: give one for each context, such as "
+                f"{{'payment': {{{context!r}: {words!r}}}}}."
+                if context not in _CONTEXTS
+                else f"status_map[{context!r}] is {show_cell(words)}: give a mapping from words to slugs."
+            )
+        if context not in _CONTEXTS:
+            named = str(context).removesuffix("_status")
+            closest = [named] if named in _CONTEXTS else get_close_matches(named, _CONTEXTS, n=1)
+            hint = f": did you mean {closest[0]!r}?" if closest else f": give {', '.join(map(repr, _CONTEXTS))}."
+            raise YouCanInvalidInputError(f"status_map has {context!r}, which is no context{hint}")
+        if templates := [word for word in words if is_rendered_later(word)]:
+            raise YouCanInvalidInputError(
+                f"status_map[{context!r}] has the template {templates[0]!r} as a word: only values are rendered."
+            )
         if words.get(None) is not None:
             raise YouCanInvalidInputError(
                 f"status_map[{context!r}] has None as a word: a null leaves the status alone, so leave it out."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from airflow_provider_youcan.checks import check_contexts, check_status_text
+from airflow_provider_youcan.checks import check_contexts, check_status_text, closest_statuses
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.cells import check_words, read_cell, read_order_id, read_ref, translate
@@ -227,18 +227,24 @@ class DesiredState:
         :param errors: the statuses, each with what is wrong with it.
         :param advice: what else can be done about it.
         """
+        near = {error: self._find_near_word(*item) for item, error in errors.items()}
         for order in self.orders if errors else ():
             refused = {
                 row: errors[item] for row, statuses in order.entries for item in statuses.items() if item in errors
             }
             self.invalid += [
-                InvalidRow(row, order.order_id, order.ref, f"{error.reason}{advice}", error)
+                InvalidRow(row, order.order_id, order.ref, f"{error.reason}{near.get(error, '')}{advice}", error)
                 for row, error in refused.items()
             ]
             if self._moments is not None:
                 for row in refused:
                     self._moments.refuse(row)
             order.remove(refused)
+
+    def _find_near_word(self, context: StatusContext, status: str) -> str:
+        """Return that a word of the ``status_map`` resembles a status that is none."""
+        closest = closest_statuses(status, [word for word in self._words.get(context, ()) if isinstance(word, str)])
+        return f" (status_map has {closest[0]!r})" if closest else ""
 
     def leave_out_earlier(self) -> list[tuple[DesiredOrder, StatusContext, int, str, str]]:
         """
