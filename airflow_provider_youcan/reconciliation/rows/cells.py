@@ -23,6 +23,8 @@ def read_cell(value: object) -> object:
     """Return a cell as plain Python, a text in its normal form, and ``None`` for whatever stands for a null."""
     if value is None:
         return value
+    if type(value) is str and value.isascii():  # nearly all are
+        return value.strip()
     if isinstance(value, str):  # numpy has a text of its own
         return normalize_text(str.__str__(value))
     if _is_null(value):
@@ -38,8 +40,11 @@ def read_order_id(value: object) -> str | None:
 
     :raises YouCanInvalidInputError: if it can be none.
     """
-    value = read_cell(value)
     if value is None:
+        return None
+    if type(value) is str and value.isascii():
+        value = value.strip()
+    elif (value := read_cell(value)) is None:
         return None
     return check_order_id(str(value) if isinstance(value, UUID) else value, show_cell)
 

@@ -79,7 +79,7 @@ class DesiredState:
             if isinstance(row, YouCanInvalidInputError):
                 raise row
             values = self._read_columns(row)
-            if values and all(_is_empty(value) for value in values.values()):
+            if values and _are_empty(values.values()):
                 self.rows -= 1  # a row of nothing, such as a feed's last line, is none
                 return
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
@@ -329,8 +329,16 @@ def _is_blank(value: object) -> bool:
     return isinstance(value, str) and not normalize_text(value)
 
 
-def _is_empty(value: object) -> bool:
-    return value is None or _is_blank(value) or read_cell(value) is None
+def _are_empty(cells: Iterable[object]) -> bool:
+    for cell in cells:
+        if cell is None:
+            continue
+        if type(cell) is str and cell.isascii() and cell.strip():  # nearly all are
+            return False
+        value = read_cell(cell)
+        if value is not None and not (isinstance(value, str) and not value):
+            return False
+    return True
 
 
 def _fold(name: str) -> str:
