@@ -725,6 +725,26 @@ def test_a_doubt_in_between_begins_the_time_of_a_refusal_again(tmp_path: Path) -
     assert spool.take(1)[0].failing_since == 90
 
 
+def test_a_refusal_of_one_kind_does_not_count_for_another(airflow: StandIn, tmp_path: Path) -> None:
+    # Given a delivery that Airflow refused, and whose asset it does not know five hours later,
+    now = [time.time()]
+    spool = Spool(str(tmp_path / "x.db"), clock=lambda: now[0])
+    spool.add([deliver()])
+    spool.put_off(deliver().key, 60, "Airflow answered 422 to the event of order order-1")
+    spool.close()
+    now[0] += 5 * 3600
+    airflow.assets.clear()
+
+    with serve(airflow.application) as url:
+        settings = Settings((SECRET,), "my-store", str(tmp_path / "x.db"), url, "youcan", "secret")
+        with serve(build_application(settings, lambda: now[0])):
+            wait_for(lambda: airflow.looked_up)
+
+    # then it waits for its asset.
+    (one,) = Spool(str(tmp_path / "x.db"), is_read_only=True).list_all(10)
+    assert (one.dropped_at, one.failing_since) == (None, now[0])
+
+
 def test_a_receiver_that_is_stopped_repeats_nothing(airflow: StandIn, tmp_path: Path) -> None:
     # Given an Airflow that takes its time for an event,
     airflow.delay = 0.5

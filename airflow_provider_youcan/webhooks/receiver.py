@@ -317,7 +317,9 @@ class _Receiver:
 
     def _put_off(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
         """Try again what Airflow itself does not take, or put it aside once it has said so for so long."""
-        if one.failing_since is None or self._clock() <= one.failing_since + most:
+        # What Airflow said before of something else does not count.
+        since = one.failing_since if one.reason == str(error) else None
+        if since is None or self._clock() <= since + most:
             self._spool.put_off(one.delivery.key, seconds, str(error))
             return
         self._spool.drop(one.delivery.key, str(error))
