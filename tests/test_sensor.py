@@ -21,6 +21,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanPermanentError,
     YouCanTransientError,
     YouCanUnknownStatusError,
+    to_dict,
 )
 from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
@@ -347,6 +348,23 @@ def test_an_event_that_is_not_known_is_no_success(event: Any) -> None:
 
     with pytest.raises(YouCanTransientError, match="an event that this version does not know"):
         sensor.execute_complete({}, event)  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    "error", [YouCanInvalidInputError("no"), YouCanUnknownStatusError("no"), YouCanOrderNotFoundError("no")]
+)
+def test_a_permanent_error_of_the_triggerer_stays_one(error: YouCanError) -> None:
+    sensor = make_sensor("poke", order_id=ORDER_ID, target_status="fulfilled")
+
+    with pytest.raises(type(error)):
+        sensor.execute_complete({}, {"outcome": "failed", **to_dict(error)})  # type: ignore[typeddict-item]
+
+
+def test_a_status_that_the_store_writes_in_another_form_is_the_one_that_was_waited_for() -> None:
+    sensor = make_sensor("poke", order_id=ORDER_ID, target_status="Livr\u00e9")
+
+    event = {"outcome": "reached", "status": "Livre\u0301"}
+    assert sensor.execute_complete({}, event)["status"] == "Livre\u0301"  # type: ignore[typeddict-item]
 
 
 @pytest.mark.parametrize("mode", MODES)

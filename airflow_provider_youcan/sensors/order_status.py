@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -18,7 +17,7 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, was_passed
+from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, find_same, was_passed
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,
@@ -169,13 +168,18 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _complete(self, event: object) -> dict[str, Any]:
         found = event if isinstance(event, Mapping) else {}
         outcome, message, status = found.get("outcome"), found.get("message"), found.get("status")
-        if outcome == "reached" and status in self._wait.target_status:
+        # It is as the store has it, which may be another Unicode form than the argument's.
+        if outcome == "reached" and isinstance(status, str) and find_same(status, self._wait.target_status):
             return self._result(status)
         if outcome == "timeout" and isinstance(message, str):
             raise AirflowSensorTimeout(message)
         if outcome == "failed":
-            with suppress(ValueError):
-                raise from_dict(found)
+            try:
+                error = from_dict(found)
+            except ValueError:
+                pass
+            else:
+                raise error
         raise YouCanTransientError(
             f"The triggerer ended the wait for order {self.order_id} with an event that this version does not know, so "
             f"whether its {self.context} status was reached is unknown: run the same version of this provider on the "
