@@ -144,7 +144,8 @@ def test_a_webhook_starts_dags_and_nothing_is_lost(airflow: Airflow, shop: Sandb
     while missing := set(shop.shop.order_ids()) - orders_with_events(airflow):
         airflow.wait_for(
             lambda before=missing: not before <= set(shop.shop.order_ids()) - orders_with_events(airflow),
-            f"one more event: {len(missing)} of {BURST} orders have none",
+            f"one more event: {len(missing)} of {BURST} orders have none; the receiver:\n{receiver.output[-3000:]}",
+            600,
         )
     health = f"{receiver.url}health"
     airflow.wait_for(lambda: requests.get(health, timeout=5).text == "0 waiting", "the spool to be empty")

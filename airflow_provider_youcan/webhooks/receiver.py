@@ -57,6 +57,9 @@ REST_SECONDS = 10.0
 REFUSED_SECONDS = 86_400.0
 """How long a delivery is kept that Airflow refuses."""
 
+TIMED_OUT_SECONDS = 60.0
+"""How long an event rests that Airflow may have taken without an answer: it may be there twice if it is sent again."""
+
 _LAST_SECONDS = 10.0
 """How long a receiver that is told to stop waits for Airflow's last answers."""
 
@@ -310,9 +313,9 @@ class _Receiver:
                 self._failures[asset] += 1
                 seconds = min(30.0, 0.5 * 2 ** min(self._failures[asset], 6))
                 self._rests_until[asset] = self._clock() + seconds
-                # Behind the others of its asset, which may be taken. One that may have been taken waits for longer.
+                # Behind the others of its asset, which may be taken.
                 is_slow = isinstance(error, AirflowTimeoutError)
-                self._spool.put_off(one.delivery.key, 600.0 if is_slow else seconds)
+                self._spool.put_off(one.delivery.key, TIMED_OUT_SECONDS if is_slow else seconds)
                 self._warn("%s: deliveries wait in the spool.", error)
 
     def _put_off(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
