@@ -61,7 +61,7 @@ with DAG(
         min_rows=1,
         max_changes="{{ params.max_changes }}",
         # Orders that the shop does not have are reported, and do not keep the rest from being approved.
-        max_failures="100%",
+        on_not_found="skip",
         report_path=f"{REPORTS}/plan.jsonl",
         report_table="youcan_outcomes",
     )

@@ -23,6 +23,7 @@ from tests.conftest import Sandbox, paid, reconcile
 TABLES: dict[str, Callable[[dict[str, list[Any]]], Any]] = {
     "list": lambda data: [dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)],
     "generator": lambda data: (dict(zip(data, row, strict=True)) for row in zip(*data.values(), strict=True)),
+    "list of lists": lambda data: [list(data), *map(list, zip(*data.values(), strict=True))],
     "pandas": pd.DataFrame,
     "polars": lambda data: pl.DataFrame(data, strict=False),
     "pyarrow": pa.table,
@@ -45,6 +46,44 @@ def test_rows_are_taken_from_what_people_have_in_hand(sandbox: Sandbox, pending:
 def test_a_table_lacks_a_column_also_where_it_has_no_rows(sandbox: Sandbox, library: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="No column says what should hold"):
         reconcile(orders=TABLES[library]({"order_id": []}))
+
+
+def test_a_sheet_leaves_out_the_cells_at_the_end_of_a_row(sandbox: Sandbox, pending: list[str]) -> None:
+    sheet = [
+        ["youcan id", "Paiement", "Expédition"],
+        [pending[0], "COLLECTED", ""],
+        [],
+        [pending[1], "", "shipped"],
+        [pending[2], "COLLECTED"],
+        ["", "", ""],
+    ]
+
+    summary = reconcile(
+        orders=sheet,
+        columns={"order_id": "youcan id", "payment_status": "Paiement", "shipping_status": "Expédition"},
+        status_map={"payment": {"COLLECTED": "paid"}},
+    )
+
+    assert (summary["rows"], summary["invalid"], summary["changed"]) == (3, 0, 3)
+    assert set(pending) & paid(sandbox) == {pending[0], pending[2]}
+
+
+@pytest.mark.parametrize(
+    ("sheet", "message"),
+    [
+        ([["Fatima", "+212600000000"], ["a", "paid"]], "whose first row is not a header"),
+        ([["order_id", "status"], ["a", "closed", "x"]], "row 1: it has 3 cells, and the header 2"),
+        ([["order_id", "status"], {"order_id": "a"}], "row 1: it is of type dict, and the header is a list"),
+        ([["order_id", "status", "STATUS"], ["a", "closed", "x"]], "There are several columns 'status'"),
+        ([[]], "whose first row is not a header"),
+    ],
+)
+def test_a_sheet_that_can_not_be_read_is_refused(sandbox: Sandbox, sheet: Any, message: str) -> None:
+    with pytest.raises(YouCanInvalidInputError, match=message) as error:
+        reconcile(orders=sheet)
+
+    assert "Fatima" not in str(error.value)
+    assert sandbox.shop.requests() == []
 
 
 @pytest.mark.parametrize("name", ["delivered_at", "delivered.at"])

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
 import pytest
 
@@ -138,6 +141,56 @@ def test_the_reconcile_example_is_red_where_its_feed_is_empty(
 
     assert run.state == "failed"
     assert sandbox.shop.requests() == []
+
+
+class StandInForGSheetsHook:
+    """Answers as GSheetsHook does: the cells as they are shown, without the empty ones at the end of a row."""
+
+    values: ClassVar[list[list[str]]] = []
+
+    def __init__(self, gcp_conn_id: str = "google_cloud_default") -> None:
+        pass
+
+    def get_values(self, spreadsheet_id: str, range_: str) -> list[list[str]]:
+        assert (spreadsheet_id, range_) == ("1x", "A:Z")
+        return self.values
+
+
+def test_the_sheets_example_follows_the_sheet(
+    run_dag: RunDag, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["airflow.providers.google", "suite", "hooks", "sheets"]
+    for number in range(1, len(names) + 1):
+        module = ModuleType(".".join(names[:number]))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(module, "GSheetsHook", StandInForGSheetsHook, raising=False)
+    monkeypatch.setenv("AIRFLOW_VAR_YOUCAN_SHEET", "1x")
+    fresh = {"general": "open", "shipping": "unfulfilled", "payment": "pending"}
+    orders = [order for order in sandbox.shop.orders() if sandbox.shop.statuses(order["id"]) == fresh][:3]
+    refs = [order["ref"] for order in orders]
+    sandbox.shop.set_status(orders[2]["id"], "payment", "refunded")
+    others = [
+        [order["ref"], "", order["payment_status"]] for order in sandbox.shop.orders() if order["ref"] not in refs
+    ]
+    StandInForGSheetsHook.values = [
+        ["order", "shipping", "payment", "who"],
+        [refs[0], "livré", "encaissé", "Salma"],
+        [refs[1], "expédié"],
+        [refs[2], "", "encaissé"],
+        ["9" * 6, "livré"],  # of another shop
+        ["", "", "", "Salma"],
+        [refs[1], "expédi", "", "still typing"],
+        *others,
+    ]
+
+    run = run_dag(ROOT / "example_dags" / "example_youcan_sheets.py")
+
+    assert run.state == "success", run.log
+    assert sandbox.shop.statuses(orders[0]["id"]) == {"general": "open", "shipping": "fulfilled", "payment": "paid"}
+    assert sandbox.shop.statuses(orders[1]["id"])["shipping"] == "shipped"
+    assert sandbox.shop.statuses(orders[2]["id"])["payment"] == "refunded"
+    result = run.tasks["follow_the_sheet"].result
+    assert (result["invalid"], result["not_found"], result["protected"]) == (1, 1, 1)
 
 
 @pytest.mark.usefixtures("_airflow_database")

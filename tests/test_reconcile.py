@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import unicodedata
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
@@ -109,14 +110,15 @@ def test_a_dry_run_that_is_neither_true_nor_false_is_refused(sandbox: Sandbox, d
     [
         ({"order_id": "", "status": "closed"}, "row 2: The order id is empty"),
         ({"order_id": UNKNOWN_ID, "status": "clsed"}, "did you mean 'closed'"),
-        ({"order_id": UNKNOWN_ID}, "row 2: it asks for nothing"),
+        ({"order_id": UNKNOWN_ID}, f"row 2, order {UNKNOWN_ID}: it asks for nothing"),
+        ({"ref": "021"}, "row 2, order #021: it asks for nothing"),
     ],
 )
 def test_one_bad_row_keeps_all_from_being_sent(
     sandbox: Sandbox, fresh: list[str], row: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(
-        YouCanInvalidInputError, match=r"1 of 2 rows can't be used, so nothing was sent: row 2: "
+        YouCanInvalidInputError, match=r"1 of 2 rows can't be used, so nothing was sent: .*\nrow 2"
     ) as error:
         reconcile([{"order_id": fresh[0], "status": "closed"}, row])
 
@@ -125,7 +127,7 @@ def test_one_bad_row_keeps_all_from_being_sent(
 
 
 def test_the_first_bad_rows_are_named_and_all_are_counted(sandbox: Sandbox) -> None:
-    with pytest.raises(YouCanInvalidInputError, match=r"9 of 9 rows .* row 5: .*; and 4 more\.") as error:
+    with pytest.raises(YouCanInvalidInputError, match=r"9 of 9 rows .*\n(row \d: .*\n){5}and 4 more\.") as error:
         reconcile([{"order_id": "../x", "status": "closed"}] * 9)
 
     assert "row 6" not in str(error.value)
@@ -151,12 +153,71 @@ def test_a_word_that_no_status_map_translates_is_refused_in_one_plain_sentence(
         reconcile(rows, status_map={"payment": {"COLLECTED": "paid"}})
 
     message = str(error.value)
-    assert "row 1: 'COLECTED' is not a payment status of this store: known are" in message
-    assert "or translate the word in status_map; row 2: The order id is empty (''): check where" in message
+    first, second, third = message.splitlines()
+    assert first.endswith("so nothing was sent: correct them, or leave them out with on_invalid='skip'.")
+    assert second.startswith(f"row 1, order {fresh[0]}: 'COLECTED' is not a payment status of this store: known are")
+    assert second.endswith("or translate the word in status_map")
+    assert third.startswith("row 2: The order id is empty (''): check where")
     assert message.count("nothing was sent") == 1
-    assert message.endswith("Correct them, or leave them out with on_invalid='skip'.")
     # No column is shown that has no number in it.
     assert "No status was compared with the shop." in "\n".join(log_lines())
+
+
+@pytest.mark.parametrize(
+    ("slug", "message"),
+    [
+        (
+            "payd",
+            "status_map turns 'COLLECTED' into 'payd', which is no payment status of the store: did you mean 'paid'",
+        ),
+        ("shipped", "status_map turns 'COLLECTED' into 'shipped', which is no payment status of the store"),
+    ],
+)
+def test_a_status_map_that_leads_to_no_status_is_refused_before_a_row_is_read(
+    sandbox: Sandbox, slug: str, message: str
+) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        raise AssertionError("a row was read")
+        yield {}
+
+    with pytest.raises(YouCanUnknownStatusError, match=re.escape(message)):
+        reconcile(rows(), status_map={"payment": {"COLLECTED": slug, "CASH": "paid"}})
+
+    assert [request["path"] for request in sandbox.shop.requests()] == ["/orders/settings"]
+
+
+@pytest.mark.parametrize(
+    ("slug", "arguments"), [("مؤكد", {}), ("à rappeler", {"allow_custom_label": True}), ("closed", {}), (None, {})]
+)
+def test_a_status_map_leads_to_whatever_the_store_has(
+    sandbox: Sandbox, fresh: list[str], slug: str | None, arguments: dict[str, Any]
+) -> None:
+    reconcile([{"order_id": fresh[0], "status": "DONE"}], status_map={"general": {"DONE": slug}}, **arguments)
+
+    assert sandbox.shop.statuses(fresh[0])["general"] == (slug or "open")
+
+
+def test_a_status_map_is_not_judged_where_the_list_may_not_be_read(sandbox: Sandbox, fresh: list[str]) -> None:
+    sandbox.misbehave("status", status=403, route="GET /orders/settings")
+
+    reconcile([{"order_id": fresh[0], "status": "DONE"}], status_map={"general": {"DONE": "closed", "NEW": "مؤكد"}})
+
+    assert sandbox.shop.statuses(fresh[0])["general"] == "closed"
+
+
+def test_a_number_that_is_no_ref_of_the_shop_is_told_to_be_one(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path
+) -> None:
+    report = tmp_path / "report.jsonl"
+
+    with pytest.raises(YouCanPermanentError, match="the cell is a number, which may have lost its zeros"):
+        reconcile([{"ref": 7_000, "status": "closed"}, {"ref": "7001", "status": "closed"}], report_path=str(report))
+
+    assert [line["reason"] for line in read_report(report)] == [
+        "the shop has no order with this ref; the cell is a number, which may have lost its zeros: write it as text, "
+        "such as '021'",
+        "the shop has no order with this ref",
+    ]
 
 
 def test_the_stores_own_statuses_and_labels_that_are_meant_pass(sandbox: Sandbox, fresh: list[str]) -> None:

@@ -24,7 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from airflow_provider_youcan.checks import check_status_text
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError, YouCanPermanentError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
@@ -471,3 +471,24 @@ def test_a_compressed_file_is_read(sandbox: Sandbox, tmp_path: Path, ending: str
     path.write_bytes(compress(f"order_id,payment_status\n{order_id},paid\n".encode()))
 
     assert reconcile(orders_file=str(path))["changed"] == 1
+
+
+@pytest.mark.parametrize("name", ["feed.csv", "feed.jsonl", "feed.xlsx"])
+def test_a_row_that_fails_is_found_by_its_line(sandbox: Sandbox, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    rows = [("ref", "status"), ("", ""), ("9001", "closed"), ("", ""), ("9002", "closed")]
+    if name.endswith("csv"):
+        path.write_text("Mars\n" + "".join(f"{ref},{status}\n" for ref, status in rows))
+    elif name.endswith("jsonl"):
+        path.write_text("\n\n" + "".join(f'{{"ref": "{ref}", "status": "{status}"}}\n' for ref, status in rows[1:]))
+    else:
+        book = openpyxl.Workbook()
+        for row in [("Mars",), *rows]:
+            book.active.append(row)
+        book.save(path)
+
+    with pytest.raises(YouCanPermanentError) as error:
+        reconcile(orders_file=str(path), file_options=None if name.endswith("jsonl") else {"header_row": 2})
+
+    assert "Row 1, order #9001: the shop has no order with this ref (line 4)." in str(error.value)
+    assert "Row 2, order #9002: the shop has no order with this ref (line 6)." in str(error.value)

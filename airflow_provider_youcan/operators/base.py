@@ -131,7 +131,7 @@ class ReconcilingOperator(BaseOperator):
         table = None if arguments.report_table is None else self._make_table(arguments, context)
         record = Record([sink for sink in (file, table) if sink is not None])
         self._report = report = Report(record)
-        report.rows = run_input.desired.rows
+        report.rows, report.describe_line = run_input.desired.rows, run_input.desired.describe_line
         try:
             record.open()
             self._interruption.check()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import XComArg
@@ -15,7 +16,7 @@ from airflow_provider_youcan.checks import (
     is_rendered_later,
     likely_typos,
 )
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.operators.base import ReconcilingOperator
 from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
@@ -24,7 +25,7 @@ from airflow_provider_youcan.reconciliation.rows.file import check_file_options,
 from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
-from airflow_provider_youcan.texts import pluralize
+from airflow_provider_youcan.texts import join_slugs, pluralize
 from airflow_provider_youcan.version_compat import OPERATOR_ARGUMENTS, with_text_keys
 
 if TYPE_CHECKING:
@@ -49,15 +50,18 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. Of the arguments that are templated, one
     that was given and renders to nothing (``None``, an empty text) is refused, never dropped.
 
-    :param orders: the rows: a list, or any iterable, of mappings, or a table of pandas, polars or pyarrow (templated;
-        usually the XCom of an upstream task, or a list). Anything but text, a list or a tuple is not
-        rendered; ``@task.youcan_reconcile`` takes what a function returns or yields.
-    :param orders_file: the path or URL of a file of rows: CSV with a header (``.csv``, ``.tsv``), JSON lines
-        (``.jsonl``, ``.ndjson``), each also with ``.gz``, or Parquet (``.parquet``, which takes pyarrow). An empty cell
-        is a null, unless ``status_map`` has the word ``""`` (templated).
+    :param orders: the rows: a list, or any iterable, of mappings; a list of lists that begins with the header, as a
+        spreadsheet's API returns it; or a table of pandas, polars or pyarrow (templated; usually the XCom of an
+        upstream task, or a list). Anything but text, a list or a tuple is not rendered; ``@task.youcan_reconcile``
+        takes what a function returns or yields.
+    :param orders_file: the path or URL of a file of rows: CSV with a header (``.csv``, ``.tsv``) or JSON lines
+        (``.jsonl``, ``.ndjson``), each also with ``.gz``, ``.bz2``, ``.xz`` or ``.zst``; Parquet (``.parquet``, which
+        takes pyarrow); or a workbook (``.xlsx``, ``.xlsm``, ``.xls``, ``.ods``, with the extra ``excel``). An empty
+        cell is a null, unless ``status_map`` has the word ``""`` (templated).
     :param file_options: for CSV the ``delimiter`` (default: what is most frequent in the header of ``,`` ``;`` tab and
-        ``|``), for CSV and JSON lines the ``encoding`` (default UTF-8): ``{"delimiter": ";", "encoding": "cp1252"}``
-        (templated; default none).
+        ``|``), for CSV and JSON lines the ``encoding`` (default UTF-8), for CSV and workbooks the ``header_row``, from
+        1 (default: the first row that is not empty), for workbooks the ``sheet``, its name or its number from 1
+        (default the first): ``{"delimiter": ";", "encoding": "cp1252"}`` (templated; default none).
     :param sql: a query whose result they are, or the path of a ``.sql`` file (templated).
     :param plan: the path or URL of the report of a dry run (templated). What it planned is applied,
         and nothing else: each status only while it still is what the plan saw. The plan has decided ``columns``,
@@ -248,6 +252,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             empty_is_null="orders_file" in self._passed,
             latest_by=self._read_passed("latest_by"),
         )
+        self._check_mapped(desired)
         if self.sql is not None:
             self._query(desired)
         elif "orders_file" in self._passed:
@@ -256,6 +261,26 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         else:
             self._read_orders(desired)
         return read_table(desired, guards)
+
+    def _check_mapped(self, desired: DesiredState) -> None:
+        """Refuse a ``status_map`` that leads to a status which neither YouCan nor the store knows."""
+        from airflow_provider_youcan.client.store import MAY_LACK_SCOPE
+        from airflow_provider_youcan.hooks.youcan import YouCanHook
+
+        mapped = {item: word for item, word in desired.mapped.items() if item[1] not in item[0].documented_slugs}
+        if self.allow_custom_label or not mapped:
+            return
+        with YouCanHook(self.youcan_conn_id) as hook, suppress(*MAY_LACK_SCOPE):  # the run says so, if a row needs it
+            for (context, slug), word in mapped.items():
+                try:
+                    hook.check_status(slug, context)
+                except YouCanUnknownStatusError as error:
+                    hint = f": did you mean {join_slugs(error.closest)}?" if error.closest else "."
+                    raise YouCanUnknownStatusError(
+                        f"status_map turns {word!r} into {slug!r}, which is no {context} status of the store{hint} "
+                        "Nothing was sent.",
+                        closest=error.closest,
+                    ) from None
 
     def _read_guards(self) -> dict[StatusContext, tuple[str, ...]]:
         if "only_from" not in self._passed:
@@ -269,10 +294,17 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
     def _read_orders(self, desired: DesiredState) -> None:
-        from airflow_provider_youcan.reconciliation.rows.dataframe import open_table
+        from airflow_provider_youcan.reconciliation.rows.dataframe import is_sheet, open_table
 
         table, name = self._take_table()
+        desired.empty_is_null = is_sheet(table)
         columns, read = open_table(table, name)
+        if is_sheet(table) and not desired.find_columns(columns or ()):
+            # What stands there instead is not shown: it may be a customer's.
+            raise YouCanInvalidInputError(
+                f"{name} is a list of lists whose first row is not a header, so nothing was sent: begin with the names "
+                "of the columns, such as ['order_id', 'payment_status'], or say in columns what these are called."
+            )
         if columns is not None:
             desired.check_columns(columns)
         for row in self._interruption.interrupt(read(desired.find_columns(columns or ()))):

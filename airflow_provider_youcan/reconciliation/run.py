@@ -133,12 +133,20 @@ class Reconciliation:
         for row in rows:
             self._report.add_invalid(row)
         if rows and not self._options.skip_invalid:
-            advice = "Plan again." if self._input.is_plan else "Correct them, or leave them out with on_invalid='skip'."
-            raise _invalid_rows_error(rows, self._desired.rows, "so nothing was sent", advice)
+            advice = "plan again" if self._input.is_plan else "correct them, or leave them out with on_invalid='skip'"
+            raise self._invalid_rows_error(rows, f"so nothing was sent: {advice}")
         if self._report.invalid and self._report.invalid >= self._desired.rows:
-            raise _invalid_rows_error(rows, self._desired.rows, "so none is left and nothing was sent", "Correct them.")
+            raise self._invalid_rows_error(rows, "so none is left and nothing was sent: correct them")
         if rows:
-            self._log.warning("%s", _invalid_rows_error(rows, self._desired.rows, "are left out"))
+            self._log.warning("%s", self._invalid_rows_error(rows, "are left out"))
+
+    def _invalid_rows_error(self, rows: Sequence[InvalidRow], what: str) -> YouCanInvalidInputError:
+        shown = "".join(f"\n{self._report.describe_invalid(row)}" for row in rows[:_MAX_INVALID_SHOWN])
+        more = f"\nand {len(rows) - _MAX_INVALID_SHOWN:,} more." if len(rows) > _MAX_INVALID_SHOWN else ""
+        message = f"{len(rows):,} of {self._desired.rows:,} rows can't be used, {what}.{shown}{more}"
+        if isinstance(first := rows[0].error, YouCanUnknownStatusError):
+            return YouCanUnknownStatusError(message, closest=first.closest)
+        return YouCanInvalidInputError(message)
 
     # --- the orders ---
 
@@ -274,6 +282,8 @@ class Reconciliation:
                 (order_ids[ref],) = found
             elif order.desired:
                 outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
+                if self._desired.is_number(ref):
+                    reason += "; the cell is a number, which may have lost its zeros: write it as text, such as '021'"
                 if ref in failed or found:
                     outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
                 self._updater.report_all(self._begin(order), outcome, reason)
@@ -317,12 +327,3 @@ class Reconciliation:
 
 async def _stream(items: Iterable[T]) -> AsyncGenerator[list[T], None]:
     yield list(items)
-
-
-def _invalid_rows_error(rows: Sequence[InvalidRow], total: int, what: str, advice: str = "") -> YouCanInvalidInputError:
-    shown = "; ".join(f"row {row.row}: {row.reason}" for row in rows[:_MAX_INVALID_SHOWN])
-    more = f"; and {len(rows) - _MAX_INVALID_SHOWN:,} more" if len(rows) > _MAX_INVALID_SHOWN else ""
-    message = f"{len(rows):,} of {total:,} rows can't be used, {what}: {shown}{more}. {advice}".rstrip()
-    if isinstance(first := rows[0].error, YouCanUnknownStatusError):
-        return YouCanUnknownStatusError(message, closest=first.closest)
-    return YouCanInvalidInputError(message)

@@ -43,6 +43,8 @@ class Report:
         self.requests = 0
         self.store: str | None = None
         """The slug of the shop's store, where it was asked for."""
+        self.describe_line: Callable[[int], str] = lambda _row: ""
+        """Returns which line of a file a row is, in parentheses."""
         self.failed_rows: dict[Outcome, set[int]] = {Outcome.FAILED: set(), Outcome.NOT_FOUND: set()}
         """The rows of which a status failed, and those whose order the shop does not have."""
         self.failures: dict[Outcome, list[str]] = {Outcome.FAILED: [], Outcome.NOT_FOUND: []}
@@ -112,9 +114,13 @@ class Report:
         self.invalid += 1
         if len(self.invalid_rows) < MAX_SHOWN:
             self.invalid_rows.append(row)
-        step = Step(Outcome.INVALID, None, f"row {row.row}: {row.reason}")
+        step = Step(Outcome.INVALID, None, self.describe_invalid(row))
         if self.record.is_kept:
             self.record.write(row.row, make_line(row.order_id, row.ref, None, None, step))
+
+    def describe_invalid(self, row: InvalidRow) -> str:
+        """Return where a row is that can't be used, which order it names, and what is wrong with it."""
+        return f"row {row.row:,}{_name(row)}: {row.reason}{self.describe_line(row.row)}"
 
     def count(self, outcome: Outcome) -> int:
         """Return how many statuses ended so."""
@@ -192,8 +198,12 @@ class Report:
                 self.changes.append((order.ref or str(order.order_id), context, step.before, wanted))
         if (rows := self.failed_rows.get(step.outcome)) is not None:
             if row not in rows and len(rows) < _MAX_FAILURES:
-                name = f"order #{order.ref}" if order.ref else f"order {order.order_id}"
-                self.failures[step.outcome].append(f"Row {row:,}, {name}: {str(step.reason).rstrip('.')}.")
+                reason = str(step.reason).rstrip(".")
+                self.failures[step.outcome].append(f"Row {row:,}{_name(order)}: {reason}{self.describe_line(row)}.")
             rows.add(row)
         if self.record.is_kept:
             self.record.write(row, make_line(order.order_id, order.ref, context.value, wanted, step))
+
+
+def _name(order: DesiredOrder | InvalidRow) -> str:
+    return f", order #{order.ref}" if order.ref else f", order {order.order_id}" if order.order_id else ""

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["open_table"]
+__all__ = ["is_sheet", "open_table"]
+
+
+def is_sheet(table: object) -> bool:
+    """Return whether a table is a list of lists, the first of which is its header: what a spreadsheet's API returns."""
+    return isinstance(table, (list, tuple)) and bool(table) and isinstance(table[0], (list, tuple))
 
 
 def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[list[Any]], Iterator[object]]]:
@@ -16,10 +22,14 @@ def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[li
 
     Of a table with columns only those that are asked for are read: another may hold what Python has no value for.
 
-    :param table: any iterable of mappings, or a table of pandas, polars or pyarrow, none of which is imported here.
+    :param table: any iterable of mappings, a list of lists with a header, or a table of pandas, polars or pyarrow, none
+        of which is imported here.
     :param name: what to call it in an error.
     :raises YouCanInvalidInputError: if it is nothing of the kind.
     """
+    if is_sheet(table):
+        names = [str(name) for name in table[0]]  # type: ignore[index]  # it is a list
+        return names, lambda _: _read_lists(names, table[1:])  # type: ignore[index]
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(table).__mro__}
     data: Any = table
     if ("pandas", "DataFrame") in kinds:
@@ -39,11 +49,22 @@ def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[li
     is_column = bool({("pandas", "Series"), ("polars", "Series")} & kinds)
     if not isinstance(table, Iterable) or isinstance(table, (str, bytes, Mapping)) or is_column:
         raise YouCanInvalidInputError(
-            f"{name} is of type {type(table).__name__}, not a list of mappings; nothing was sent: give rows that say "
-            "what each column holds, or a table of pandas, polars or pyarrow. A template renders to text, so pass the "
-            "output of an upstream task itself."
+            f"{name} is of type {type(table).__name__}, which holds no rows; nothing was sent: give a list of mappings, "
+            "a list of lists with a header, or a table of pandas, polars or pyarrow. A template renders to text, so "
+            "pass the output of an upstream task itself."
         )
     return None, lambda _: iter(table)
+
+
+def _read_lists(names: list[str], rows: Iterable[object]) -> Iterator[object]:
+    for cells in rows:
+        if not isinstance(cells, (list, tuple)):
+            yield YouCanInvalidInputError(f"it is of type {type(cells).__name__}, and the header is a list")
+        elif len(cells) > len(names):
+            yield YouCanInvalidInputError(f"it has {len(cells)} cells, and the header {len(names)}")
+        else:
+            # Empty cells at the end of a row are left out.
+            yield dict(zip_longest(names, cells))
 
 
 def _read_frame(frame: Any) -> Iterator[Mapping[Any, Any]]:

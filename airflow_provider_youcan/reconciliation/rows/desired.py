@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -59,9 +60,13 @@ class DesiredState:
         self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self._words = _check_status_map(status_map)
         translated = {STATUS_COLUMNS[context] for context, words in self._words.items() if "" in words}
-        self._null_if_empty = set(COLUMNS) - translated if empty_is_null else set()
+        self.empty_is_null = empty_is_null
+        """Whether an empty text is a null, where ``status_map`` has no word for it."""
+        self._nullable = set(COLUMNS) - translated
         # One object for each combination of statuses, of which a million rows have a handful.
         self._combinations: dict[tuple[str | None, ...], Statuses] = {}
+        self._numbers: set[str] = set()  # the refs that were numbers
+        self._lines: list[tuple[int, int]] = []  # from which row on the lines of the file are how far ahead
         self._by_cells: dict[tuple[object, ...], Statuses] = {}
         self._by_id: dict[str, DesiredOrder] = {}
         self._by_ref: dict[str, DesiredOrder] = {}
@@ -74,6 +79,8 @@ class DesiredState:
         :param line: which line of a file it is (default: it is of no file).
         """
         self.rows += 1
+        if line is not None and (not self._lines or self._lines[-1][1] != line - self.rows):
+            self._lines.append((self.rows, line - self.rows))
         order_id = ref = None
         try:
             if isinstance(row, YouCanInvalidInputError):
@@ -95,9 +102,10 @@ class DesiredState:
             # Without its traceback, which would keep the whole row in memory.
             if self._moments is not None:
                 self._moments.refuse(self.rows)
-            reason = error.reason if line is None else f"{error.reason} (line {line:,})"
-            self.invalid.append(InvalidRow(self.rows, order_id, ref, reason, error.with_traceback(None)))
+            self.invalid.append(InvalidRow(self.rows, order_id, ref, error.reason, error.with_traceback(None)))
             return
+        if ref is not None and not isinstance(values["ref"], str):
+            self._numbers.add(ref)
         orders, key = (self._by_id, order_id) if order_id is not None else (self._by_ref, str(ref))
         if (order := orders.get(key)) is None:
             orders[key] = DesiredOrder(order_id, ref, self.rows, statuses, statuses)
@@ -193,6 +201,25 @@ class DesiredState:
     def refs(self) -> list[str]:
         """The refs of these orders."""
         return [ref for ref, _ in self.orders_by_ref]
+
+    def is_number(self, ref: str) -> bool:
+        """Return whether a row has this ref as a number, which may have lost its zeros."""
+        return ref in self._numbers
+
+    def describe_line(self, row: int) -> str:
+        """Return which line of the file a row is: `` (line 1,207)``, or nothing if the rows are of no file."""
+        index = bisect_right(self._lines, row, key=lambda entry: entry[0])
+        return f" (line {row + self._lines[index - 1][1]:,})" if index else ""
+
+    @property
+    def mapped(self) -> dict[tuple[StatusContext, str], str]:
+        """The slugs that ``status_map`` leads to, each with a word that means it."""
+        return {
+            (context, slug): str(word)
+            for context, words in self._words.items()
+            for word, slug in words.items()
+            if isinstance(slug, str)
+        }
 
     def is_ref(self, ref: str) -> bool:
         """Return whether a row names an order by this ref alone."""
@@ -292,7 +319,7 @@ class DesiredState:
             self._layout = (names, self._find_columns(names))
             self._seen_columns.update(dict.fromkeys(map(str, names)))
         return {
-            column: None if column in self._null_if_empty and _is_blank(row[name]) else row[name]
+            column: None if self.empty_is_null and column in self._nullable and _is_blank(row[name]) else row[name]
             for column, name in self._layout[1].items()
         }
 
