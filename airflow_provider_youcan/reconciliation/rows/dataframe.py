@@ -49,9 +49,9 @@ def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[li
     is_column = bool({("pandas", "Series"), ("polars", "Series")} & kinds)
     if not isinstance(table, Iterable) or isinstance(table, (str, bytes, Mapping)) or is_column:
         raise YouCanInvalidInputError(
-            f"{name} is of type {type(table).__name__}, which holds no rows; nothing was sent: give a list of mappings, "
-            "a list of lists with a header, or a table of pandas, polars or pyarrow. A template renders to text, so "
-            "pass the output of an upstream task itself."
+            f"{name} is of type {type(table).__name__}, not a list of mappings; nothing was sent: give one, a list of "
+            "lists with a header, or a table of pandas, polars or pyarrow. A template renders to text, so pass the "
+            "output of an upstream task itself."
         )
     return None, lambda _: iter(table)
 
