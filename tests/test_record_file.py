@@ -238,7 +238,7 @@ def test_a_report_path_that_can_never_be_written_is_refused_for_good(
 
 def refuse(monkeypatch: pytest.MonkeyPatch, after: int, error: Exception, times: int | None = None) -> list[int]:
     """Have the file refuse lines after so many of them, so many times."""
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     append, refused, taken = LocalFile.append, [], []
 
     def append_or_refuse(file: LocalFile, lines: list[Any]) -> None:
@@ -297,7 +297,7 @@ def test_a_storage_that_refuses_for_a_moment_costs_a_moment(
 
 
 def test_a_storage_that_hangs_holds_nothing(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     monkeypatch.setattr("airflow_provider_youcan.operators.ending._HURRIED_SECONDS", 0.1)
     released = threading.Event()
     monkeypatch.setattr(LocalFile, "append", lambda *_: released.wait(60))
@@ -321,7 +321,7 @@ def test_a_report_path_that_renders_to_nothing_is_refused(sandbox: Sandbox, repo
 def test_a_full_disk_sends_nothing_and_every_status_is_counted_once(
     sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     rows, ti = [{"order_id": order_id, "status": "closed"} for order_id in fresh], TaskInstance()
 
     with pytest.raises(YouCanRecordError, match="No space left"):

@@ -144,7 +144,7 @@ def drop_outcomes_after(sandbox: Sandbox, updates: int, folder: Path) -> None:
 def test_a_warehouse_that_goes_away_ends_the_run_before_anything_else_is_sent(
     sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     drop_outcomes_after(sandbox, 3, tmp_path)
     path = tmp_path / "report.jsonl"
     with pytest.raises(YouCanRecordError, match=r"youcan_outcomes takes no lines .*no such table"):
@@ -178,7 +178,7 @@ def test_trying_a_table_leaves_no_row(sandbox: Sandbox, warehouse: sqlite3.Conne
 def test_an_update_whose_announcement_the_database_refuses_is_not_sent(
     sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     first, *_ = payable(sandbox)
     reconcile([], **TABLE)
     warehouse.execute(
@@ -284,7 +284,7 @@ def test_a_run_that_is_killed_leaves_its_outcomes(
 def test_a_permanent_error_is_not_hidden_by_the_warehouse(
     sandbox: Sandbox, warehouse: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     (order_id, *_) = payable(sandbox)
     sandbox.shop.suspended = True
     drop_outcomes_after(sandbox, 0, tmp_path)

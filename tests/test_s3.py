@@ -238,7 +238,7 @@ def test_an_s3_that_refuses_for_a_moment_costs_a_moment(sandbox: Sandbox, s3: Ob
 def test_an_s3_that_refuses_for_good_ends_the_run_before_anything_else_is_sent(
     sandbox: Sandbox, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.reconciliation.record.writer.MAX_WAIT", 0.3)
+    monkeypatch.setattr("airflow_provider_youcan.reconciliation.background.MAX_WAIT", 0.3)
     rows, ti = paid_rows(sandbox), TaskInstance()
     s3.refuse("403 AccessDenied", after=3)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
+from airflow_provider_youcan.reconciliation import background
 from airflow_provider_youcan.reconciliation.planner import Step
 
-__all__ = ["COMPLETE", "LINE_KEYS", "RECORD_VERSION", "Line", "Sink", "make_last_line", "make_line"]
+__all__ = ["COMPLETE", "LINE_KEYS", "RECORD_VERSION", "Line", "NumberedLine", "Sink", "make_last_line", "make_line"]
 
 RECORD_VERSION = 1
 """The version of the format, in the last line. What was written before it had one lacks ``unconfirmed``."""
@@ -21,30 +22,11 @@ LINE_KEYS = ("order_id", "ref", "context", "before", "wanted", "outcome", "reaso
 Line: TypeAlias = Mapping[str, Any]
 """Plain JSON."""
 
+NumberedLine: TypeAlias = tuple[int, int | None, Line]
+"""A line with its number within the try, from 1, and the row that it is about."""
 
-class Sink(Protocol):
-    """Keeps lines where they survive this process. All of its methods are called in one thread of its own."""
-
-    name: str
-    """What it is called in messages."""
-
-    def open(self) -> None:
-        """
-        Open it, and find out whether it can be written to.
-
-        :raises YouCanError: if it can't be.
-        """
-
-    def append(self, lines: list[tuple[int, int | None, Line]]) -> None:
-        """
-        Keep lines: all of them, or none.
-
-        :param lines: each with its number within the try, from 1, and the row that it is about.
-        :raises Exception: whatever kept it from doing so; it is called again with the same lines.
-        """
-
-    def close(self) -> None:
-        """Close it; everything that was appended is kept already."""
+Sink: TypeAlias = background.Sink[NumberedLine]
+"""Keeps lines where they survive this process."""
 
 
 def make_line(
