@@ -52,7 +52,20 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "YouCan", "python-modules": ["airflow_provider_youcan.sensors.order_status"]},
         ],
         "triggers": [
-            {"integration-name": "YouCan", "python-modules": ["airflow_provider_youcan.triggers.order_status"]},
+            {
+                "integration-name": "YouCan",
+                "python-modules": [
+                    "airflow_provider_youcan.triggers.new_orders",
+                    "airflow_provider_youcan.triggers.order_status",
+                ],
+            },
+        ],
+        "transfers": [
+            {
+                "source-integration-name": "YouCan",
+                "target-integration-name": "SQL",
+                "python-module": "airflow_provider_youcan.transfers.orders_to_sql",
+            }
         ],
         "connection-types": [
             {

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from airflow_provider_youcan.exceptions import YouCanError
 
-__all__ = ["count_outcomes", "count_renewal", "count_request", "count_retry", "record_limit_wait"]
+__all__ = ["count_orders", "count_outcomes", "count_renewal", "count_request", "count_retry", "record_limit_wait"]
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +64,11 @@ def count_outcomes(rows: int, outcomes: Mapping[str, Mapping[str, int]], youcan_
         for outcome, number in counts.items():
             if number:
                 _report("incr", f"youcan.reconcile.{context}.{outcome}", number, tags=tags)
+
+
+def count_orders(orders: int, youcan_conn_id: str) -> None:
+    """Count the orders that were brought to the warehouse."""
+    _report("incr", "youcan.orders_to_sql.rows", orders, tags={"youcan_conn_id": youcan_conn_id})
 
 
 def _report(method: str, *values: Any, **options: Any) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from enum import Enum
 from operator import attrgetter
 from typing import Any
 from unicodedata import normalize
 
-__all__ = ["OrderStatuses", "StatusContext", "is_text", "normalize_text", "order_page"]
+__all__ = ["OrderStatuses", "StatusContext", "is_text", "normalize_text", "order_page", "read_time"]
 
 
 class StatusContext(str, Enum):
@@ -149,6 +150,18 @@ def _read_slug(part: Any, top_level: Any, known: Collection[str] | None) -> str 
     texts = [text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()]
     text = next(filter(is_text, texts), None)
     return text if known is None or text in known else None
+
+
+def read_time(value: object) -> datetime | None:
+    """Return a time of YouCan's in UTC, ``None`` if it is none. One without a zone is taken for UTC."""
+    if not isinstance(value, str):
+        return None
+    try:
+        # Python 3.10 knows no Z.
+        moment = datetime.fromisoformat(f"{value[:-1]}+00:00" if value.endswith(("Z", "z")) else value)
+        return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None
 
 
 def order_page(order_id: str) -> str:

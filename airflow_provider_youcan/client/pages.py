@@ -24,6 +24,8 @@ class Pages:
     :param page_size: how many orders are asked for a page; YouCan sends 50 at most (default 50).
     :param include: the sub-resources to send along.
     :param query: as :func:`endpoints.list_orders` takes it.
+    :param memory: of how many orders it is remembered that they were listed; ``None`` remembers all (default). With a
+        bound, an order may be returned twice.
     """
 
     def __init__(
@@ -31,13 +33,15 @@ class Pages:
         page_size: int = endpoints.MAX_PAGE_SIZE,
         include: Iterable[str] = ("payment", "shipping"),
         query: Mapping[str, Any] | None = None,
+        memory: int | None = None,
     ) -> None:
         self.next_page = 1
         self.total_pages = 1
         self._page_size = page_size
         self._include = (include,) if isinstance(include, str) else tuple(include)
         self._query = query
-        self._seen: set[str] = set()
+        self._memory = memory
+        self._seen: dict[str, None] = {}  # the oldest first
         self._stale_pages = 0
 
     @property
@@ -73,7 +77,9 @@ class Pages:
         """
         self.total_pages = payload["meta"]["pagination"]["total_pages"]
         new = {order["id"]: order for order in payload["data"] if order["id"] not in self._seen}
-        self._seen |= new.keys()
+        self._seen |= dict.fromkeys(new)
+        while self._memory is not None and len(self._seen) > self._memory:
+            del self._seen[next(iter(self._seen))]
         self._stale_pages = 0 if new or not payload["data"] else self._stale_pages + 1
         if self._stale_pages >= _MAX_STALE_PAGES:
             raise YouCanUnexpectedResponseError(

@@ -7,8 +7,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout, BaseOperator
-
 from airflow_provider_youcan.assets import add_event_extra
 from airflow_provider_youcan.checks import (
     NOT_PASSED,
@@ -26,9 +24,10 @@ from airflow_provider_youcan.exceptions import (
 )
 from airflow_provider_youcan.operators.arguments import Arguments, check_rate, describe_task
 from airflow_provider_youcan.operators.ending import check_failures, complete_record, publish
-from airflow_provider_youcan.reconciliation.interruption import GRACE_SECONDS, Interruption
-from airflow_provider_youcan.reconciliation.record.table import OutcomeTable, check_table_name
+from airflow_provider_youcan.operators.interruptible import InterruptibleOperator
+from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
 from airflow_provider_youcan.reconciliation.thresholds import read_threshold
+from airflow_provider_youcan.reconciliation.warehouse import check_table_name
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["ReconcilingOperator"]
 
 
-class ReconcilingOperator(BaseOperator):
+class ReconcilingOperator(InterruptibleOperator):
     """
     What the operators that reconcile share: everything but what should hold.
 
@@ -58,6 +57,8 @@ class ReconcilingOperator(BaseOperator):
         "youcan_conn_id",
     )
     ui_color = "#fde2ec"
+    goal = "the table was reconciled"
+    retry_advice = "sends only what is missing"
     max_changes: int | str | None
     report_path: str | None
     report_table: str | None
@@ -92,14 +93,13 @@ class ReconcilingOperator(BaseOperator):
         self._set_optional(
             max_changes=max_changes, report_path=report_path, report_table=report_table, report_conn_id=report_conn_id
         )
-        self._interruption = Interruption()
         self._report: Report | None = None
         if "max_changes" in self._passed and not is_rendered_later(max_changes):
             read_threshold("max_changes", max_changes)
         if not is_rendered_later(max_failures):
             read_threshold("max_failures", max_failures)
         if "report_table" in self._passed and not is_rendered_later(report_table):
-            check_table_name(report_table)
+            check_table_name(report_table, "report_table")
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -162,10 +162,6 @@ class ReconcilingOperator(BaseOperator):
 
     get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
 
-    def on_kill(self) -> None:
-        """Begin nothing more; Airflow calls this when the task is to end, in a signal handler."""
-        self._interruption.stop()
-
     def _set_optional(self, **arguments: Any) -> None:
         """Set arguments that may be omitted, and remember which were passed."""
         for name, value in arguments.items():
@@ -204,7 +200,7 @@ class ReconcilingOperator(BaseOperator):
             max_changes=max_changes,
             max_failures=read_threshold("max_failures", self.max_failures),
             report_path=self._read_passed("report_path"),
-            report_table=None if table is None else check_table_name(table),
+            report_table=None if table is None else check_table_name(table, "report_table"),
             report_conn_id=self._read_passed("report_conn_id") or str(getattr(self, "conn_id", "")),
         )
 
@@ -302,25 +298,3 @@ class ReconcilingOperator(BaseOperator):
         if run_input.stores or (arguments.dry_run and arguments.report_path is not None):
             report.store = await hook.run(read_store_slug())
         run_input.refuse_other_store(report.store, self.youcan_conn_id)
-
-    def _seconds_left(self, begun_at: float) -> float | None:
-        """Return the seconds until the run has to begin to end, so that it has ended when Airflow's alarm goes off."""
-        if self.execution_timeout is None:
-            return None
-        limit = self.execution_timeout.total_seconds()
-        return max(0.0, max(limit - GRACE_SECONDS - 1, limit / 2) - (time.monotonic() - begun_at))
-
-    def _raise_interruption(self) -> None:
-        """Raise what Airflow expects of a task that was stopped, or whose time was over."""
-        interruption = self._interruption
-        if interruption.timed_out:
-            raise AirflowTaskTimeout(
-                f"The table was not reconciled within the execution_timeout of {self.execution_timeout}; a retry "
-                "sends only what is missing."
-            )
-        if interruption.was_stopped:
-            interruption.handle_signals()
-            # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
-            raise YouCanTaskStoppedError(
-                "The task was stopped before the table was reconciled; a retry sends only what is missing."
-            )

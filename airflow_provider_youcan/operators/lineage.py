@@ -17,7 +17,9 @@ from airflow_provider_youcan.reconciliation.rows.query import get_database_hook
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
 
-__all__ = ["describe_lineage"]
+    from airflow_provider_youcan.transfers.columns import OrderColumns
+
+__all__ = ["describe_lineage", "describe_transfer"]
 
 _log = logging.getLogger(__name__)
 
@@ -48,38 +50,92 @@ def describe_lineage(operator: BaseOperator, changed: int, store: str | None) ->
         return None
 
 
-def _find_inputs(operator: Any) -> Iterable[Any]:
+def describe_transfer(operator: Any, columns: OrderColumns) -> Any:
+    """
+    Return the lineage of a task that brought orders to the warehouse: from the shop to a table or a file.
+
+    :param operator: the task.
+    :param columns: the columns, and how many orders there were.
+    """
+    try:
+        from airflow.providers.common.compat.openlineage.facet import (
+            Dataset,
+            OutputDataset,
+            OutputStatisticsOutputDatasetFacet,
+            SchemaDatasetFacet,
+            SchemaDatasetFacetFields,
+        )
+        from airflow.providers.openlineage.extractors import OperatorLineage
+
+        store = find_store(operator) or columns.store
+        inputs = [] if store is None else [Dataset(namespace=f"{SCHEME}://{store}", name="orders")]
+        fields = [SchemaDatasetFacetFields(name=name, type=kind) for name, kind in columns.types.items()]
+        statistics = OutputStatisticsOutputDatasetFacet(rowCount=columns.counts.orders)
+        return OperatorLineage(
+            inputs=inputs,
+            outputs=[
+                OutputDataset(
+                    namespace=target.namespace,
+                    name=target.name,
+                    facets={"schema": SchemaDatasetFacet(fields=fields)},
+                    outputFacets={"outputStatistics": statistics},
+                )
+                for target in _find_targets(operator)
+            ],
+        )
+    except Exception:  # lineage is worth no task
+        _log.debug("The lineage of this task is not known.", exc_info=True)
+        return None
+
+
+def _find_targets(operator: Any) -> Iterable[Any]:
+    if operator.path is not None:
+        return [_describe_file(operator.path)]
+    # It is parsed, and not run.
+    statement = f"insert into {operator.table} select 1"
+    outputs: Iterable[Any] = _parse(statement, get_database_hook(operator.conn_id), operator.conn_id).outputs
+    return outputs
+
+
+def _describe_file(path: str) -> Any:
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
+    address = urlsplit(path)
+    if address.scheme in ("", "file"):
+        return Dataset(namespace="file", name=address.path)
+    # Before an @ stands the Airflow connection, but for Azure, where it is the container.
+    is_azure = address.scheme.startswith(("abfs", "wasb"))
+    place = address.netloc if is_azure else address.netloc.rpartition("@")[2]
+    return Dataset(namespace=f"{address.scheme}://{place}", name=address.path.lstrip("/"))
+
+
+def _find_inputs(operator: Any) -> Iterable[Any]:
     if (path := getattr(operator, "orders_file", None)) is not None:
-        address = urlsplit(path)
-        if address.scheme in ("", "file"):
-            return [Dataset(namespace="file", name=address.path)]
-        # Before an @ stands the Airflow connection, but for Azure, where it is the container.
-        is_azure = address.scheme.startswith(("abfs", "wasb"))
-        place = address.netloc if is_azure else address.netloc.rpartition("@")[2]
-        return [Dataset(namespace=f"{address.scheme}://{place}", name=address.path.lstrip("/"))]
+        return [_describe_file(path)]
     if (sql := getattr(operator, "sql", None)) is None:
         return []
     try:
-        return _parse(sql, get_database_hook(operator.conn_id, operator.hook_params), operator.conn_id)
+        inputs: Iterable[Any] = _parse(
+            sql, get_database_hook(operator.conn_id, operator.hook_params), operator.conn_id
+        ).inputs
     except Exception:  # what a hook says of its database is its own
         _log.debug("The tables of the sql are not known.", exc_info=True)
         return []
+    return inputs
 
 
-def _parse(sql: str, hook: Any, conn_id: str) -> Iterable[Any]:
-    """Return the tables that a query names, without asking the database."""
+def _parse(sql: str, hook: Any, conn_id: str) -> Any:
+    """Return the lineage of a statement, without asking the database."""
+    from airflow.providers.openlineage.extractors import OperatorLineage
     from airflow.providers.openlineage.sqlparser import SQLParser
 
     connection = hook.get_connection(conn_id)
     if (database_info := hook.get_openlineage_database_info(connection)) is None:
-        return []
+        return OperatorLineage()
     parser = SQLParser(hook.get_openlineage_database_dialect(connection), hook.get_openlineage_default_schema())
-    inputs: Iterable[Any] = parser.generate_openlineage_metadata_from_sql(
+    return parser.generate_openlineage_metadata_from_sql(
         sql=sql, hook=hook, database_info=database_info, use_connection=False
-    ).inputs
-    return inputs
+    )
 
 
 def _ask_store(operator: Any) -> str | None:

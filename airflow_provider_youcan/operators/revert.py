@@ -9,8 +9,8 @@ from airflow_provider_youcan.checks import NOT_PASSED, check_rendered_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.operators.arguments import describe_task
 from airflow_provider_youcan.operators.base import ReconcilingOperator
-from airflow_provider_youcan.reconciliation.record.table import check_table_name
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
+from airflow_provider_youcan.reconciliation.warehouse import check_table_name
 from airflow_provider_youcan.texts import pluralize
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         from airflow_provider_youcan.reconciliation.record.reader import read_tries
 
         return read_tries(
-            check_table_name(self._read_passed("report_table")),
+            check_table_name(self._read_passed("report_table"), "report_table"),
             str(self._read_passed("report_conn_id")),
             str(self._read_passed("reverts_run_id")),
             self._read_passed("reverts_dag_id"),

@@ -234,7 +234,11 @@ def _present_order(
     if "payment" in include:
         presented["payment"] = payment | {"gateway_type_text": order["gateway"]}
     if "shipping" in include:
-        presented["shipping"] = shipping | {"tracking_number": ""}
+        is_sent = shipping["status_text"] in ("shipped", "fulfilled")
+        presented["shipping"] = shipping | {
+            "tracking_number": f"AM{order['ref']:0>6}MA" if is_sent else "",
+            "address": {"city": json.loads(order["customer"])["city"]},
+        }
     for name in include & {"customer", "variants"}:
         presented[name] = json.loads(order[name])
     return presented

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import uuid
-from datetime import datetime, timedelta, timezone
+from datetime import datetime
 from typing import Any
 
 from airflow_provider_youcan.orders import StatusContext
@@ -71,16 +71,16 @@ def make_status_lists() -> dict[StatusContext, list[dict[str, str]]]:
     }
 
 
-def make_order(rng: random.Random, number: int) -> dict[str, Any]:
+def make_order(rng: random.Random, number: int, created_at: datetime) -> dict[str, Any]:
     """
     Return the row of a made-up order.
 
     :param rng: makes the choices; the same state makes the same order.
-    :param number: its ref, and its place in time.
+    :param number: its ref.
+    :param created_at: when it came in.
     """
     stands, weights = zip(*_STANDS, strict=True)
     general, shipping, payment = rng.choices(stands, weights)[0]
-    created_at = datetime(2026, 1, 1, 8, tzinfo=timezone.utc) + timedelta(minutes=7 * number)
     product, price = rng.choice(_PRODUCTS)
     quantity = rng.choice((1, 1, 1, 2, 3))
     name, city = rng.choice(_NAMES), rng.choice(_CITIES)

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow_provider_youcan.orders import StatusContext
@@ -32,6 +32,9 @@ ALL_SCOPES = (
 )
 TOKEN_SECONDS = 1_295_999
 """The lifetime of a token on YouCan's page ``introduction/oauth``: 15 days less a second."""
+
+_PAUSE = timedelta(minutes=7)
+"""From one made-up order to the next."""
 
 _COLUMNS = {context: f"{context.value}_status" for context in StatusContext}
 
@@ -125,10 +128,15 @@ class Shop:
     # --- orders ---
 
     def add_orders(self, count: int, seed: int = 0) -> list[str]:
-        """Add ``count`` made-up orders, and return their ids."""
-        number = self._read("select count(*) from orders")[0][0]
+        """Add ``count`` made-up orders, the last of them created now, and return their ids."""
+        number, newest = self._read("select count(*), max(created_at) from orders")[0]
         rng = random.Random(f"{seed} {number}")
-        rows = [make_order(rng, number + offset) for offset in range(1, count + 1)]
+        now = datetime.now(timezone.utc)
+        earliest = now - _PAUSE * count if newest is None else datetime.fromisoformat(newest)
+        rows = []
+        for offset in range(1, count + 1):
+            earliest = max(earliest + timedelta(seconds=1), now - _PAUSE * (count - offset))
+            rows.append(make_order(rng, number + offset, earliest))
         with self._lock:
             self._connection.execute("begin")
             self._connection.executemany(

@@ -19,7 +19,7 @@ from airflow_provider_youcan.triggers.waiting import OrderStatusWait, poll_inter
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.youcan_async import YouCanAsyncHook
 
-__all__ = ["YouCanOrderStatusTrigger"]
+__all__ = ["YouCanOrderStatusTrigger", "load_hook"]
 
 _LAST_LOOK_SECONDS = 5.0
 """For how many seconds a look that begins near the deadline may last beyond it."""
@@ -119,7 +119,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
         rng = random.Random()  # noqa: S311  # jitter
         poll = 0
         due = max(time.time(), wait.resume_at) + rng.uniform(0, self.poke_interval)
-        hook_class = await asyncio.to_thread(_load_hook)
+        hook_class = await asyncio.to_thread(load_hook)
         async with hook_class(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
             while True:
                 await asyncio.sleep(max(0.0, min(_tick(due), self.deadline) - time.time()))
@@ -159,7 +159,8 @@ class YouCanOrderStatusTrigger(BaseTrigger):
             ) from None
 
 
-def _load_hook() -> type[YouCanAsyncHook]:
+def load_hook() -> type[YouCanAsyncHook]:
+    """Return the hook that waits use."""
     # In a thread, because it imports requests and aiohttp, and the event loop is not to wait for that.
     from airflow_provider_youcan.hooks import shared_client, youcan_async  # noqa: F401
 

@@ -1,0 +1,181 @@
+"""A table of the warehouse that is written to, through the connection's own ``DbApiHook``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from typing import Any
+
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.reconciliation.rows.query import describe_error, get_database_hook
+from airflow_provider_youcan.texts import shorten
+
+__all__ = ["WarehouseTable", "add_columns", "check_table_name", "make_storable"]
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
+
+
+def check_table_name(name: object, argument: str) -> str:
+    """
+    Return the name of a table.
+
+    :param name: ``name`` or ``schema.name``, of letters, digits and ``_``.
+    :param argument: the argument that it comes from, for the error message.
+    :raises YouCanInvalidInputError: for anything else.
+    """
+    if isinstance(name, str) and _NAME.fullmatch(name):
+        return name
+    raise YouCanInvalidInputError(
+        f"{argument} is {shorten(name)}; nothing was sent: give the name of a table, or schema.name, of letters, "
+        "digits and '_'."
+    )
+
+
+def make_storable(value: Any) -> Any:
+    """Return a value as every database takes it: none stores half a character, and some no NUL."""
+    if not isinstance(value, str):
+        return value
+    return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
+
+
+class WarehouseTable:
+    """
+    A table that is created if it is missing.
+
+    :param table: its name, checked.
+    :param conn_id: the Airflow connection of its database.
+    :param hook_params: what the hook of that database is made with.
+    :param columns: its columns, each with its type in SQL.
+    :param primary_key: the column that is unique in a table that is created, if one is.
+    """
+
+    def __init__(
+        self,
+        table: str,
+        conn_id: str,
+        hook_params: Mapping[str, Any],
+        columns: Mapping[str, str],
+        primary_key: str | None = None,
+    ) -> None:
+        self.name = f"The table {table}"
+        self._table = table
+        self._conn_id = conn_id
+        self._hook_params = hook_params
+        self._columns = columns
+        self._primary_key = primary_key
+        self._hook: Any = None
+        self._connection: Any = None
+
+    def open(self) -> None:
+        """
+        Create the table if it is missing, and find out whether it can be written to.
+
+        :raises YouCanError: if it can't be.
+        """
+        try:
+            self._hook = get_database_hook(self._conn_id, self._hook_params)
+            self._connection = self._hook.get_conn()
+        except YouCanError:
+            raise
+        except Exception as error:  # whatever a database's driver raises
+            raise YouCanConnectionError(
+                f"The database of the Airflow connection {self._conn_id!r}, where {self._table} is, can't be reached "
+                f"({describe_error(error)}), so nothing was sent; it may work later."
+            ) from None
+        self._check_columns(self._find_columns())
+        try:
+            self._try_to_write()
+        except Exception as error:  # whatever a database's driver raises
+            raise YouCanConnectionError(
+                f"The table {self._table} can't be written to ({describe_error(error)}), so nothing was sent: check "
+                f"what the Airflow connection {self._conn_id!r} may do."
+            ) from None
+
+    def close(self) -> None:
+        """Close the connection."""
+        connection, self._connection = self._connection, None
+        with suppress(Exception):
+            connection.close()
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for a value in a statement."""
+        return str(getattr(self._hook, "placeholder", "%s"))
+
+    def _check_columns(self, found: set[str]) -> None:
+        """Refuse a table that lacks columns: ``found`` are those that it has, in lower case."""
+        raise NotImplementedError
+
+    def _write_row(self, cursor: Any) -> None:
+        """Write some row, which is taken back."""
+        raise NotImplementedError
+
+    @contextmanager
+    def _transaction(self, *, is_kept: bool = True) -> Iterator[Any]:
+        """Give a cursor, and commit what it has done, or nothing of it; a connection that broke is opened again."""
+        try:
+            if self._connection is None:
+                self._connection = self._hook.get_conn()
+            with closing(self._connection.cursor()) as cursor:
+                # Each cursor of DuckDB's is a connection of its own, which commits each statement unless it is told.
+                owner = self._connection
+                if self._hook.conn_type == "duckdb":
+                    owner = cursor
+                    cursor.begin()
+                yield cursor
+                if is_kept:
+                    owner.commit()
+                else:
+                    owner.rollback()
+        except BaseException:
+            # The connection may be what is broken.
+            self.close()
+            raise
+
+    def _find_columns(self) -> set[str]:
+        with suppress(Exception):  # there is no such table, or it can't be read
+            return self._read_columns()
+        reason = ""
+        try:
+            self._create()
+        except Exception as error:  # whatever a database's driver raises
+            reason = describe_error(error)
+        try:
+            # If it could not be created, another task may have done so at the same moment.
+            return self._read_columns()
+        except Exception:  # it was not that
+            raise YouCanConnectionError(
+                f"The table {self._table} can be neither read nor created ({reason}), so nothing was sent: check what "
+                f"the Airflow connection {self._conn_id!r} may do."
+            ) from None
+
+    def _read_columns(self) -> set[str]:
+        with self._transaction(is_kept=False) as cursor:
+            cursor.execute(f"select * from {self._table} where 1 = 0")  # noqa: S608  # the name is checked
+            return {column[0].lower() for column in cursor.description}
+
+    def _create(self) -> None:
+        # MariaDB's timestamp changes by itself, and its tables may have no room for Arabic.
+        is_mysql = self._hook.conn_type == "mysql"
+        time, options = ("datetime(6)", " character set utf8mb4") if is_mysql else ("timestamp", "")
+        columns = [f"{column} {time if kind == 'timestamp' else kind}" for column, kind in self._columns.items()]
+        key = [] if self._primary_key is None else [f"primary key ({self._primary_key})"]
+        with self._transaction() as cursor:
+            cursor.execute(f"create table {self._table} ({', '.join(columns + key)}){options}")
+
+    def _try_to_write(self) -> None:
+        """Write a row, and take it back: whoever may read a table need not be allowed to write to it."""
+        with self._transaction(is_kept=False) as cursor:
+            if self._hook.get_autocommit(self._connection):
+                # It could not be taken back.
+                columns = ", ".join(self._columns)
+                nothing = f"select {columns} from {self._table} where 1 = 0"  # noqa: S608  # the name is checked
+                cursor.execute(f"insert into {self._table} ({columns}) {nothing}")
+            else:
+                self._write_row(cursor)
+
+
+def add_columns(table: str, columns: Mapping[str, str], missing: Sequence[str]) -> str:
+    """Return the statements that add columns to a table."""
+    return " ".join(f"alter table {table} add {column} {columns[column]};" for column in missing)
