@@ -124,6 +124,7 @@ bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/import_time.py
 	$(VENV)/bin/python benchmarks/waiting.py
 	$(VENV)/bin/python benchmarks/reconcile.py
+	$(VENV)/bin/python benchmarks/orders_to_sql.py
 	$(VENV)/bin/python benchmarks/webhooks.py
 
 package: $(VENV)/installed

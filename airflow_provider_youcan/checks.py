@@ -39,6 +39,7 @@ __all__ = [
     "is_uuid",
     "known_statuses",
     "likely_typos",
+    "normalize_id",
     "was_passed",
 ]
 
@@ -88,8 +89,13 @@ def check_order_id(order_id: object, show: Callable[[object], str] | None = None
             f"{(show or shorten)(order_id)} is not an order id",
             advice="give the order's UUID (1 to 100 letters, digits, '-' and '_'), not its ref or an address.",
         )
-    # SQL Server, Oracle and some ODBC drivers write UUIDs in capitals.
-    return order_id.lower() if is_uuid(order_id) else order_id
+    return normalize_id(order_id)
+
+
+def normalize_id(order_id: str) -> str:
+    """Return an id in the form in which ids are compared: SQL Server, Oracle and others write UUIDs in capitals."""
+    lowered = order_id.lower()
+    return lowered if lowered != order_id and is_uuid(order_id) else order_id
 
 
 def is_order_id(order_id: object) -> TypeGuard[str]:

@@ -62,6 +62,8 @@ class Shop:
         if url.path == "/orders/settings":
             lists = {"ordersStatus": [{"slug": "open"}], "shipping": [{"slug": "shipped"}]}
             return 200, headers, json.dumps({**lists, "payment": [{"slug": "pending"}, {"slug": "paid"}]}).encode()
+        if url.path == "/me":
+            return 200, headers, b'{"slug": "stand-in"}'
         if url.path == "/orders":
             return 200, headers, self.list(parse_qs(url.query))
         order_id = url.path.split("/")[2]

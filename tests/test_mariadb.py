@@ -20,6 +20,7 @@ from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
     YouCanRevertReconciliationOperator,
 )
+from airflow_provider_youcan.transfers.orders_to_sql import YouCanOrdersToSqlOperator
 from tests.conftest import Sandbox, TaskInstance, reconcile
 from tests.warehouses import CREATE, MAX_MEGABYTES, ROWS, make_rows, measure_reading
 
@@ -94,3 +95,32 @@ def test_outcomes_are_written_to_mariadb_and_taken_back_from_there(
         assert sorted(cursor.fetchall()) == [(1, "changed", 20, "مدفوع ✓"), (2, "unchanged", 20, "مدفوع ✓")]
     YouCanRevertReconciliationOperator(task_id="revert", reverts_run_id="manual__1", **table).execute({})
     assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
+
+
+def test_the_shops_orders_are_a_table_of_mariadb(
+    mariadb: str, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connection = {"conn_type": "mysql", "login": "root", "schema": "warehouse", "extra": {"unix_socket": mariadb}}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
+    first, second = sandbox.shop.order_ids()[:2]
+    sandbox.shop.set_status(first, "general", "مؤكد ✓")
+
+    def transfer() -> None:
+        YouCanOrdersToSqlOperator(task_id="orders").execute({})
+
+    transfer()
+    from airflow.providers.mysql.hooks.mysql import MySqlHook
+
+    with closing(MySqlHook("warehouse").get_conn()) as database, closing(database.cursor()) as cursor:
+        cursor.execute(f"update youcan_orders set status = 'old', read_at = '2001-01-01' where order_id = '{first}'")
+        cursor.execute(f"update youcan_orders set status = 'later', read_at = '2999-01-01' where order_id = '{second}'")
+        database.commit()
+        transfer()
+        cursor.execute("select count(*), count(distinct order_id), min(created_at) from youcan_orders")
+        number, distinct, oldest = cursor.fetchone()
+        cursor.execute(f"select status from youcan_orders where order_id in ('{first}', '{second}')")
+        statuses = {status for (status,) in cursor.fetchall()}
+    assert (number, distinct, statuses) == (20, 20, {"مؤكد ✓", "later"})
+    order = sandbox.shop.order(first)
+    assert order is not None
+    assert oldest.isoformat() == order["created_at"].removesuffix("+00:00")

@@ -23,7 +23,6 @@ MAX_WAIT = 60.0
 _MAX_OPENING = 300.0
 """The longest time, in seconds, that opening may take: some warehouses start only when they are asked."""
 
-_MAX_PENDING = 1000
 _FIRST_PAUSE, _MAX_PAUSE = 0.05, 2.0
 _log = logging.getLogger(__name__)
 
@@ -101,11 +100,11 @@ class BackgroundWriter(Generic[T]):
             f"{self._sink.name} could not be opened within {_MAX_OPENING:g} s, so nothing was sent; it may work later."
         )
 
-    def write(self, item: T) -> None:
-        """Take an item."""
+    def write(self, *items: T) -> None:
+        """Take items."""
         with self._wake:
-            self._taken += 1
-            self._batch.items.append(item)
+            self._taken += len(items)
+            self._batch.items += items
             self._wake.notify()
 
     async def flush(self) -> None:
@@ -128,7 +127,7 @@ class BackgroundWriter(Generic[T]):
 
     async def drain(self) -> None:
         """Wait, if many items wait, so that memory is bounded."""
-        if self.pending > _MAX_PENDING:
+        if self.pending > 2 * self._max_batch:
             await self.flush()
 
     def close(self, ends_at: Callable[[], float | None]) -> YouCanError | None:

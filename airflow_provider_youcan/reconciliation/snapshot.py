@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from typing import Any, Protocol, TypeVar
 
-from airflow_provider_youcan.checks import is_order_id, is_uuid
+from airflow_provider_youcan.checks import is_order_id, normalize_id
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.endpoints import MAX_PAGE_SIZE, Request
 from airflow_provider_youcan.client.pages import Pages
@@ -183,11 +183,11 @@ class Snapshot:
             return None
 
     def _names(self, order: Mapping[str, Any]) -> bool:
-        return self._desired.find(_normalise(order["id"]), str(order.get("ref"))) is not None
+        return self._desired.find(normalize_id(order["id"]), str(order.get("ref"))) is not None
 
     def _add(self, order: Mapping[str, Any], read_at: float) -> DesiredOrder | None:
         """Keep an order of the list, and return whose it is, if that saves a request."""
-        order_id, ref = _normalise(order["id"]), str(order.get("ref"))
+        order_id, ref = normalize_id(order["id"]), str(order.get("ref"))
         desired = self._desired.find(order_id, ref)
         is_new = desired is not None and order_id not in self._refs
         if desired is None or not is_new or (desired.order_id is None and not is_order_id(order_id)):
@@ -205,7 +205,3 @@ class Snapshot:
         self._changes += differs
         self._reads[order_id] = Read(statuses, read_at)
         return desired
-
-
-def _normalise(order_id: str) -> str:
-    return order_id.lower() if is_uuid(order_id) else order_id

@@ -34,7 +34,7 @@ def check_table_name(name: object, argument: str) -> str:
 
 def make_storable(value: Any) -> Any:
     """Return a value as every database takes it: none stores half a character, and some no NUL."""
-    if not isinstance(value, str):
+    if not isinstance(value, str) or (value.isascii() and "\0" not in value):
         return value
     return value.replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
 
@@ -114,13 +114,13 @@ class WarehouseTable:
     @contextmanager
     def _transaction(self, *, is_kept: bool = True) -> Iterator[Any]:
         """Give a cursor, and commit what it has done, or nothing of it; a connection that broke is opened again."""
+        if self._connection is None:
+            self._connection = self._hook.get_conn()
+        owner = self._connection
         try:
-            if self._connection is None:
-                self._connection = self._hook.get_conn()
             with closing(self._connection.cursor()) as cursor:
-                # Each cursor of DuckDB's is a connection of its own, which commits each statement unless it is told.
-                owner = self._connection
                 if self._hook.conn_type == "duckdb":
+                    # Each of its cursors is a connection of its own, which commits each statement unless it is told.
                     owner = cursor
                     cursor.begin()
                 yield cursor
@@ -129,9 +129,16 @@ class WarehouseTable:
                 else:
                     owner.rollback()
         except BaseException:
-            # The connection may be what is broken.
-            self.close()
+            self._roll_back()
             raise
+
+    def _roll_back(self) -> None:
+        """Take back what was not committed, and let go of a connection that is broken."""
+        try:
+            if self._hook.conn_type != "duckdb":  # a cursor that is closed has done so
+                self._connection.rollback()
+        except Exception:
+            self.close()
 
     def _find_columns(self) -> set[str]:
         with suppress(Exception):  # there is no such table, or it can't be read

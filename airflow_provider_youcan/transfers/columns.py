@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from airflow_provider_youcan.checks import normalize_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext, read_time
 from airflow_provider_youcan.reconciliation.warehouse import make_storable
@@ -104,12 +105,11 @@ class OrderColumns:
         """For each context the slugs that there are: a list's text that is none of them is a translated label."""
         self._extra = dict(extra)
 
-    def make_row(self, order: Mapping[str, Any], order_id: str, read_at: datetime) -> Row:
+    def make_row(self, order: Mapping[str, Any], read_at: datetime) -> Row:
         """
         Return the row of an order, and count it.
 
         :param order: as YouCan sends it.
-        :param order_id: its id, as it is compared.
         :param read_at: when it was asked for.
         :raises YouCanInvalidInputError: if a path of ``extra_columns`` leads to more than one value.
         """
@@ -119,7 +119,7 @@ class OrderColumns:
         payment, shipping = _mapping(order.get("payment")), _mapping(order.get("shipping"))
         self._count(slugs, created_at)
         return (
-            order_id,
+            make_storable(normalize_id(order["id"])),
             _read_text(order.get("ref")),
             *slugs,
             created_at,

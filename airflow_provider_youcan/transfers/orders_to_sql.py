@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["YouCanOrdersToSqlOperator"]
 
 _TABLE = "youcan_orders"
-_BATCH = 1000
+_BATCH = 5000
 _PROGRESS_SECONDS = 5.0
 
 
@@ -154,8 +154,8 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
         writer = self._open_writer(columns)
         hook = self._make_hook()
 
-        async def take(order: Mapping[str, Any], order_id: str, read_at: datetime) -> None:
-            writer.write(columns.make_row(order, order_id, read_at))
+        async def take(orders: Sequence[Mapping[str, Any]], read_at: datetime) -> None:
+            writer.write(*[columns.make_row(order, read_at) for order in orders])
             await writer.drain()
 
         reader = OrderReader(hook.run, columns.include, self.max_concurrency, take)
@@ -227,8 +227,9 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
         try:
             async with hook:
                 if order_ids is None or order_ids:
-                    columns.store = await hook.run(read_store_slug())
-                    columns.known = (await hook.run(check_statuses([], self.youcan_conn_id))).known
+                    store, statuses = read_store_slug(), check_statuses([], self.youcan_conn_id)
+                    columns.store, checked = await asyncio.gather(hook.run(store), hook.run(statuses))
+                    columns.known = {context: frozenset(slugs) for context, slugs in checked.known.items()}
                 if order_ids is not None:
                     await reader.read_ids(order_ids)
                 else:

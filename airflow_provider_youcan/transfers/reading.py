@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from airflow_provider_youcan.checks import is_uuid
+from airflow_provider_youcan.checks import normalize_id
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import request
@@ -17,8 +17,8 @@ from airflow_provider_youcan.reconciliation.snapshot import Run
 
 __all__ = ["OrderReader", "Take"]
 
-Take = Callable[[Mapping[str, Any], str, datetime], Awaitable[None]]
-"""Takes an order, its id as it is compared, and when it was asked for."""
+Take = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
+"""Takes orders, and when they were asked for."""
 
 _NEWEST_FIRST = {"sort_field": "created_at", "sort_order": "desc"}
 _MEMORY_PAGES = 4
@@ -32,7 +32,7 @@ class OrderReader:
     :param run: runs a procedure against the shop.
     :param include: the sub-resources to send along.
     :param max_concurrency: how many requests are under way at a time, at most.
-    :param take: takes each order.
+    :param take: takes the orders of a page, or one.
     """
 
     def __init__(self, run: Run, include: Collection[str], max_concurrency: int, take: Take) -> None:
@@ -53,10 +53,13 @@ class OrderReader:
 
         :param horizon: the moment, in UTC; ``None`` reads all.
         """
+        if horizon is None:
+            await self._read_list(lambda _: True, None)
+            return
 
         def is_within(order: Mapping[str, Any]) -> bool:
             created_at = read_time(order.get("created_at"))
-            return horizon is None or created_at is None or created_at >= horizon
+            return created_at is None or created_at >= horizon
 
         # A whole page of older ones: whether the list is sorted is YouCan's word alone.
         await self._read_list(is_within, lambda orders, _: bool(orders) and not any(map(is_within, orders)))
@@ -70,7 +73,7 @@ class OrderReader:
         missing = set(order_ids)
 
         def is_wanted(order: Mapping[str, Any]) -> bool:
-            order_id = _normalise(order["id"])
+            order_id = normalize_id(order["id"])
             wanted = order_id in missing
             missing.discard(order_id)
             return wanted
@@ -82,34 +85,39 @@ class OrderReader:
     async def _read_list(
         self,
         is_wanted: Callable[[Mapping[str, Any]], bool],
-        is_enough: Callable[[list[Mapping[str, Any]], Pages], bool],
+        is_enough: Callable[[Sequence[Mapping[str, Any]], Pages], bool] | None,
     ) -> None:
         memory = _MEMORY_PAGES * endpoints.MAX_PAGE_SIZE * (1 + self._max_concurrency)
         pages = Pages(include=self._include, query=_NEWEST_FIRST, memory=memory)
         under_way: set[asyncio.Task[tuple[dict[str, Any], datetime]]] = set()
         is_over = False
+        done: set[asyncio.Task[tuple[dict[str, Any], datetime]]] = set()
         try:
             while True:
-                # Twice as many as were read: a horizon that is near is not passed by a dozen pages.
-                while not (is_over or pages.is_over) and len(under_way) < min(self._max_concurrency, 1 + self.pages):
+                # Twice as many as were read: an end that is near is not passed by a dozen pages.
+                most = min(self._max_concurrency, 1 + self.pages if is_enough else self._max_concurrency)
+                # The next are asked for before what came is looked at, so that the shop does not wait for that.
+                while not (is_over or pages.is_over) and len(under_way) < most:
                     (page,) = pages.take_requests()
                     under_way.add(asyncio.ensure_future(self._read_page(page)))
-                if not under_way:
-                    return
-                done, _ = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     payload, read_at = task.result()
-                    under_way.discard(task)
                     self.pages += 1
                     wanted = [order for order in pages.add(payload) if is_wanted(order)]
                     self.total_pages = pages.total_pages
-                    is_over = is_over or is_enough(payload["data"], pages)
-                    for order in wanted:
-                        await self._take(order, _normalise(order["id"]), read_at)
+                    is_over = is_over or (is_enough is not None and is_enough(payload["data"], pages))
+                    if wanted:
+                        await self._take(wanted, read_at)
+                if not under_way:
+                    if is_over or pages.is_over:
+                        return
+                    done = set()
+                    continue
+                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in under_way:
                 task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await asyncio.gather(*under_way, *done, return_exceptions=True)
 
     async def _read_page(self, page: endpoints.Request) -> tuple[dict[str, Any], datetime]:
         # From when it was asked for: the server may have read the data at any moment until the answer.
@@ -123,7 +131,7 @@ class OrderReader:
         except YouCanOrderNotFoundError:
             self.not_found += 1
         else:
-            await self._take(order, order_id, read_at)
+            await self._take([order], read_at)
 
 
 async def _run_many(work: Iterable[Awaitable[None]], at_a_time: int) -> None:
@@ -140,7 +148,3 @@ async def _run_many(work: Iterable[Awaitable[None]], at_a_time: int) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _normalise(order_id: str) -> str:
-    return order_id.lower() if is_uuid(order_id) else order_id

@@ -34,6 +34,7 @@ class OrdersTable(WarehouseTable):
     def __init__(self, table: str, conn_id: str, columns: Mapping[str, str]) -> None:
         super().__init__(table, conn_id, {}, columns, primary_key="order_id")
         self._read_at = list(columns).index("read_at")
+        self._times = [index for index, kind in enumerate(columns.values()) if kind == "timestamp"]
 
     def append(self, rows: list[Row]) -> None:
         """Write rows, or none of them; a connection that breaks is opened again for the next time."""
@@ -60,7 +61,7 @@ class OrdersTable(WarehouseTable):
             line = f"({self._mark(len(self._columns))})"
             lines = ", ".join([line] * len(rows))
             insert = f"insert into {self._table} ({', '.join(self._columns)}) values {lines}"  # noqa: S608  # checked
-            cursor.execute(insert, [self._as_value(value) for row in rows for value in row])
+            cursor.execute(insert, [value for row in rows for value in self._as_values(row)])
 
     def _delete(self, cursor: Any, ids: list[str], read_at: datetime) -> None:
         # What another run has written meanwhile is later, so it stays, and the primary key refuses ours.
@@ -70,15 +71,20 @@ class OrdersTable(WarehouseTable):
     def _mark(self, number: int) -> str:
         return ", ".join([self.placeholder] * number)
 
-    def _as_value(self, value: Any) -> Any:
-        """Return a value as the database takes it; a datetime is in UTC."""
-        if not isinstance(value, datetime):
-            return value
-        kind = getattr(self._hook, "conn_type", "")
+    def _as_values(self, row: Row) -> Row:
+        values = list(row)
+        for index in self._times:
+            if values[index] is not None:
+                values[index] = self._as_value(values[index])
+        return tuple(values)
+
+    def _as_value(self, moment: datetime) -> Any:
+        """Return a moment, which is in UTC, as the database takes it."""
+        kind = self._hook.conn_type
         if kind == "postgres":
             # With its zone, which a column without one leaves out, whatever zone the session has.
-            return value.isoformat(" ", "microseconds")
-        naive = value.replace(tzinfo=None)
+            return moment.isoformat(" ", "microseconds")
+        naive = moment.replace(tzinfo=None)
         return naive.isoformat(" ", "microseconds") if kind == "sqlite" else naive
 
     def _check_columns(self, found: set[str]) -> None:
