@@ -194,6 +194,47 @@ def test_the_sheets_example_follows_the_sheet(
 
 
 @pytest.mark.usefixtures("_airflow_database")
+def test_the_loop_example_brings_the_orders_and_sends_the_difference(
+    sandbox: Sandbox, warehouse: sqlite3.Connection
+) -> None:
+    # Given a courier that writes down the number of an order, or of its parcel,
+    orders = sandbox.shop.orders()
+    fresh = next(order for order in orders if order["shipping_status"] == "unfulfilled")
+    sent = next(order for order in orders if order["shipping_status"] == "shipped")
+    warehouse.execute("create table courier_feed (ref text, tracking_number text, state text, collected integer)")
+    feed = [
+        (fresh["ref"], "", "PICKED_UP", 0),
+        ("", f"AM{sent['ref']:0>6}MA", "DELIVERED", 100_000),
+        ("9999", "of another shop", "DELIVERED", 5),
+    ]
+    warehouse.executemany("insert into courier_feed values (?, ?, ?, ?)", feed)
+    warehouse.commit()
+    path = DAGS_FOLDER / "example_youcan_loop.py"
+    path.write_text((ROOT / "example_dags" / path.name).read_text())
+    try:
+        register_assets()
+        dags = load_dags(path).dags
+
+        # when both DAGs run, one after the other,
+        first = dags["example_youcan_loop_orders"].test()
+        second = dags["example_youcan_loop_apply"].test()
+    finally:
+        path.unlink()
+
+    # then the shop shows what the courier said, and so does the warehouse.
+    assert (str(first.state), str(second.state)) == ("success", "success")
+    assert sandbox.shop.statuses(fresh["id"])["shipping"] == "shipped"
+    assert sandbox.shop.statuses(sent["id"]) | {"general": ""} == {
+        "general": "",
+        "shipping": "fulfilled",
+        "payment": "paid",
+    }
+    kept = dict(warehouse.execute("select order_id, shipping_status from youcan_orders"))
+    assert kept[fresh["id"]] == "shipped"
+    assert len(kept) == 20
+
+
+@pytest.mark.usefixtures("_airflow_database")
 def test_the_assets_example_follows_the_data(sandbox: Sandbox, warehouse: sqlite3.Connection) -> None:
     order_id = next(order["id"] for order in sandbox.shop.orders() if order["payment_status"] == "pending")
     warehouse.execute("insert into courier_orders values (?, null, 'COLLECTED')", (order_id,))

@@ -25,6 +25,7 @@ from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, Asset
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.transfers.orders_to_sql import YouCanOrdersToSqlOperator
 with DAG("{name}", schedule=None, start_date=datetime(2026, 1, 1)):
     {task}
 """
@@ -142,3 +143,24 @@ def test_nothing_of_it_can_fail_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     update = YouCanUpdatePaymentStatusOperator(task_id="y", order_id="a", status="paid")
     assert update.get_openlineage_facets_on_complete(None) is None
     assert update.get_openlineage_facets_on_failure(None) is None
+
+
+def test_orders_come_from_the_shop_and_go_to_a_table_with_its_columns(
+    warehouse: None, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    code, (event,) = run("YouCanOrdersToSqlOperator(task_id='orders', table='lineage_shop')", tmp_path)
+
+    assert code == 0
+    assert [(one["namespace"], one["name"]) for one in event["inputs"]] == [("youcan://sandbox", "orders")]
+    (output,) = event["outputs"]
+    assert output["name"] == "postgres.public.lineage_shop"
+    assert [field["name"] for field in output["facets"]["schema"]["fields"]][:3] == ["order_id", "ref", "status"]
+    assert output["outputFacets"]["outputStatistics"]["rowCount"] == 20
+
+
+def test_orders_in_a_file_are_an_output_too(sandbox: Sandbox, tmp_path: Path) -> None:
+    path = tmp_path / "orders.csv"
+    code, (event,) = run(f"YouCanOrdersToSqlOperator(task_id='orders', path={str(path)!r})", tmp_path)
+
+    assert code == 0
+    assert [(one["namespace"], one["name"]) for one in event["outputs"]] == [("file", str(path))]
