@@ -85,5 +85,7 @@ def get_provider_info() -> dict[str, Any]:
                 "class-name": "airflow_provider_youcan.decorators.reconcile.youcan_reconcile_task",
             }
         ],
+        # From Airflow 3.2 on; others pass over it.
+        "cli": ["airflow_provider_youcan.cli.definition.get_youcan_cli_commands"],
         "extra-links": ["airflow_provider_youcan.links.YouCanOrderLink"],
     }

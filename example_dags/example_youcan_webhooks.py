@@ -4,6 +4,8 @@ A DAG that an order starts: as soon as orders were paid, they are set to be prep
 ``python -m airflow_provider_youcan webhooks serve`` receives YouCan's webhooks (docs/webhooks.md). ``my-store`` is the
 slug of your store. Several orders that were paid in the same moment are one run; a delivery that came twice may be in
 two: ``only_from`` makes that harmless. It needs a connection ``youcan_default`` of type ``youcan``.
+
+From Airflow 3.4 on, ``schedule=[asset]`` starts a run for each event; the timetable keeps one run for all that wait.
 """
 
 from __future__ import annotations
@@ -16,9 +18,18 @@ from airflow.providers.common.compat.sdk import DAG, Asset, task
 
 from airflow_provider_youcan.operators.order_status import YouCanUpdateShippingStatusOperator
 
+PAID = Asset(uri="youcan://my-store/orders/paid")
+
+try:
+    from airflow.sdk import AssetTriggeredTimetable  # type: ignore[attr-defined]
+except ImportError:  # before Airflow 3.4
+    SCHEDULE: Any = [PAID]
+else:
+    SCHEDULE = AssetTriggeredTimetable(PAID, batch_asset_events=True)
+
 with DAG(
     dag_id="example_youcan_webhooks",
-    schedule=[Asset(uri="youcan://my-store/orders/paid")],
+    schedule=SCHEDULE,
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["example", "youcan"],

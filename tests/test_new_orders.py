@@ -15,7 +15,10 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.triggers.new_orders import YouCanNewOrdersTrigger
 from tests.conftest import AIRFLOW_3, Sandbox
 
-pytestmark = pytest.mark.skipif(not AIRFLOW_3, reason="asset watchers exist from Airflow 3.0")
+pytestmark = [
+    pytest.mark.airflow,
+    pytest.mark.skipif(not AIRFLOW_3, reason="asset watchers exist from Airflow 3.0"),
+]
 
 
 class StateStore:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import random
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psycopg2
@@ -284,12 +287,22 @@ def test_all_orders_are_read_without_a_horizon(warehouse: sqlite3.Connection, sa
     assert transfer(created_within=None)["orders"] == 520
 
 
-def test_orders_that_come_in_meanwhile_are_written_once(warehouse: sqlite3.Connection, sandbox: Sandbox) -> None:
-    sandbox.shop.add_orders(300)
+@pytest.mark.parametrize("max_concurrency", [1, 2, 5, 16])
+def test_orders_that_come_in_meanwhile_push_no_other_out(
+    warehouse: sqlite3.Connection, sandbox: Sandbox, max_concurrency: int
+) -> None:
+    # Given a shop whose pages are answered in any order while orders come in,
+    sandbox.shop.add_orders(700)
     before = set(sandbox.shop.order_ids())
-    on_request(sandbox, lambda method, _: sandbox.shop.add_orders(3) and None)
+    pauses = random.Random(max_concurrency)
 
-    transfer(created_within=None, max_concurrency=2)
+    def come_in(*_: object) -> None:
+        sandbox.shop.add_orders(pauses.choice((0, 1, 7)))
+        time.sleep(pauses.choice((0, 0.01, 0.03)))
+
+    on_request(sandbox, come_in)
+
+    transfer(created_within=None, max_concurrency=max_concurrency)
 
     ids = [order_id for (order_id,) in warehouse.execute("select order_id from youcan_orders")]
     assert before <= set(ids)
@@ -489,14 +502,15 @@ def test_the_events_of_the_shops_orders_say_how_many(warehouse: sqlite3.Connecti
     asset = Asset(uri="youcan://sandbox/orders")
     operator = YouCanOrdersToSqlOperator(task_id="orders", outlets=[asset])
 
-    class Event:
-        def __init__(self) -> None:
-            self.extra: dict[str, Any] = {}
+    event = SimpleNamespace(extra={})
 
-    events = {asset: Event()}
-    operator.execute({"ti": TaskInstance(), "outlet_events": events})  # type: ignore[typeddict-unknown-key]
+    class Events:
+        def __getitem__(self, _: Asset) -> SimpleNamespace:
+            return event
 
-    assert events[asset].extra["orders"] == 20
+    operator.execute({"ti": TaskInstance(), "outlet_events": Events()})
+
+    assert event.extra["orders"] == 20
 
 
 # --- what is refused ---

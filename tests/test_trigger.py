@@ -15,12 +15,14 @@ import pytest
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
+    YouCanInvalidInputError,
     YouCanOrderNotFoundError,
     YouCanServerError,
     to_dict,
 )
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN
 from airflow_provider_youcan.sandbox.shop import Request
+from airflow_provider_youcan.triggers.new_orders import YouCanNewOrdersTrigger
 from airflow_provider_youcan.triggers.order_status import YouCanOrderStatusTrigger
 from airflow_provider_youcan.triggers.waiting import OrderStatusWait
 from tests.conftest import AIRFLOW_3, Sandbox
@@ -189,3 +191,9 @@ def test_a_cancel_in_the_moment_of_an_answer_is_not_lost(turns: int) -> None:
                 await looking
 
     asyncio.run(main())
+
+
+@pytest.mark.skipif(AIRFLOW_3, reason="it is Airflow 2 that has no asset watchers")
+def test_new_orders_say_which_airflow_they_take() -> None:
+    with pytest.raises(YouCanInvalidInputError, match=r"takes Airflow 3\.0 or later"):
+        YouCanNewOrdersTrigger()

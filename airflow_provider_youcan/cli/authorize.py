@@ -20,38 +20,37 @@ from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.connection import read_base_url
 
-__all__ = ["add_authorize"]
+__all__ = ["DESCRIPTION", "add_arguments"]
 
 
-def add_authorize(commands: Any) -> None:
-    """Add the command to those of the provider."""
-    command = commands.add_parser(
-        "authorize",
-        help="get the first tokens of an app, with the consent of a seller",
-        description="Walks you through YouCan's consent page once, and prints the Airflow connection that renews its "
-        "token by itself. The app's secret is read from the variable YOUCAN_CLIENT_SECRET, or asked for.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.add_argument("--client-id", required=True, help="the id of the app on YouCan")
-    command.add_argument(
+DESCRIPTION = (
+    "Walks you through YouCan's consent page once, and prints the Airflow connection that renews its token by "
+    "itself. The app's secret is read from the variable YOUCAN_CLIENT_SECRET, or asked for."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--client-id", required=True, help="the id of the app on YouCan")
+    parser.add_argument(
         "--redirect-uri",
         type=_redirect_uri,
         default="http://127.0.0.1:8976/callback",
         help="where the consent page leads back to, as the app has it registered",
     )
-    command.add_argument("--scope", nargs="+", default=list(SCOPES), dest="scopes", help="what the app asks for")
-    command.add_argument(
+    parser.add_argument("--scope", nargs="+", default=list(SCOPES), dest="scopes", help="what the app asks for")
+    parser.add_argument(
         "--paste",
         action="store_true",
         help="paste the address that the consent page leads to, instead of waiting for it on this machine",
     )
-    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection to print")
-    command.add_argument("--host", type=_base_url, default=endpoints.BASE_URL, help="where the API is")
-    command.add_argument("--seller-area", default=SELLER_AREA, help="where the consent page is")
-    command.set_defaults(run=_authorize)
+    parser.add_argument("--conn-id", default="youcan_default", help="the Airflow connection to print")
+    parser.add_argument("--host", type=_base_url, default=endpoints.BASE_URL, help="where the API is")
+    parser.add_argument("--seller-area", default=SELLER_AREA, help="where the consent page is")
+    parser.set_defaults(run=_authorize)
 
 
-def _authorize(options: argparse.Namespace) -> bool:
+def _authorize(options: argparse.Namespace) -> int:
     authorization = Authorization(options.client_id, options.redirect_uri, options.scopes, options.seller_area)
     client_secret = os.environ.get("YOUCAN_CLIENT_SECRET") or getpass.getpass("The app's client secret: ", sys.stderr)
     client_secret = client_secret.strip()
@@ -69,7 +68,7 @@ def _authorize(options: argparse.Namespace) -> bool:
     }
     _say("The connection, as a URI, and as the command that adds it. It holds secrets, so keep it to yourself:\n")
     _print_connection(options.conn_id, connection)
-    return True
+    return 0
 
 
 def _obtain_code(authorization: Authorization, *, is_pasted: bool) -> str:

@@ -10,7 +10,7 @@ import argparse
 import json
 import platform
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.hooks.standalone import open_hook
@@ -18,24 +18,23 @@ from airflow_provider_youcan.hooks.standalone import open_hook
 if TYPE_CHECKING:
     from airflow_provider_youcan.client.assumptions import Assumption
 
-__all__ = ["add_check"]
+__all__ = ["DESCRIPTION", "add_arguments"]
 
 
-def add_check(commands: Any) -> None:
-    """Add the command to those of the provider."""
-    command = commands.add_parser(
-        "check",
-        help="check whether a shop behaves as this provider assumes",
-        description="Asks the shop of an Airflow connection a few things, reading only, and prints what this provider "
-        "assumes about YouCan, and whether it holds there. Exits with 0 where all of it does.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    command.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
-    command.add_argument("--json", action="store_true", help="print it as JSON, for a bug report")
-    command.set_defaults(run=_check)
+DESCRIPTION = (
+    "Asks the shop of an Airflow connection a few things, reading only, and prints what this provider assumes "
+    "about YouCan, and whether it holds there. Exits with 0 where all of it does."
+)
 
 
-def _check(options: argparse.Namespace) -> bool:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    parser.add_argument("--conn-id", default="youcan_default", help="the Airflow connection of the shop")
+    parser.add_argument("--json", action="store_true", help="print it as JSON, for a bug report")
+    parser.set_defaults(run=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
     with open_hook(options.conn_id) as hook:
         found = hook.check_assumptions()
     holds = all(assumption.holds for assumption in found)
@@ -46,7 +45,7 @@ def _check(options: argparse.Namespace) -> bool:
         if not any("edit-orders" in one.name for one in found):
             note = "Whether the token may change an order (edit-orders) can't be seen without changing one."
             print(note, file=sys.stderr)
-    return holds
+    return 0 if holds else 1
 
 
 def _versions() -> dict[str, str]:

@@ -1,16 +1,46 @@
-"""The command line: ``python -m airflow_provider_youcan authorize``, ``check`` and ``webhooks``."""
+"""The commands of ``python -m airflow_provider_youcan``, which ``airflow youcan`` has as well."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import NamedTuple
 
-from airflow_provider_youcan.cli.authorize import add_authorize
-from airflow_provider_youcan.cli.check import add_check
-from airflow_provider_youcan.cli.webhooks import add_webhooks
 from airflow_provider_youcan.exceptions import YouCanError
 
-__all__ = ["main"]
+__all__ = ["COMMANDS", "Command", "main", "run"]
+
+
+class Command(NamedTuple):
+    """One of the commands."""
+
+    name: str
+    help: str
+    module: str
+    """The module that has its ``add_arguments``, and perhaps a ``DESCRIPTION``."""
+
+    @property
+    def add_arguments(self) -> Callable[[argparse.ArgumentParser], None]:
+        """Adds its options to a parser."""
+        add: Callable[[argparse.ArgumentParser], None] = import_module(self.module).add_arguments
+        return add
+
+    @property
+    def description(self) -> str | None:
+        """What it does, in a few sentences."""
+        return getattr(import_module(self.module), "DESCRIPTION", None)
+
+
+COMMANDS = (
+    Command("authorize", "get the first tokens of an app, with the consent of a seller", f"{__package__}.authorize"),
+    Command("check", "check whether a shop behaves as this provider assumes", f"{__package__}.check"),
+    Command("plan", "show what a file would change in a shop, and keep that as a plan", f"{__package__}.plan"),
+    Command("apply", "apply a plan, once you have agreed", f"{__package__}.apply"),
+    Command("sandbox", "run a local shop that speaks YouCan's API", f"{__package__}.sandbox"),
+    Command("webhooks", "receive YouCan's webhooks", f"{__package__}.webhooks"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,14 +52,30 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="python -m airflow_provider_youcan", description="YouCan for Airflow.")
     commands = parser.add_subparsers(dest="command", required=True)
-    add_authorize(commands)
-    add_check(commands)
-    add_webhooks(commands)
-    options = parser.parse_args(arguments)
+    for command in COMMANDS:
+        added = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=command.description,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+        command.add_arguments(added)
+    return run(parser.parse_args(arguments))
+
+
+def run(options: argparse.Namespace) -> int:
+    """
+    Run the command that options were given for.
+
+    :param options: as its parser read them.
+    :return: the exit code.
+    """
     try:
-        return 0 if options.run(options) else 1
+        code: int = options.run(options)
     except YouCanError as error:
         print(error, file=sys.stderr)
     except (KeyboardInterrupt, EOFError):
         print("Stopped: nothing more was done.", file=sys.stderr)
+    else:
+        return code
     return 1

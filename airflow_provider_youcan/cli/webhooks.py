@@ -18,7 +18,7 @@ from airflow_provider_youcan.webhooks.deliveries import EVENTS
 if TYPE_CHECKING:
     from airflow_provider_youcan.webhooks.settings import Settings
 
-__all__ = ["add_webhooks"]
+__all__ = ["add_arguments"]
 
 _SETTINGS = {
     "conn_id": "the Airflow connection that has the app and the store (default: youcan_default)",
@@ -30,9 +30,8 @@ _SETTINGS = {
 """The options of ``serve`` that are settings of a receiver, with their help."""
 
 
-def add_webhooks(commands: Any) -> None:
-    """Add the commands to those of the provider."""
-    parser = commands.add_parser("webhooks", help="receive YouCan's webhooks")
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the commands, with their options."""
     webhooks = parser.add_subparsers(dest="webhooks_command", required=True)
     _add_serve(webhooks)
     subscribe = _add_of_shop(webhooks, "subscribe", "subscribe an address to events of orders", _subscribe)
@@ -56,7 +55,7 @@ def add_webhooks(commands: Any) -> None:
 
 _NO_ORDER = "00000000-0000-4000-8000-000000000000"
 
-_Run = Callable[[argparse.Namespace], bool]
+_Run = Callable[[argparse.Namespace], int]
 
 
 def _add(webhooks: Any, name: str, description: str, run: _Run) -> argparse.ArgumentParser:
@@ -96,7 +95,7 @@ def _add_serve(webhooks: Any) -> None:
     )
 
 
-def _serve(options: argparse.Namespace) -> bool:
+def _serve(options: argparse.Namespace) -> int:
     import logging
     import sqlite3
 
@@ -121,7 +120,7 @@ def _serve(options: argparse.Namespace) -> bool:
     print(f"Airflow is at {settings.airflow_url}, and {_describe_login(settings)}.", flush=True)
     logging.getLogger("airflow_provider_youcan").setLevel(logging.INFO)
     serve(application, options.host, options.port)
-    return True
+    return 0
 
 
 def _describe_login(settings: Settings) -> str:
@@ -138,7 +137,7 @@ def _require_webhooks() -> None:
         )
 
 
-def _list_deliveries(options: argparse.Namespace) -> bool:
+def _list_deliveries(options: argparse.Namespace) -> int:
     import sqlite3
     from datetime import datetime, timezone
 
@@ -157,10 +156,10 @@ def _list_deliveries(options: argparse.Namespace) -> bool:
         print(f"{taken_at}  {state}  {one.delivery.event}  {one.delivery.order_id}  {one.reason or ''}".rstrip())
     if not found:
         print("Airflow has all that came.")
-    return True
+    return 0
 
 
-def _send_test(options: argparse.Namespace) -> bool:
+def _send_test(options: argparse.Namespace) -> int:
     import hashlib
     import hmac
     import json
@@ -183,7 +182,7 @@ def _send_test(options: argparse.Namespace) -> bool:
     }
     status, text = _post(options.url, body, headers)
     print(f"{status} {' '.join(text.split())}")
-    return (status, text) == (200, "taken")
+    return 0 if (status, text) == (200, "taken") else 1
 
 
 def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
@@ -208,7 +207,7 @@ def _post(url: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
         ) from None
 
 
-def _subscribe(options: argparse.Namespace) -> bool:
+def _subscribe(options: argparse.Namespace) -> int:
     from airflow_provider_youcan.client.store import subscribe_webhooks
 
     if not _is_target(options.url):
@@ -230,19 +229,19 @@ def _subscribe(options: argparse.Namespace) -> bool:
             ) from None
         for event, subscription_id in subscriptions.items():
             print(f"{subscription_id}  {event}  {options.url}")
-    return True
+    return 0
 
 
-def _list(options: argparse.Namespace) -> bool:
+def _list(options: argparse.Namespace) -> int:
     from airflow_provider_youcan.client.store import list_webhooks
 
     with open_hook(options.conn_id) as hook:
         for webhook in hook.run(list_webhooks()):
             print(f"{webhook['id']}  {webhook.get('event')}  {webhook.get('target_url')}")
-    return True
+    return 0
 
 
-def _unsubscribe(options: argparse.Namespace) -> bool:
+def _unsubscribe(options: argparse.Namespace) -> int:
     from airflow_provider_youcan.client.store import list_webhooks, unsubscribe_webhook
 
     with open_hook(options.conn_id) as hook:
@@ -257,7 +256,7 @@ def _unsubscribe(options: argparse.Namespace) -> bool:
             print(f"{subscription_id}  {'ended' if there_was else 'was not there'}")
         if not ended:
             print(f"Nothing is delivered to {options.url}.")
-    return True
+    return 0
 
 
 def _is_target(url: str) -> bool:

@@ -67,7 +67,11 @@ class Pages:
         """Return the requests for the next pages, to be sent together."""
         numbers = range(self.next_page, min(self.next_page + number, self.total_pages + 1))
         self.next_page = numbers.stop
-        return [endpoints.list_orders(page, self._page_size, self._include, self._query) for page in numbers]
+        return list(map(self.make_request, numbers))
+
+    def make_request(self, page: int) -> endpoints.Request:
+        """Return the request for a page, which may have been read before."""
+        return endpoints.list_orders(page, self._page_size, self._include, self._query)
 
     def add(self, payload: Mapping[str, Any]) -> list[dict[str, Any]]:
         """

@@ -12,24 +12,31 @@ from airflow_provider_youcan.version_compat import read_from_database
 if TYPE_CHECKING:
     from airflow_provider_youcan.hooks.youcan import YouCanHook
 
-__all__ = ["open_hook"]
+__all__ = ["open_hook", "outside_task"]
+
+
+@contextmanager
+def outside_task() -> Iterator[None]:
+    """Find connections as Airflow's own commands do, and log nothing."""
+    read_from_database()
+    # Airflow 2 logs to the standard output, where the answer of the command is.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextmanager
 def open_hook(conn_id: str) -> Iterator[YouCanHook]:
     """
-    Open a hook that finds the connection as Airflow's own commands do, and logs nothing.
+    Open a hook outside a task.
 
     :param conn_id: the Airflow connection of the shop.
     """
-    read_from_database()
-    from airflow_provider_youcan.hooks.youcan import YouCanHook
+    with outside_task():
+        from airflow_provider_youcan.hooks.youcan import YouCanHook
 
-    # Airflow 2 logs to the standard output, where the answer of the command is.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
         with YouCanHook(conn_id) as hook:
             yield hook
-    finally:
-        logging.disable(disabled)

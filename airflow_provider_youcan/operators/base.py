@@ -112,6 +112,10 @@ class ReconcilingOperator(InterruptibleOperator):
             ``report_path`` that was written to.
         :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
         """
+        return self.reconcile(context)
+
+    def reconcile(self, context: Context) -> dict[str, Any]:
+        """Do what :meth:`execute` does, outside a task as well."""
         with self._interruption.watch():
             self._interruption.check()
             return self._execute(context)

@@ -7,8 +7,27 @@ client that is tested against it. It needs the extra ``airflow-provider-youcan[s
 
 from __future__ import annotations
 
-from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour
-from airflow_provider_youcan.sandbox.server import Sandbox
-from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Request, Shop
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour
+    from airflow_provider_youcan.sandbox.server import Sandbox
+    from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Request, Shop
 
 __all__ = ["ACCESS_TOKEN", "Misbehaviour", "Request", "Sandbox", "Shop"]
+
+_MODULES = {
+    "Misbehaviour": "misbehaviour",
+    "Sandbox": "server",
+    "ACCESS_TOKEN": "shop",
+    "Request": "shop",
+    "Shop": "shop",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # When it is used, because the command line is there without Starlette.
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

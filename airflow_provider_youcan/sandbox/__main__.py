@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import sys
+from typing import TYPE_CHECKING
 
-from airflow_provider_youcan.sandbox.server import Sandbox
-from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN, Shop
+if TYPE_CHECKING:
+    from airflow_provider_youcan.sandbox.server import Sandbox
 
-__all__ = ["main"]
+__all__ = ["add_arguments", "main", "serve"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,13 +20,30 @@ def main(arguments: list[str] | None = None) -> int:
         description="A local shop that speaks YouCan's API.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    add_arguments(parser)
+    return serve(parser.parse_args(arguments))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a sandbox to a command's."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on")
     parser.add_argument("--port", type=int, default=8765, help="the port to listen on, 0 for any free one")
     parser.add_argument("--database", default=":memory:", help="an SQLite file that keeps the shop")
-    parser.add_argument("--orders", type=int, default=200, help="how many orders a new shop is given")
-    options = parser.parse_args(arguments)
-    if options.orders < 0:
-        parser.error("--orders is a number from 0")
+    parser.add_argument("--orders", type=_number_of_orders, default=200, help="how many orders a new shop is given")
+
+
+def serve(options: argparse.Namespace) -> int:
+    """Serve a shop until interrupted, and return the exit code."""
+    try:
+        from airflow_provider_youcan.sandbox.server import Sandbox
+        from airflow_provider_youcan.sandbox.shop import Shop
+    except ImportError:
+        print(
+            "The sandbox takes Starlette and uvicorn, which are not installed here: "
+            "pip install 'airflow-provider-youcan[sandbox]'.",
+            file=sys.stderr,
+        )
+        return 1
     try:
         shop = Shop(options.database, options.orders)
     except sqlite3.Error as error:
@@ -47,7 +65,15 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
+def _number_of_orders(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError("it is a number from 0")
+    return int(text)
+
+
 def _describe(sandbox: Sandbox) -> str:
+    from airflow_provider_youcan.sandbox.shop import ACCESS_TOKEN
+
     orders = sandbox.shop.orders()
     lines = [
         f"A YouCan shop with {len(orders)} orders listens on {sandbox.url}",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, NamedTuple
 
 from airflow_provider_youcan.checks import normalize_id
 from airflow_provider_youcan.client import endpoints
@@ -23,6 +23,40 @@ Take = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
 _NEWEST_FIRST = {"sort_field": "created_at", "sort_order": "desc"}
 _MEMORY_PAGES = 4
 """Of how many pages for each request under way it is remembered what was on them: new orders push others on."""
+
+
+class _Page(NamedTuple):
+    number: int
+    payload: dict[str, Any]
+    read_at: datetime
+
+
+class _Coverage:
+    """
+    Which pages have to be read again, because new orders have pushed others from one to the next meanwhile.
+
+    Counted from the list's end, an order keeps its place, whatever comes in at the front. If a page was read when the
+    list was shorter than when the page before it was, what lay between the two was on neither.
+    """
+
+    def __init__(self) -> None:
+        self._least: dict[int, int] = {}
+        self._most: dict[int, int] = {}
+
+    def add(self, page: int, total: object) -> list[int]:
+        """
+        Take how many orders the list had when a page was read.
+
+        :param page: its number.
+        :param total: the number of orders.
+        :return: the pages to read again.
+        """
+        if type(total) is not int:
+            return []
+        self._least[page] = min(total, self._least.get(page, total))
+        self._most[page] = max(total, self._most.get(page, total))
+        pairs = [(one, one - 1) for one in (page, page + 1) if one in self._most and one - 1 in self._least]
+        return [later for later, earlier in pairs if self._most[later] < self._least[earlier]]
 
 
 class OrderReader:
@@ -89,40 +123,49 @@ class OrderReader:
     ) -> None:
         memory = _MEMORY_PAGES * endpoints.MAX_PAGE_SIZE * (1 + self._max_concurrency)
         pages = Pages(include=self._include, query=_NEWEST_FIRST, memory=memory)
-        under_way: set[asyncio.Task[tuple[dict[str, Any], datetime]]] = set()
+        coverage = _Coverage()
+        again: list[int] = []
+        under_way: set[asyncio.Task[_Page]] = set()
+        done: set[asyncio.Task[_Page]] = set()
         is_over = False
-        done: set[asyncio.Task[tuple[dict[str, Any], datetime]]] = set()
         try:
             while True:
                 # Twice as many as were read: an end that is near is not passed by a dozen pages.
                 most = min(self._max_concurrency, 1 + self.pages if is_enough else self._max_concurrency)
                 # The next are asked for before what came is looked at, so that the shop does not wait for that.
-                while not (is_over or pages.is_over) and len(under_way) < most:
-                    (page,) = pages.take_requests()
-                    under_way.add(asyncio.ensure_future(self._read_page(page)))
+                while len(under_way) < most and (again or not (is_over or self._is_last(pages))):
+                    number = again.pop() if again else pages.next_page
+                    page_request = pages.make_request(number) if number < pages.next_page else pages.take_requests()[0]
+                    under_way.add(asyncio.ensure_future(self._read_page(number, page_request)))
                 for task in done:
-                    payload, read_at = task.result()
+                    page = task.result()
                     self.pages += 1
-                    wanted = [order for order in pages.add(payload) if is_wanted(order)]
-                    self.total_pages = pages.total_pages
-                    is_over = is_over or (is_enough is not None and is_enough(payload["data"], pages))
+                    pagination = page.payload["meta"]["pagination"]
+                    self.total_pages = max(self.total_pages or 1, pagination["total_pages"])
+                    again += coverage.add(page.number, pagination.get("total"))
+                    wanted = [order for order in pages.add(page.payload) if is_wanted(order)]
+                    is_over = is_over or (is_enough is not None and is_enough(page.payload["data"], pages))
                     if wanted:
-                        await self._take(wanted, read_at)
-                if not under_way:
-                    if is_over or pages.is_over:
-                        return
-                    done = set()
-                    continue
-                done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                        await self._take(wanted, page.read_at)
+                if not (under_way or again) and (is_over or self._is_last(pages)):
+                    return
+                done = set()
+                if under_way:
+                    done, under_way = await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in under_way:
                 task.cancel()
             await asyncio.gather(*under_way, *done, return_exceptions=True)
 
-    async def _read_page(self, page: endpoints.Request) -> tuple[dict[str, Any], datetime]:
+    def _is_last(self, pages: Pages) -> bool:
+        # By the largest number that was seen: answers come in another order than their requests were sent.
+        pages.total_pages = max(pages.total_pages, self.total_pages or 1)
+        return pages.is_over
+
+    async def _read_page(self, number: int, page: endpoints.Request) -> _Page:
         # From when it was asked for: the server may have read the data at any moment until the answer.
         read_at = datetime.now(timezone.utc)
-        return await self._run(request(page)), read_at
+        return _Page(number, await self._run(request(page)), read_at)
 
     async def _read_one(self, order_id: str) -> None:
         read_at = datetime.now(timezone.utc)
