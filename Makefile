@@ -9,18 +9,23 @@ AIRFLOW_2 := 2.11.2
 AIRFLOW_3.0 := 3.0.6
 AIRFLOW_3.1 := 3.1.8
 AIRFLOW_3.2 := 3.2.2
+# A preview, which may fail.
+AIRFLOW_3.4 := 3.4.0b2
 # Each was released on the day before; people run it with what there was by then. The first common-compat that works
 # with this provider is younger than 3.0.
+DAY_3.4.0b2 := 2026-10-21
 DAY_3.3.2 := 2026-09-18
 DAY_3.2.2 := 2026-05-30
 DAY_3.1.8 := 2026-03-12
 DAY_3.0.6 := 2025-08-30
 DAY_2.11.2 := 2026-03-15
 COMPAT_DAY_3.0.6 := 2026-01-18
+LEAST_PYTHON_3.4.0b2 := 3.11
 # So that each Python is met; the others are tested on $(PYTHON).
 PYTHON_3.0 ?= python3.10
 PYTHON_3.1 ?= python3.12
 PYTHON_3.2 ?= python3.13
+PYTHON_3.4 ?= python3.12
 # Its connection form is FAB's.
 WITH_3.0 := apache-airflow-providers-fab
 VENV := .venv
@@ -38,14 +43,14 @@ LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoin
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 
-.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-slow test-lowest test-mariadb test-odbc test-celery test-s3 needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package constraints clean
+.PHONY: help demo test test-airflow-2 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-airflow-3.4 test-slow test-lowest test-mariadb test-odbc test-celery test-s3 needs-mariadb needs-odbc needs-celery test-browser screenshots docs check bench package release constraints clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
-	@echo "make test-airflow-3.0, -3.1, -3.2: the tests that stand on Airflow itself, on these"
+	@echo "make test-airflow-3.0, -3.1, -3.2, -3.4: the tests that stand on Airflow itself, on these"
 	@echo "make test-slow       the full size of the storms and of the kills"
 	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
@@ -55,9 +60,10 @@ help:
 	@echo "make test-browser    Airflow's own pages in a real browser (takes Chromium)"
 	@echo "make docs            builds the site in build/docs"
 	@echo "make screenshots     takes the screenshots of the docs again"
-	@echo "make check           ruff, mypy, import-linter"
+	@echo "make check           ruff, mypy, import-linter, deptry, and the schemas of the repository's own files"
 	@echo "make bench           what importing, waiting and reconciling cost, beside rivals"
 	@echo "make package         builds wheel and sdist, and tries the wheel in a bare Airflow"
+	@echo "make release         builds both twice and compares them, tries the wheel in every Airflow, and says what is left"
 	@echo "make constraints     renews the pinned versions of everything"
 	@echo "make clean           removes what the other targets made"
 
@@ -70,7 +76,7 @@ test: $(VENV)/installed
 test-airflow-2: $(VENV_2)/installed
 	$(VENV_2)/bin/python $(PYTEST) $(TESTS)
 
-test-airflow-3.0 test-airflow-3.1 test-airflow-3.2: test-airflow-%: .venv-airflow-%/installed
+test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-airflow-3.4: test-airflow-%: .venv-airflow-%/installed
 	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery and not slow' $(TESTS)
 
 test-slow: $(VENV)/installed
@@ -119,6 +125,14 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports --no-cache
+	$(VENV)/bin/deptry --no-ansi .
+	@# It takes Python 3.11 or later.
+	if [ -x $(VENV)/bin/check-jsonschema ] && [ -d .github ]; then \
+	  $(VENV)/bin/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml && \
+	  $(VENV)/bin/check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml && \
+	  $(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[a-b]*.yml && \
+	  $(VENV)/bin/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml && \
+	  $(VENV)/bin/check-jsonschema --builtin-schema vendor.readthedocs .readthedocs.yaml; fi
 
 bench: $(VENV)/installed
 	$(VENV)/bin/python benchmarks/import_time.py
@@ -130,12 +144,15 @@ bench: $(VENV)/installed
 package: $(VENV)/installed
 	$(VENV)/bin/python scripts/try_package.py
 
+release: $(VENV)/installed
+	$(VENV)/bin/python scripts/release.py $(AIRFLOW_2) $(AIRFLOW_3.0) $(AIRFLOW_3.1) $(AIRFLOW_3.2) $(AIRFLOW) $(AIRFLOW_3.4)
+
 constraints: $(VENV)/installed
-	$(foreach version,$(AIRFLOW) $(AIRFLOW_3.2) $(AIRFLOW_3.1) $(AIRFLOW_3.0) $(AIRFLOW_2),$(call compile,$(version)))
+	$(foreach version,$(AIRFLOW_3.4) $(AIRFLOW) $(AIRFLOW_3.2) $(AIRFLOW_3.1) $(AIRFLOW_3.0) $(AIRFLOW_2),$(call compile,$(version)))
 
 define compile
 	echo "apache-airflow==$(1)" > $(VENV)/airflow.in
-	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-python-downloads \
+	$(VENV)/bin/uv pip compile --quiet --upgrade --universal --python-version $(or $(LEAST_PYTHON_$(1)),3.10) --no-python-downloads \
 	  --no-annotate --no-header --no-emit-index-url --no-emit-find-links --exclude-newer $(DAY_$(1)) \
 	  $(if $(COMPAT_DAY_$(1)),--exclude-newer-package apache-airflow-providers-common-compat=$(COMPAT_DAY_$(1))) \
 	  --extra sandbox --group dev --group site --group mariadb --group odbc --group celery --group s3 --group deployment \
@@ -149,7 +166,7 @@ clean:
 $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "There is no $(PYTHON) with venv: on Debian, apt-get install -y python3-venv make" >&2; exit 1; }
-	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 14) or sys.exit("Python 3.10 to 3.13 is needed: name one with make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 15) or sys.exit("Python 3.10 to 3.14 is needed: name one with make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \

@@ -32,18 +32,24 @@ def run(*command: str, environment: dict[str, str] | None = None) -> str:
 
 
 def main() -> None:
-    shutil.rmtree(DIST, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(DIST))
-    packages = [str(path) for path in sorted(DIST.iterdir())]
-    run(sys.executable, "-m", "twine", "check", "--strict", *packages)
-    (wheel,) = (path for path in packages if path.endswith(".whl"))
+    packages = build(DIST)
     with tempfile.TemporaryDirectory() as folder:
-        try_wheel(wheel, Path(folder))
-    print(f"{', '.join(Path(path).name for path in packages)}: built, checked, and listed by a bare Airflow")
+        try_wheel(packages, Path(folder), version("apache-airflow"))
+    print(f"{', '.join(path.name for path in packages)}: built, checked, and listed by a bare Airflow")
 
 
-def try_wheel(wheel: str, folder: Path) -> None:
-    airflow = version("apache-airflow")
+def build(folder: Path) -> list[Path]:
+    """Build wheel and sdist into a folder, in the place of what is in it, and check what is said of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(folder))
+    packages = sorted(folder.iterdir())
+    run(sys.executable, "-m", "twine", "check", "--strict", *map(str, packages))
+    return packages
+
+
+def try_wheel(packages: list[Path], folder: Path, airflow: str) -> None:
+    """Install the wheel into a bare Airflow, and see that Airflow lists it."""
+    (wheel,) = (str(path) for path in packages if path.suffix == ".whl")
     uv = str(Path(sys.executable).with_name("uv"))
     run(uv, "venv", "--quiet", "--python", sys.executable, str(folder / "venv"))
     python = folder / "venv" / "bin" / "python"

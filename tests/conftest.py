@@ -289,11 +289,12 @@ def load_dags(path: Path) -> DagBag:
 
 def _read_xcom(instance: Any, key: str) -> Any:
     """Read an XCom as it lies in the metadata database, where all that Airflow adds would show."""
+    statement = "select value from xcom where dag_id = ? and run_id = ? and task_id = ? and map_index = ? and key = ?"
+    values = (instance.dag_id, instance.run_id, instance.task_id, instance.map_index, key)
+    if AIRFLOW_VERSION >= (3, 4):
+        statement, values = "select value from xcom_v2 where task_instance_id = ? and key = ?", (instance.id.hex, key)
     with closing(sqlite3.connect(HOME / "airflow.db")) as database:
-        row = database.execute(
-            "select value from xcom where dag_id = ? and run_id = ? and task_id = ? and map_index = ? and key = ?",
-            (instance.dag_id, instance.run_id, instance.task_id, instance.map_index, key),
-        ).fetchone()
+        row = database.execute(statement, values).fetchone()
     return row and json.loads(row[0])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg2
 import requests
 
-from tests.conftest import AIRFLOW_3
+from tests.conftest import AIRFLOW_3, AIRFLOW_VERSION
 
 __all__ = ["Airflow"]
 
@@ -194,6 +194,11 @@ class Airflow:
     def read_xcom(self, run_id: str, task_id: str) -> Any:
         """Return what a task of a run returned."""
         statement = "select value from xcom where run_id = ? and task_id = ? and key = 'return_value'"
+        if AIRFLOW_VERSION >= (3, 4):
+            statement = (
+                "select xcom_v2.value from xcom_v2 join task_instance on task_instance.id = task_instance_id "
+                "where run_id = ? and task_id = ? and key = 'return_value'"
+            )
         value = self.query(statement, run_id, task_id)[0][0]
         return (
             json.loads(bytes(value) if isinstance(value, memoryview) else value)

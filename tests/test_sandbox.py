@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -19,6 +20,8 @@ import requests
 from airflow_provider_youcan.sandbox import ACCESS_TOKEN, Request, Sandbox, Shop
 from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
 from airflow_provider_youcan.sandbox.shop import ALL_SCOPES, CLIENT_ID, CLIENT_SECRET
+from airflow_provider_youcan.sandbox.warehouse import write_warehouse
+from tests.conftest import reconcile
 
 
 class Client:
@@ -496,3 +499,71 @@ def test_a_port_that_is_taken_is_reported_in_a_line(sandbox: Sandbox) -> None:
 
     assert ended.returncode == 1
     assert ended.stderr == f"Can't listen on 127.0.0.1:{sandbox.port}: Address already in use.\n"
+
+
+# --- what people see ---
+
+
+def test_its_page_shows_orders_requests_and_misbehaviours(sandbox: Sandbox, order_id: str) -> None:
+    requests.get(f"{sandbox.url}/orders", timeout=5)
+    sandbox.misbehave("status", route="PUT /orders/*", status=503, times=2)
+
+    for path in ("/", "/sandbox"):
+        page = requests.get(sandbox.url + path, timeout=5).text
+        assert order_id in page
+        assert "GET /orders" in page
+        assert "PUT /orders/*" in page
+
+
+def test_an_orders_page_shows_its_changes_and_no_markup_of_a_label(sandbox: Sandbox, order_id: str) -> None:
+    sandbox.shop.set_status(order_id, "payment", "<script>alert(1)</script>")
+    url = f"{sandbox.url}/sandbox/orders/{order_id}"
+
+    page = requests.get(url, headers={"Accept": "text/html,*/*"}, timeout=5)
+
+    assert page.headers["content-type"].startswith("text/html")
+    assert "&lt;script&gt;" in page.text
+    assert "<script>" not in page.text
+    assert requests.get(url, timeout=5).json()["order_id"] == order_id
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "status", "statuss": 503}, "A misbehaviour has no 'statuss': did you mean 'status'?"),
+        ({"kind": "status", "xyz": 1}, "there are kind, route"),
+        ({}, "Give a JSON object with a kind"),
+        ([], "Give a JSON object with a kind"),
+        ({"kind": "statis"}, "kind is 'statis'"),
+    ],
+)
+def test_a_misspelt_option_of_a_misbehaviour_is_answered_in_a_sentence(
+    sandbox: Sandbox, options: Any, message: str
+) -> None:
+    answer = requests.post(f"{sandbox.url}/sandbox/misbehaviours", json=options, timeout=5)
+    assert answer.status_code == 422
+    assert message in answer.json()["detail"]
+
+
+def test_a_warehouse_for_a_first_reconciliation_has_rows_that_change_something(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "warehouse.db"
+    sandbox.shop.add_orders(80)
+    assert write_warehouse(str(path), sandbox.shop) == 50
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps({"conn_type": "sqlite", "host": str(path)}))
+
+    summary = reconcile(
+        sql="select * from courier_orders",
+        conn_id="warehouse",
+        status_map={
+            "shipping": {"PICKED_UP": "shipped", "DELIVERED": "fulfilled", "RETURNED": "canceled"},
+            "payment": {"COLLECTED": "paid"},
+        },
+        dry_run=True,
+    )
+
+    assert summary["rows"] == 50
+    assert summary["planned"] > 20
+    with pytest.raises(sqlite3.OperationalError, match="already exists"):
+        write_warehouse(str(path), sandbox.shop)

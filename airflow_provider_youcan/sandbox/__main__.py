@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sqlite3
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, default=8765, help="the port to listen on, 0 for any free one")
     parser.add_argument("--database", default=":memory:", help="an SQLite file that keeps the shop")
     parser.add_argument("--orders", type=_number_of_orders, default=200, help="how many orders a new shop is given")
+    parser.add_argument("--warehouse", help="an SQLite file to write, with 50 rows of a courier's to reconcile")
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -37,6 +39,7 @@ def serve(options: argparse.Namespace) -> int:
     try:
         from airflow_provider_youcan.sandbox.server import Sandbox
         from airflow_provider_youcan.sandbox.shop import Shop
+        from airflow_provider_youcan.sandbox.warehouse import write_warehouse
     except ImportError:
         print(
             "The sandbox takes Starlette and uvicorn, which are not installed here: "
@@ -49,6 +52,15 @@ def serve(options: argparse.Namespace) -> int:
     except sqlite3.Error as error:
         print(f"Can't keep a shop in {options.database}: {error}.", file=sys.stderr)
         return 1
+    if options.warehouse is not None:
+        try:
+            rows = write_warehouse(options.warehouse, shop)
+        except sqlite3.Error as error:
+            print(f"Can't write a warehouse to {options.warehouse}: {error}.", file=sys.stderr)
+            return 1
+        path = Path(options.warehouse).resolve()
+        print(f"The table courier_orders in {path} has {rows} rows to reconcile. Airflow reaches it with")
+        print(f"  airflow connections add sqlite_default --conn-type sqlite --conn-host {path}")
     try:
         sandbox = Sandbox(options.host, options.port, shop)
     except (OSError, OverflowError) as error:
@@ -83,8 +95,8 @@ def _describe(sandbox: Sandbox) -> str:
         f"  airflow connections add youcan_default --conn-type youcan --conn-host {sandbox.url}"
         # The Test button of Airflow 3.3.2 refuses a connection without a port.
         f" --conn-port {sandbox.port} --conn-password {ACCESS_TOKEN}",
-        f"Its orders: {sandbox.url}/sandbox/orders" + (f" (the first is {orders[0]['id']})" if orders else ""),
-        f"What was asked of it: {sandbox.url}/sandbox/requests",
+        f"See its orders, and what was asked of it: {sandbox.url}/sandbox",
+        *([f"Its first order: {orders[0]['id']}"] if orders else []),
     ]
     if sandbox.shop.scopes(ACCESS_TOKEN) is None:
         lines.append(f"The token {ACCESS_TOKEN} was revoked: make another with POST {sandbox.url}/sandbox/tokens")

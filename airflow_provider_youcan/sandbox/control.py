@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviour, Misbehaviours
+from airflow_provider_youcan.sandbox.misbehaviour import Misbehaviours, read_misbehaviour
+from airflow_provider_youcan.sandbox.pages import show_order, show_shop
 from airflow_provider_youcan.sandbox.shop import Shop
 
 __all__ = ["Control"]
@@ -21,6 +22,8 @@ class Control:
         self._shop = shop
         self._misbehaviours = misbehaviours
         self.routes = [
+            Route("/", self._show_shop, methods=["GET"]),
+            Route("/sandbox", self._show_shop, methods=["GET"]),
             Route("/sandbox/orders", self._show_orders, methods=["GET"]),
             Route("/sandbox/orders/{order_id}", self._show_order, methods=["GET"]),
             Route("/sandbox/requests", self._show_requests, methods=["GET"]),
@@ -34,14 +37,19 @@ class Control:
             Route("/sandbox/store", self._change_store, methods=["PUT"]),
         ]
 
+    async def _show_shop(self, _: Request) -> Response:
+        return HTMLResponse(show_shop(self._shop, self._misbehaviours))
+
     async def _show_orders(self, _: Request) -> Response:
         return _readable(self._shop.orders())
 
     async def _show_order(self, request: Request) -> Response:
         order_id = request.path_params["order_id"]
-        if self._shop.order(order_id) is None:
+        if (order := self._shop.order(order_id)) is None:
             return _error(404, "The sandbox has no such order.")
         statuses, history = self._shop.statuses(order_id), self._shop.history(order_id)
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(show_order(order, history))
         return _readable({"order_id": order_id, "statuses": statuses, "history": history})
 
     async def _show_requests(self, _: Request) -> Response:
@@ -58,8 +66,8 @@ class Control:
 
     async def _add_misbehaviour(self, request: Request) -> Response:
         try:
-            rule = self._misbehaviours.add(Misbehaviour(**await request.json()))
-        except (TypeError, ValueError) as error:
+            rule = self._misbehaviours.add(read_misbehaviour(await request.json()))
+        except ValueError as error:
             return _error(422, str(error))
         return JSONResponse(rule.as_dict(), 201)
 

@@ -8,10 +8,11 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Any
 
-__all__ = ["KINDS", "Misbehaviour", "Misbehaviours"]
+__all__ = ["KINDS", "Misbehaviour", "Misbehaviours", "read_misbehaviour"]
 
 KINDS = {
     "latency": "wait before answering (seconds)",
@@ -90,6 +91,24 @@ _ROUTE = re.compile(r"\*|([A-Z]+|\*) [/*]\S*")
 
 def _is_number(value: object, kind: type | tuple[type, ...] = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool)
+
+
+def read_misbehaviour(options: object) -> Misbehaviour:
+    """
+    Return the rule that options say.
+
+    :param options: a mapping with the parameters of :class:`Misbehaviour`.
+    :raises ValueError: if one of them is unknown, or makes no sense.
+    """
+    known = [option.name for option in dataclasses.fields(Misbehaviour)]
+    if not isinstance(options, dict) or "kind" not in options:
+        raise ValueError(f"Give a JSON object with a kind, one of {', '.join(KINDS)}.")
+    for name in options:
+        if name not in known:
+            closest = get_close_matches(str(name), known, n=1)
+            hint = f"did you mean {closest[0]!r}?" if closest else f"there are {', '.join(known)}."
+            raise ValueError(f"A misbehaviour has no {name!r}: {hint}")
+    return Misbehaviour(**options)
 
 
 class Misbehaviours:
