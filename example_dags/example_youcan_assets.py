@@ -35,7 +35,7 @@ with DAG(
             "payment": {"COLLECTED": "paid", "RETURNED": "unpaid"},
         },
         only_from={"payment": ["pending", "unpaid"]},
-        max_changes="20%",
+        max_changes=500,
         outlets=[SHOP_ORDERS],
     )
 

@@ -1,7 +1,7 @@
 """
 Move orders along: processed, shipped, paid.
 
-Trigger it with the ids of the orders to move, and with nothing else it moves none::
+Trigger it with the ids of the orders to move::
 
     airflow dags test example_youcan_order_status --conf '{"order_ids": ["72aa7882-3898-49a8-87a2-506af3dd7320"]}'
 
@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 import pendulum
-from airflow.providers.common.compat.sdk import DAG, Param, task, task_group
+from airflow.providers.common.compat.sdk import DAG, AirflowFailException, Param, task, task_group
 
 from airflow_provider_youcan.operators.order_status import (
     YouCanUpdateOrderStatusOperator,
@@ -39,7 +39,9 @@ with DAG(
     @task
     def choose_orders(params: dict[str, Any] | None = None) -> list[str]:
         """Return the ids of the orders to move. Yours may come from a warehouse."""
-        return list(params["order_ids"]) if params else []
+        if not params or not params["order_ids"]:
+            raise AirflowFailException("There is no order to move: trigger it with order_ids.")
+        return list(params["order_ids"])
 
     # Each order goes its own way: where a guard skips one, the others go on.
     @task_group

@@ -256,9 +256,11 @@ def test_the_assets_example_follows_the_data(sandbox: Sandbox, warehouse: sqlite
         path.unlink()
 
 
-def test_the_order_status_example_moves_no_order_that_is_not_named(run_dag: RunDag, sandbox: Sandbox) -> None:
-    run_dag(ROOT / "example_dags" / "example_youcan_order_status.py")
+def test_the_order_status_example_is_red_where_no_order_is_named(run_dag: RunDag, sandbox: Sandbox) -> None:
+    run = run_dag(ROOT / "example_dags" / "example_youcan_order_status.py")
 
+    assert run.state == "failed"
+    assert "trigger it with order_ids" in run.log
     assert sandbox.shop.history() == []
 
 
