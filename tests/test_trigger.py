@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import subprocess
 import sys
 import time
@@ -189,6 +190,34 @@ def test_a_cancel_in_the_moment_of_an_answer_is_not_lost(turns: int) -> None:
         if looking.cancel():
             with pytest.raises(asyncio.CancelledError):
                 await looking
+
+    asyncio.run(main())
+
+
+@pytest.mark.airflow  # so that every Python is met
+def test_thousands_of_waits_that_are_cancelled_at_any_moment_all_end(sandbox: Sandbox, order_id: str) -> None:
+    moments = random.Random(0)
+
+    async def wait() -> None:
+        async for _ in trigger(order_id, poke_interval=0.2, target_status=["never"]).run():
+            raise AssertionError("it never comes")
+
+    async def main() -> None:
+        waits = [asyncio.ensure_future(wait()) for _ in range(3000)]
+        while sandbox.requests[500:] == []:
+            await asyncio.sleep(0.01)
+        for one in moments.sample(waits, len(waits)):
+            one.cancel()
+            if moments.random() < 0.1:
+                await asyncio.sleep(moments.choice((0, 0, 0.001, 0.005)))
+        _, left = await asyncio.wait(waits, timeout=30)
+        assert left == set()
+        # What was on its way arrives, and nothing else does.
+        await asyncio.sleep(0.3)
+        asked = len(sandbox.requests)
+        await asyncio.sleep(0.5)
+        assert len(sandbox.requests) == asked
+        assert all(one.cancelled() for one in waits)
 
     asyncio.run(main())
 
