@@ -128,9 +128,9 @@ def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float]
     [
         (
             "https://no-such-host.invalid",
-            "the host of https://no-such-host.invalid could not be found; nothing was changed",
+            "The host of https://no-such-host.invalid could not be found; it may work later",
         ),
-        ("https://127.0.0.1:{port}", "does not speak TLS .*; nothing was changed"),
+        ("https://127.0.0.1:{port}", "does not speak TLS .*: nothing was changed"),
     ],
 )
 def test_why_no_connection_came_about_is_reported(

@@ -78,7 +78,7 @@ def test_a_permanent_error_fails_the_task_on_the_first_try(run_dag: RunDag, sand
     assert run.state == "failed"
     assert run.tasks["pay"].state == "failed"
     assert updates(sandbox) == 1
-    assert "the shop has no such order" in run.log
+    assert "The shop has no such order (404)" in run.log
     assert run.tasks["pay"].link == f"{sandbox.url}/sandbox/orders/gone", "most wanted when it failed"
 
 

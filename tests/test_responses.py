@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from urllib.parse import quote
 
 import pendulum
@@ -33,7 +34,7 @@ from tests.test_endpoints import ORDER_ID, REQUESTS, UPDATE, UPDATED, read
     ("status_code", "payload", "error", "message"),
     [
         (401, {"status": 401, "detail": "Unauthenticated", "meta": []}, YouCanAuthenticationError, "renew the token"),
-        (401, {"message": "Unauthenticated."}, YouCanAuthenticationError, "or lacks the scope 'edit-orders'"),
+        (401, {"message": "Unauthenticated."}, YouCanAuthenticationError, "or it lacks the scope 'edit-orders'"),
         (402, {"status": 402, "error": "store is suspended"}, YouCanStoreSuspendedError, "store is suspended"),
         (403, {"message": "Invalid scope(s) provided."}, YouCanPermissionError, "grant the scope 'edit-orders'"),
         (404, {"status": 0, "detail": "order not found", "meta": []}, YouCanOrderNotFoundError, "no such order"),
@@ -310,7 +311,7 @@ def test_a_search_goes_no_further_in_any_letter_case(text: str) -> None:
         with pytest.raises(YouCanServerError) as raised:
             read(endpoints.list_orders(query={"q": text}), 500, {"detail": f"nobody is called <{echo}> here"})
         if len(echo) == len(text):  # some letters become two
-            assert echo not in str(raised.value)
+            assert echo not in str(raised.value.detail)
 
 
 def test_an_orders_own_id_stays() -> None:
@@ -509,3 +510,15 @@ def test_no_random_2xx_is_taken_for_an_update(status_code: int, body: bytes) -> 
     except YouCanUnexpectedResponseError:
         return
     assert status_code == payload["status"] == 200
+
+
+@pytest.mark.parametrize("status", [200, 302, 401, 402, 403, 404, 405, 408, 409, 422, 429, 500, 503, 600])
+@pytest.mark.parametrize("payload", [None, {"status": 0, "detail": "x"}, {"status": 402, "error": "suspended"}])
+def test_the_cause_and_the_remedy_come_first_where_a_page_cuts_the_line(status: int, payload: Any) -> None:
+    with pytest.raises(YouCanError) as raised:
+        read(UPDATE, status, payload)
+
+    cause, _, remedy = str(raised.value).partition(". Could not ")[0].rpartition(": ")
+    assert f"({status})" in cause
+    assert len(cause) + len(remedy.partition(" in the ")[0]) < 100
+    assert f"Could not set the payment status of order {ORDER_ID}" in str(raised.value)

@@ -218,7 +218,7 @@ def test_a_rate_limit_is_left_alone_for_as_long_as_it_asks(sandbox: Sandbox, ord
 def test_a_rate_limit_beyond_the_timeout_is_not_waited_out(sandbox: Sandbox, order_id: str, mode: str) -> None:
     sandbox.misbehave("status", status=429, headers={"Retry-After": "3600"})
 
-    with pytest.raises(AirflowSensorTimeout, match="too many requests"):
+    with pytest.raises(AirflowSensorTimeout, match="Too many requests"):
         wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3)
 
     assert len(sandbox.shop.requests()) <= 2

@@ -91,7 +91,7 @@ def test_a_certificate_that_no_one_vouches_for_is_refused(
     connect: Connect, self_signed_server: str, no_waiting: None
 ) -> None:
     with pytest.raises(
-        YouCanConnectionError, match="the TLS certificate of https://localhost:.* could not be verified"
+        YouCanConnectionError, match="The TLS certificate of https://localhost:.* could not be verified"
     ):
         connect(host=self_signed_server).get_store()
 

@@ -92,67 +92,75 @@ def read_response(
 
 class _Row(NamedTuple):
     kind: type[YouCanError]
-    advice: str
-    what: str = "{said}"
+    cause: str
+    """The beginning of the message: a page that cuts long lines shows it."""
+    remedy: str
+    """What follows it."""
 
+
+_LATER = "it may work later"
+_HOST = "check the host of {connection}"
 
 # Whoever says it: a gateway's own word about this request counts as the shop's.
 _BY_ANYBODY = {
-    408: _Row(YouCanServerError, "it may work later"),
-    429: _Row(YouCanRateLimitError, "it may work {when}", "too many requests: {said}"),
+    408: _Row(YouCanServerError, "YouCan timed out (408)", _LATER),
+    429: _Row(YouCanRateLimitError, "Too many requests (429)", "it may work {when}"),
 }
 _BY_CLASS = {
     2: _Row(
         YouCanUnexpectedResponseError,
+        "Not YouCan's confirmation ({status}), so the result is unknown",
         "check that the host of {connection} is YouCan's API",
-        "{said}, but it is not YouCan's confirmation, so the result is unknown",
     ),
     3: _Row(
-        YouCanPermanentError,
-        "check the host of {connection}",
-        "{said}, a redirect, which is never followed because that would lose the update",
+        YouCanPermanentError, "A redirect ({status}), which is never followed because that would lose the update", _HOST
     ),
-    5: _Row(YouCanServerError, "it may work later"),
+    5: _Row(YouCanServerError, "YouCan failed ({status})", _LATER),
 }
 # YouCan's alone.
 _BY_YOUCAN = {
     401: _Row(
         YouCanAuthenticationError,
+        "Access token refused (401), or it lacks {scope}",
         "renew the token in {connection}, or grant it {scope}",
-        "the access token is missing, wrong, revoked or expired, or lacks {scope}: {said}",
     ),
-    402: _Row(YouCanStoreSuspendedError, "reopen it on YouCan", "the store is closed or suspended: {said}"),
+    402: _Row(YouCanStoreSuspendedError, "The store is closed or suspended (402)", "reopen it on YouCan"),
     403: _Row(
-        YouCanPermissionError, "grant {scope} to the token in {connection}", "the access token lacks {scope}: {said}"
+        YouCanPermissionError, "The access token lacks {scope} (403)", "grant {scope} to the token in {connection}"
     ),
-    404: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
-    405: _Row(YouCanPermanentError, "check the host of {connection}", "{said}, which is not about an order"),
-    422: _Row(YouCanValidationError, "correct what was sent", "{said}{refused_fields}"),
+    404: _Row(YouCanPermanentError, "YouCan has no such page (404), which is not about an order", _HOST),
+    405: _Row(YouCanPermanentError, "YouCan has no such page (405), which is not about an order", _HOST),
+    422: _Row(YouCanValidationError, "YouCan refused what was sent (422){refused_fields}", "correct what was sent"),
 }
-_ANY_OTHER = _Row(YouCanPermanentError, "trying again would not help")
+_ANY_OTHER = _Row(YouCanPermanentError, "YouCan refused the request ({status})", "trying again would not help")
 _NO_ORDER = _Row(
     YouCanOrderNotFoundError,
+    "The shop has no such order (404)",
     "check the order id{uuid_hint}, and that {connection} is the right shop's",
-    "the shop has no such order: {said}",
 )
 # Of the token endpoint, by its ``error`` (RFC 6749, 5.2).
-_WRONG_CLIENT = _Row(YouCanAuthenticationError, "check the client id and the client secret{in_connection}")
+_WRONG_CLIENT = _Row(
+    YouCanAuthenticationError, "App refused ({status})", "check the client id and the client secret{in_connection}"
+)
 _WRONG_GRANT = {
     "refresh_token": _Row(
         YouCanAuthenticationError,
+        "Refresh token refused ({status})",
         "authorise again (python -m airflow_provider_youcan authorize), and renew the tokens in {connection}",
     ),
-    "authorization_code": _Row(YouCanAuthenticationError, "start again, and approve it again"),
+    "authorization_code": _Row(
+        YouCanAuthenticationError, "Authorization code refused ({status})", "start again, and approve it again"
+    ),
 }
 # The other errors of RFC 6749 that trying again does not help.
 _WRONG_REQUEST = {"invalid_request", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "access_denied"}
 # Nobody's verdict: a gateway, a firewall or a login page.
 _NOT_YOUCANS = _Row(
     YouCanUnexpectedResponseError,
+    "Not in the form of YouCan's errors ({status}), so it is no word of YouCan's",
     "it may work later; if it doesn't, check the host of {connection}, and what is between",
-    "{said}, but not in the form of YouCan's errors, so it is no word of YouCan's",
 )
-_NO_STATUS = _Row(YouCanUnexpectedResponseError, "it may work later", "{said}, which is not a valid HTTP status")
+_NO_STATUS = _Row(YouCanUnexpectedResponseError, "Not a valid HTTP status ({status})", _LATER)
 
 # Laravel, on which YouCan is built, has errors of its own shape for these.
 _LARAVELS = {401, 403, 405, 422, 429, 503}
@@ -210,16 +218,17 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
     retry_after, fields = attributes.get("retry_after"), attributes.get("fields", {})
     refused = "; ".join(f"{name}: {' '.join(complaints)}" for name, complaints in fields.items())[:MAX_TEXT]
     words = {
+        "status": str(answer.status_code),
         "said": f"YouCan answered {answer.status_code}" + (f" ({detail})" if detail else ""),
         "connection": connection,
         "in_connection": f" in {connection}" if request.form and "refresh_token" in request.form else "",
         "scope": f"the scope {request.scope!r}" if request.scope else "the scope that this takes",
         "uuid_hint": "" if is_uuid(request.order_id or "") else " (a UUID, not the order's ref)",
         "when": "later" if retry_after is None else f"in {retry_after:g} s",
-        "refused_fields": f"; {refused}" if refused else "",
+        "refused_fields": f": {refused}" if refused else "",
     }
     error = row.kind(
-        f"Could not {request.purpose}: {row.what.format(**words)}; {row.advice.format(**words)}.",
+        f"{row.cause.format(**words)}: {row.remedy.format(**words)}. Could not {request.purpose}: {words['said']}.",
         method=request.method,
         url=request.path,
         status_code=answer.status_code,
@@ -239,14 +248,14 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
 class TransportFailure(Enum):
     """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
 
-    NO_HOST = "the host of {where} could not be found"
-    NO_CONNECTION = "no connection to {where}: it was refused, or there is no way to it"
-    NO_CONNECTION_IN_TIME = "no connection to {where} within {timeout:g} s"
-    NO_PROXY = "the proxy to {where} could not be reached, or refused"
-    NO_TLS = "{where} does not speak TLS (is it http?)"
-    NO_VALID_CERTIFICATE = "the TLS certificate of {where} could not be verified"
-    NOT_IN_TIME = "no whole answer within {timeout:g} s"
-    LOST = "the answer was lost or broke off"
+    NO_HOST = "The host of {where} could not be found"
+    NO_CONNECTION = "There is no connection to {where}: it was refused, or there is no way to it"
+    NO_CONNECTION_IN_TIME = "There is no connection to {where} within {timeout:g} s"
+    NO_PROXY = "The proxy to {where} could not be reached, or refused"
+    NO_TLS = "The server at {where} does not speak TLS (is it http?)"
+    NO_VALID_CERTIFICATE = "The TLS certificate of {where} could not be verified"
+    NOT_IN_TIME = "YouCan gave no whole answer within {timeout:g} s"
+    LOST = "The answer was lost or broke off"
 
     @property
     def was_sent(self) -> bool:
@@ -267,7 +276,7 @@ def connection_error(request: Request, why: TransportFailure, base_url: str, tim
     unconfirmed = why.was_sent and request.method == "PUT"
     outcome = "whether YouCan took it is unknown" if unconfirmed else "nothing was changed"
     error = YouCanConnectionError(
-        f"Could not {request.purpose}: {what}; {outcome}, and it may work later.",
+        f"{what}; it may work later. Could not {request.purpose}: {outcome}.",
         method=request.method,
         url=request.path,
         detail=what,
