@@ -27,6 +27,20 @@ def test_the_preview_says_what_would_change(sandbox: Sandbox, tmp_path: Path) ->
     assert "212600000000" not in preview
 
 
+def test_an_orders_changes_are_one_line_and_the_headline_names_the_shop(
+    sandbox: Sandbox, fresh: list[str], tmp_path: Path
+) -> None:
+    ti = TaskInstance()
+    rows = [{"order_id": fresh[0], "payment_status": "paid", "shipping_status": "shipped"}]
+
+    reconcile(rows, ti, dry_run=True, report_path=str(tmp_path / "plan.jsonl"))
+
+    first, *lines = ti.pushed["preview"].splitlines()
+    assert first == "**2 statuses of 1 order** would change in the shop sandbox (connection `youcan_default`)."
+    shown = [line for line in lines if fresh[0] in line]
+    assert shown == [f"- {fresh[0]}: shipping unfulfilled → shipped, payment pending → paid"]
+
+
 def test_the_preview_says_what_is_left_out_because_the_shop_does_not_have_it(sandbox: Sandbox) -> None:
     ti = TaskInstance()
     unknown = {"order_id": "00000000-0000-4000-8000-000000000000", "payment_status": "paid"}

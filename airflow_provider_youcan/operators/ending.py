@@ -95,7 +95,7 @@ def publish(
     count_outcomes(summary["rows"], summary["by_context"], youcan_conn_id)
     if (task_instance := context.get("ti")) is None:
         return
-    preview = write_preview(report, notes)
+    preview = write_preview(report, notes, youcan_conn_id)
     try:
         # Now, so that a task that comes after a failure finds it, too.
         task_instance.xcom_push(key="summary", value=summary)

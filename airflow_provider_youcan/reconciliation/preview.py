@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome
 from airflow_provider_youcan.reconciliation.summary import MAX_SHOWN, Report
+from airflow_provider_youcan.texts import pluralize
 
 __all__ = ["write_preview"]
 
@@ -17,23 +18,30 @@ _MAX_CELL = 60
 _WORDS = re.compile(r"[^\W_]+(?:[ _-][^\W_]+)*…?")
 
 
-def write_preview(report: Report, notes: Sequence[str] = ()) -> str:
+def write_preview(report: Report, notes: Sequence[str] = (), youcan_conn_id: str = "") -> str:
     """
     Return a preview of at most 4,000 characters: the numbers, the transitions, some changes, and what can't be used.
 
     :param report: what became of each status.
     :param notes: sentences to put first.
+    :param youcan_conn_id: the Airflow connection of the shop (default: it is not named).
     """
-    parts = [*notes, _outcomes(report), _unknown_orders(report), _invalid_rows(report)]
+    parts = [
+        *notes,
+        _headline(report, youcan_conn_id),
+        _outcomes(report),
+        _unknown_orders(report),
+        _invalid_rows(report),
+    ]
     transitions = [
         f"{context}: {_status(before)} → {_escape(after)}: {number:,}"
         for context, before, after, number in report.transitions(MAX_SHOWN)
     ]
-    changes = [
-        f"{_escape(order)}: {context} {_status(before)} → {_escape(after)}"
-        for order, context, before, after in report.changes
-    ]
-    parts += [_list("Transitions", transitions), _list(_title(changes, report), changes)]
+    by_order: dict[str, list[str]] = {}
+    for order, context, before, after in report.changes:
+        by_order.setdefault(order, []).append(f"{context} {_status(before)} → {_escape(after)}")
+    changes = [f"{_escape(order)}: {', '.join(statuses)}" for order, statuses in by_order.items()]
+    parts += [_list("Transitions", transitions), _list(_title(report), changes)]
     return _join([part for part in parts if part])
 
 
@@ -68,9 +76,21 @@ def _outcomes(report: Report) -> str:
     return "\n".join(lines)
 
 
-def _title(changes: Sequence[str], report: Report) -> str:
-    total = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED)
-    return "The changes" if len(changes) == total else f"The first {len(changes)} of {total:,} changes"
+def _headline(report: Report, youcan_conn_id: str) -> str:
+    """Return how many statuses of how many orders change, and in which shop."""
+    planned, changed = report.count(Outcome.PLANNED), report.count(Outcome.CHANGED)
+    if not planned + changed:
+        return ""
+    shop = "" if report.store is None else f" {_escape(report.store)}"
+    connection = f" (connection `{youcan_conn_id}`)" if youcan_conn_id else ""
+    what = "would change" if planned else "changed"
+    number = pluralize(planned + changed, "status", "statuses")
+    return f"**{number} of {pluralize(len(report.changed_orders), 'order')}** {what} in the shop{shop}{connection}."
+
+
+def _title(report: Report) -> str:
+    total, shown = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED), len(report.changes)
+    return "The changes" if shown == total else f"The first {shown} of {total:,} changes"
 
 
 def _list(title: str, lines: Sequence[str]) -> str:

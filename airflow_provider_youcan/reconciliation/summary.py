@@ -51,6 +51,8 @@ class Report:
         """The first of these, each in a sentence."""
         self.changes: list[tuple[str, StatusContext, str | None, str]] = []
         """The first of the changes that were made, or planned: of which order, its status, from what, to what."""
+        self.changed_orders: set[int] = set()
+        """The orders of these, each by its first row."""
         self.invalid_rows: list[InvalidRow] = []
         """The first of the rows that can't be used."""
         self._clock = clock
@@ -194,6 +196,7 @@ class Report:
         self._counts[context][step.outcome] += 1
         if step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
             self._transitions[context, step.before, wanted] += 1
+            self.changed_orders.add(order.row)
             if len(self.changes) < MAX_SHOWN:
                 self.changes.append((order.ref or str(order.order_id), context, step.before, wanted))
         if (rows := self.failed_rows.get(step.outcome)) is not None:
