@@ -49,10 +49,10 @@ export AIRFLOW__CORE__LOAD_EXAMPLES := False
 help:
 	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
-	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12)"
+	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12), but for those of test-lowest"
 	@echo "make test-airflow-3.0, -3.1, -3.2, -3.4: the tests that stand on Airflow itself, on these"
 	@echo "make test-slow       the full size of the storms and of the kills"
-	@echo "make test-lowest     the unit tests, with the lowest versions that pyproject.toml allows"
+	@echo "make test-lowest     the unit tests, on Airflow $(AIRFLOW_2), with the lowest versions that pyproject.toml allows"
 	@echo "make test-mariadb    a warehouse in a MariaDB (takes its server, and what builds its client)"
 	@echo "make test-odbc       a warehouse through ODBC (takes unixODBC and SQLite's driver for it)"
 	@echo "make test-celery     several machines (takes Redis)"
@@ -73,8 +73,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/python $(PYTEST) $(TESTS)
 
+# Those of test-lowest are on this Airflow, too.
 test-airflow-2: $(VENV_2)/installed
-	$(VENV_2)/bin/python $(PYTEST) $(TESTS)
+	$(VENV_2)/bin/python $(PYTEST) $(or $(TESTS),$(filter-out $(LOWEST_TESTS),$(wildcard tests/test_*.py)))
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-airflow-3.4: test-airflow-%: .venv-airflow-%/installed
 	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery and not slow' $(TESTS)
