@@ -201,7 +201,7 @@ def test_deferred_waits_share_a_rate_limit(sandbox: Sandbox) -> None:
                 await asyncio.sleep(1.0)
 
     async def main() -> None:
-        until = time.monotonic() + 15
+        until = time.monotonic() + 20
         await asyncio.gather(*(poll(order_id, until) for order_id in orders))
 
     asyncio.run(main())

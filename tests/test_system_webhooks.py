@@ -170,7 +170,7 @@ def change(
         shop.shop.set_status(order_id, "general", "processed")
         if number == len(order_ids) // 2:
             in_the_middle()
-    airflow.wait_for(lambda: count() >= before + len(order_ids), "the deliveries")
+    airflow.wait_for(lambda: count() >= before + len(order_ids), f"{len(order_ids)} deliveries", 600)
 
 
 def is_up(url: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from contextlib import suppress
 from typing import Any, cast
 
 import uvicorn
@@ -23,7 +24,8 @@ class StoppableServer(uvicorn.Server):
         """Stop; may be called from any thread."""
         self.should_exit = True
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stopping.set)
+            with suppress(RuntimeError):  # it has seen should_exit already, and its loop is closed
+                self._loop.call_soon_threadsafe(self._stopping.set)
 
     async def main_loop(self) -> None:
         self._stopping = asyncio.Event()
