@@ -520,5 +520,6 @@ def test_the_cause_and_the_remedy_come_first_where_a_page_cuts_the_line(status: 
 
     cause, _, remedy = str(raised.value).partition(". Could not ")[0].rpartition(": ")
     assert f"({status})" in cause
-    assert len(cause) + len(remedy.partition(" in the ")[0]) < 100
+    assert len(cause) < 90
+    assert remedy
     assert f"Could not set the payment status of order {ORDER_ID}" in str(raised.value)
