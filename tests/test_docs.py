@@ -81,7 +81,7 @@ def test_a_snippet_does_what_it_shows(
         path = tmp_path / "snippet.py"
         path.write_text(text)
         output = run_file(path, environment)
-        if "YouCanRetryPolicy()" in text and not HAS_RETRY_POLICIES:
+        if "retry_policy=YouCanRetryPolicy()" in text and not HAS_RETRY_POLICIES:
             assert "takes Airflow 3.3 or later" in output
             return
         assert "Traceback" not in output, output
