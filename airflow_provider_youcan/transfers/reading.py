@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ from airflow_provider_youcan.client.procedures import request
 from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
 from airflow_provider_youcan.orders import read_time
 from airflow_provider_youcan.reconciliation.snapshot import Run
+from airflow_provider_youcan.reconciliation.workers import WorkerPool
 
 __all__ = ["OrderReader", "Take"]
 
@@ -114,7 +115,7 @@ class OrderReader:
 
         if len(missing) >= 2:
             await self._read_list(is_wanted, lambda _, pages: pages.pages_left >= len(missing))
-        await _run_many(map(self._read_one, missing), self._max_concurrency)
+        await WorkerPool[str](self._max_concurrency).run(_stream(missing), self._read_one)
 
     async def _read_list(
         self,
@@ -177,17 +178,5 @@ class OrderReader:
             await self._take([order], read_at)
 
 
-async def _run_many(work: Iterable[Awaitable[None]], at_a_time: int) -> None:
-    waiting = iter(work)
-
-    async def run() -> None:
-        for one in waiting:
-            await one
-
-    tasks = [asyncio.ensure_future(run()) for _ in range(at_a_time)]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _stream(order_ids: Collection[str]) -> AsyncGenerator[list[str], None]:
+    yield list(order_ids)
