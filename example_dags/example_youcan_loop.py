@@ -123,7 +123,7 @@ with DAG(
         task_id="read_again",
         conn_id=WAREHOUSE,
         order_ids=still_open.output,  # type: ignore[arg-type]  # a list, once it runs
-        outlets=[ORDERS],
+        # No outlet: the next feed waits for the whole table, which has the orders that are new since.
     )
     decision >> apply >> still_open >> again
     if ApprovalOperator is not None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +23,7 @@ from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.transfers.orders_to_sql import YouCanOrdersToSqlOperator
 with DAG("metrics", schedule=None, start_date=datetime(2026, 1, 1)):
     {task}
 """
@@ -88,6 +91,20 @@ def test_a_reconciliation_counts_its_rows_and_outcomes(sandbox: Sandbox, listene
     assert counted["reconcile.payment.not_found"] == 1
     assert counted["requests.put.2xx"] == len(due)
     assert counted["limit_wait"] >= 1
+
+
+def test_the_rows_that_reach_a_table_or_a_file_are_counted(
+    sandbox: Sandbox, listener: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sandbox.shop.add_orders(100)
+    warehouse = {"conn_type": "sqlite", "host": str(tmp_path / "warehouse.db")}
+    monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(warehouse))
+
+    for target in ("conn_id='warehouse'", f"path='{tmp_path}/orders.jsonl'"):
+        counted = run(f"YouCanOrdersToSqlOperator(task_id='x', {target})", listener)
+
+        assert counted["orders_to_sql.rows"] == 120
+        assert counted["requests.get.2xx"] >= 3
 
 
 def test_a_renewal_is_counted(
