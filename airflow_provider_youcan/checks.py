@@ -18,34 +18,24 @@ from unicodedata import category
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.orders import StatusContext, is_text, normalize_text
 from airflow_provider_youcan.texts import join_slugs, list_some, shorten
-from airflow_provider_youcan.version_compat import is_mapped
 
 __all__ = [
-    "NOT_PASSED",
     "check_contexts",
-    "check_flag",
     "check_known_status",
     "check_number",
     "check_order_id",
-    "check_rendered_flag",
-    "check_rendered_text",
     "check_slugs",
     "check_status_text",
     "closest_statuses",
     "describe_bounds",
     "find_same",
+    "is_empty",
     "is_order_id",
-    "is_rendered_later",
     "is_uuid",
     "known_statuses",
     "likely_typos",
     "normalize_id",
-    "was_passed",
 ]
-
-NOT_PASSED: Any = type("NotPassed", (), {"__repr__": lambda _: "None", "__bool__": lambda _: False})()
-"""The default of an argument whose ``None`` means something else than leaving it out."""
-
 
 # --- orders and statuses ----------------------------------------------------------------------------------
 
@@ -74,7 +64,7 @@ def check_order_id(order_id: object, show: Callable[[object], str] | None = None
     """
     if isinstance(order_id, str) and _YOUCANS_UUID.fullmatch(order_id):
         return order_id
-    if _is_empty(order_id):
+    if is_empty(order_id):
         raise YouCanInvalidInputError(
             f"The order id is empty ({order_id!r})",
             advice="check where it comes from, often an upstream task that returned nothing.",
@@ -100,7 +90,7 @@ def normalize_id(order_id: str) -> str:
 
 def is_order_id(order_id: object) -> TypeGuard[str]:
     """Return whether ``order_id`` may stand in a path."""
-    return isinstance(order_id, str) and not _is_empty(order_id) and _ORDER_ID.fullmatch(order_id) is not None
+    return isinstance(order_id, str) and not is_empty(order_id) and _ORDER_ID.fullmatch(order_id) is not None
 
 
 def is_uuid(text: str) -> bool:
@@ -126,7 +116,7 @@ def check_status_text(status: object, show: Callable[[object], str] | None = Non
 
 
 def _is_status(value: object) -> TypeGuard[str]:
-    if not isinstance(value, str) or len(value) > _MAX_STATUS or _is_empty(value) or not is_text(value):
+    if not isinstance(value, str) or len(value) > _MAX_STATUS or is_empty(value) or not is_text(value):
         return False
     has_control_character = any(category(one) in _CONTROL or one in _DIRECTIONS for one in value)
     return not has_control_character and not _is_text_of_a_list(value)
@@ -210,7 +200,7 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
     if not isinstance(found, (Sequence, Set)) or isinstance(found, bytes) or not len(found):
         raise _slugs_error(name, slugs, "which has no slug in it")
     for slug in found:
-        if not isinstance(slug, str) or _is_empty(slug) or not is_text(slug):
+        if not isinstance(slug, str) or is_empty(slug) or not is_text(slug):
             raise _slugs_error(name, slugs, "which is not a slug")
         if _is_text_of_a_list(slug):
             raise _slugs_error(name, slugs, "the text of a list")
@@ -223,28 +213,13 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
     return tuple(found)
 
 
-def was_passed(operator: object, value: object) -> bool:
-    """
-    Return whether an argument of an operator was given, so that what it renders to has to say something.
-
-    ``None`` leaves it out where a DAG's author writes it. A mapped task gets what an upstream task returned, so
-    there a ``None`` is an answer that is missing.
-
-    :param operator: the operator, from its constructor on.
-    :param value: what it was constructed with, :data:`NOT_PASSED` where it was left out.
-    """
-    if value is NOT_PASSED:
-        return False
-    return value is not None or is_mapped(operator)
-
-
 def check_contexts(name: str, value: object) -> dict[StatusContext, Any]:
     """
-    Return a mapping that has something to say for some contexts, with the contexts as its keys.
+    Return the mapping with :class:`StatusContext` keys.
 
     :param name: the argument that it comes from, for the error message.
     :param value: a mapping whose keys are ``general``, ``shipping`` and ``payment``.
-    :raises YouCanInvalidInputError: if it is none.
+    :raises YouCanInvalidInputError: for anything else.
     """
     if not isinstance(value, Mapping):
         raise YouCanInvalidInputError(
@@ -280,56 +255,7 @@ def _is_text_of_a_list(text: str) -> bool:
     return False
 
 
-# --- flags and numbers ------------------------------------------------------------------------------------
-
-
-def check_flag(name: str, value: object) -> bool:
-    """
-    Return a plain ``True`` or ``False``, or refuse what only passes for one.
-
-    :raises YouCanInvalidInputError: for anything else: the text "False" is as good as true to Python, and so is
-        an XCom that will say no.
-    """
-    if not isinstance(value, bool):
-        raise YouCanInvalidInputError(f"{name} is {shorten(value)}: give True or False; it is not templated.")
-    return value
-
-
-def check_rendered_flag(name: str, value: object) -> bool:
-    """
-    Return what a templated flag was rendered to, as ``True`` or ``False``.
-
-    :param name: the argument, for the error message.
-    :param value: a bool, or the text "true" or "false" in any letter case.
-    :raises YouCanInvalidInputError: for anything else.
-    """
-    if isinstance(value, str) and (text := value.strip().lower()) in ("true", "false"):
-        return text == "true"
-    if isinstance(value, bool):
-        return value
-    raise YouCanInvalidInputError(
-        f"{name} is {shorten(value)}, which is neither true nor false; nothing was sent: give True or False, or a "
-        "template that renders to one of them."
-    )
-
-
-def check_rendered_text(name: str, value: object) -> str:
-    """
-    Return what a templated argument was rendered to, as text that says something.
-
-    :param name: the argument, for the error message.
-    :raises YouCanInvalidInputError: for anything else than text, and for what an empty XCom renders to.
-    """
-    if isinstance(value, str) and not _is_empty(value):
-        return value
-    raise YouCanInvalidInputError(
-        f"{name} is {shorten(value)}; nothing was sent: give its value as text, or leave it out."
-    )
-
-
-def is_rendered_later(value: object) -> bool:
-    """Return whether an argument is a template, or what an upstream task will return."""
-    return hasattr(value, "resolve") or (isinstance(value, str) and ("{{" in value or "{%" in value))
+# --- numbers ------------------------------------------------------------------------------------
 
 
 def check_number(name: str, value: object, least: float, most: float, *, whole: bool = False) -> float:
@@ -358,6 +284,6 @@ def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool =
 # --- texts ------------------------------------------------------------------------------------------------
 
 
-def _is_empty(value: object) -> bool:
-    # "None" is what a template makes of an XCom that isn't there; the others are what tables and JSON make of nothing.
+def is_empty(value: object) -> bool:
+    """Return whether a value is null, or a text that a template, a table or JSON makes of nothing."""
     return value is None or (isinstance(value, str) and value.strip().casefold() in _NULLS)

@@ -193,11 +193,11 @@ def test_a_table_that_lacks_a_column_is_refused(
     names: list[str], columns: dict[str, str] | None, complaint: str
 ) -> None:
     with pytest.raises(YouCanInvalidInputError, match=complaint):
-        DesiredState(columns).check_columns(names)
+        DesiredState(columns).columns.check(names)
 
     desired = read([dict.fromkeys(names, "x")], columns=columns)
     with pytest.raises(YouCanInvalidInputError, match=complaint):
-        desired.check_rows()
+        desired.columns.check_seen()
 
 
 @pytest.mark.parametrize(

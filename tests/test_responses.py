@@ -11,8 +11,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from airflow_provider_youcan.client import endpoints, oauth, responses
-from airflow_provider_youcan.client.responses import Answer, TransportFailure
+from airflow_provider_youcan.client import endpoints, oauth, responses, transport
+from airflow_provider_youcan.client.responses import Answer
+from airflow_provider_youcan.client.transport import TransportFailure
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
     YouCanError,
@@ -454,8 +455,8 @@ def test_what_the_shop_says_of_its_limit_is_two_numbers_or_nothing(
 def test_only_a_request_that_was_sent_leaves_open_whether_it_was_taken(why: TransportFailure) -> None:
     was_sent = why in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
 
-    update = responses.connection_error(UPDATE, why, "https://shop", 30)
-    reading = responses.connection_error(endpoints.get_order(ORDER_ID), why, "https://shop", 30)
+    update = transport.connection_error(UPDATE, why, "https://shop", 30)
+    reading = transport.connection_error(endpoints.get_order(ORDER_ID), why, "https://shop", 30)
 
     assert (update.unconfirmed, reading.unconfirmed) == (was_sent, False)
     assert ("whether YouCan took it is unknown" in str(update)) is was_sent

@@ -187,11 +187,11 @@ def test_what_was_put_off_comes_later_and_what_is_old_is_forgotten(tmp_path: Pat
     now = [1000.0]
     spool = Spool(str(tmp_path / "spool.db"), clock=lambda: now[0])
     spool.add([deliver()])
-    spool.put_off(deliver().key, 60, "422")
+    spool.postpone(deliver().key, 60, "422")
     assert spool.take(10) == []
     now[0] += 61
     assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
-    spool.put_off(deliver().key, 0, "422")
+    spool.postpone(deliver().key, 0, "422")
     assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
     spool.mark_forwarded([deliver().key])
     now[0] += 8 * 86_400
@@ -500,7 +500,7 @@ def test_an_airflow_2_is_told_of_datasets(tmp_path: Path) -> None:
 def test_an_event_of_an_asset_that_no_dag_speaks_of_waits_for_one(
     receiver: str, airflow: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("airflow_provider_youcan.webhooks.receiver.REST_SECONDS", 0.05)
+    monkeypatch.setattr("airflow_provider_youcan.webhooks.forwarding.REST_SECONDS", 0.05)
     known = dict(airflow.assets)
     airflow.assets.clear()
     post(receiver, make_body())
@@ -718,10 +718,10 @@ def test_a_doubt_in_between_begins_the_time_of_a_refusal_again(tmp_path: Path) -
     spool.add([deliver()])
     for seconds, reason, since in ((0, "unknown", 0), (60, "unknown", 0), (70, None, None), (80, "unknown", 80)):
         now[0] = seconds
-        spool.put_off(deliver().key, 0, reason)
+        spool.postpone(deliver().key, 0, reason)
         assert spool.take(1)[0].failing_since == since
     now[0] = 90
-    spool.put_off(deliver().key, 0, "422")
+    spool.postpone(deliver().key, 0, "422")
     assert spool.take(1)[0].failing_since == 90
 
 
@@ -730,7 +730,7 @@ def test_a_refusal_of_one_kind_does_not_count_for_another(airflow: StandIn, tmp_
     now = [time.time()]
     spool = Spool(str(tmp_path / "x.db"), clock=lambda: now[0])
     spool.add([deliver()])
-    spool.put_off(deliver().key, 60, "Airflow answered 422 to the event of order order-1")
+    spool.postpone(deliver().key, 60, "Airflow answered 422 to the event of order order-1")
     spool.close()
     now[0] += 5 * 3600
     airflow.assets.clear()

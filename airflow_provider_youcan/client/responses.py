@@ -13,16 +13,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
-from enum import Enum
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from airflow_provider_youcan.checks import is_uuid
 from airflow_provider_youcan.client.endpoints import A_YEAR, Request
 from airflow_provider_youcan.client.redaction import MAX_TEXT, redact
 from airflow_provider_youcan.exceptions import (
     YouCanAuthenticationError,
-    YouCanConnectionError,
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
@@ -36,15 +34,10 @@ from airflow_provider_youcan.exceptions import (
 
 __all__ = [
     "Answer",
-    "TransportFailure",
-    "connection_error",
-    "lookup_by_type",
     "read_rate_limit",
     "read_response",
     "read_retry_after",
 ]
-
-T = TypeVar("T")
 
 _MAX_ITEMS = 20
 """Of more refused fields, or complaints about one, the rest is left out."""
@@ -240,54 +233,6 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
     may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and not is_maintenance
     error.unconfirmed = request.method == "PUT" and may_have_been_applied
     return error
-
-
-# --- no answer ----------------------------------------------------------------------------------------------
-
-
-class TransportFailure(Enum):
-    """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
-
-    NO_HOST = "The host of {where} could not be found"
-    NO_CONNECTION = "There is no connection to {where}: it was refused, or there is no way to it"
-    NO_CONNECTION_IN_TIME = "There is no connection to {where} within {timeout:g} s"
-    NO_PROXY = "The proxy to {where} could not be reached, or refused"
-    NO_TLS = "The server at {where} does not speak TLS (is it http?)"
-    NO_VALID_CERTIFICATE = "The TLS certificate of {where} could not be verified"
-    NOT_IN_TIME = "YouCan gave no whole answer within {timeout:g} s"
-    LOST = "The answer was lost or broke off"
-
-    @property
-    def was_sent(self) -> bool:
-        """Whether the shop may have taken the request all the same."""
-        return self in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
-
-
-def connection_error(request: Request, why: TransportFailure, base_url: str, timeout: float) -> YouCanConnectionError:
-    """
-    Build the error for a request that got no whole answer.
-
-    :param request: what was asked.
-    :param why: what kept the answer from coming.
-    :param base_url: where the API is.
-    :param timeout: the seconds that were waited for.
-    """
-    what = why.value.format(where=base_url, timeout=timeout)
-    unconfirmed = why.was_sent and request.method == "PUT"
-    outcome = "whether YouCan took it is unknown" if unconfirmed else "nothing was changed"
-    error = YouCanConnectionError(
-        f"{what}; it may work later. Could not {request.purpose}: {outcome}.",
-        method=request.method,
-        url=request.path,
-        detail=what,
-    )
-    error.unconfirmed = unconfirmed
-    return error
-
-
-def lookup_by_type(table: Mapping[type[BaseException], T], error: object) -> T | None:
-    """Return a table's entry for the class of an error, or for the nearest of its base classes."""
-    return next((table[kind] for kind in type(error).__mro__ if kind in table), None)
 
 
 # --- headers ------------------------------------------------------------------------------------------------

@@ -22,7 +22,8 @@ import urllib3
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.credentials import Credentials
-from airflow_provider_youcan.client.responses import Answer, TransportFailure, connection_error, lookup_by_type
+from airflow_provider_youcan.client.responses import Answer
+from airflow_provider_youcan.client.transport import TransportFailure, connection_error, lookup_by_type
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.proxies import bundle_error, find_proxy
 

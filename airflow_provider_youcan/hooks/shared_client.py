@@ -18,7 +18,8 @@ from yarl import URL
 from airflow_provider_youcan import __version__
 from airflow_provider_youcan.client.credentials import Credentials, CredentialsCache
 from airflow_provider_youcan.client.endpoints import MAX_BODY_BYTES, Request
-from airflow_provider_youcan.client.responses import Answer, TransportFailure, connection_error, lookup_by_type
+from airflow_provider_youcan.client.responses import Answer
+from airflow_provider_youcan.client.transport import TransportFailure, connection_error, lookup_by_type
 from airflow_provider_youcan.exceptions import YouCanError
 from airflow_provider_youcan.hooks.limiter import RateLimiter
 from airflow_provider_youcan.hooks.proxies import Route

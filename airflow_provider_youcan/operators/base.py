@@ -7,24 +7,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_youcan.assets import add_event_extra
-from airflow_provider_youcan.checks import (
+from airflow_provider_youcan.arguments import (
     NOT_PASSED,
     check_flag,
-    check_number,
     check_rendered_flag,
     check_rendered_text,
     is_rendered_later,
     was_passed,
 )
+from airflow_provider_youcan.assets import add_event_extra
+from airflow_provider_youcan.checks import check_number
 from airflow_provider_youcan.exceptions import (
     YouCanRecordError,
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
 )
-from airflow_provider_youcan.operators.arguments import Arguments, check_rate, describe_task
 from airflow_provider_youcan.operators.ending import check_failures, complete_record, publish
 from airflow_provider_youcan.operators.interruptible import InterruptibleOperator
+from airflow_provider_youcan.operators.rendered import RenderedArguments, check_rate, describe_task
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
 from airflow_provider_youcan.reconciliation.thresholds import read_threshold
 from airflow_provider_youcan.reconciliation.warehouse import check_table_name
@@ -196,10 +196,10 @@ class ReconcilingOperator(InterruptibleOperator):
         """Return an argument that is text, as it was rendered; ``None`` where it was not given."""
         return check_rendered_text(name, getattr(self, name)) if name in self._passed else None
 
-    def _read_arguments(self) -> Arguments:
+    def _read_arguments(self) -> RenderedArguments:
         max_changes = read_threshold("max_changes", self.max_changes) if "max_changes" in self._passed else None
         table = self._read_passed("report_table")
-        return Arguments(
+        return RenderedArguments(
             dry_run=check_rendered_flag("dry_run", self.dry_run),
             max_changes=max_changes,
             max_failures=read_threshold("max_failures", self.max_failures),
@@ -208,7 +208,7 @@ class ReconcilingOperator(InterruptibleOperator):
             report_conn_id=self._read_passed("report_conn_id") or str(getattr(self, "conn_id", "")),
         )
 
-    def _make_table(self, arguments: Arguments, context: Context) -> OutcomeTable:
+    def _make_table(self, arguments: RenderedArguments, context: Context) -> OutcomeTable:
         is_own = "report_conn_id" in self._passed
         hook_params = {} if is_own else getattr(self, "hook_params", None) or {}
         keys = describe_task(context)
@@ -217,7 +217,7 @@ class ReconcilingOperator(InterruptibleOperator):
 
     @contextmanager
     def _report_on_exit(
-        self, run_input: RunInput, report: Report, path: str | None, arguments: Arguments, context: Context
+        self, run_input: RunInput, report: Report, path: str | None, arguments: RenderedArguments, context: Context
     ) -> Iterator[dict[str, Any]]:
         """Complete the report and push the XComs even if the run fails. ``summary`` is filled on exit."""
         summary: dict[str, Any] = {}
@@ -254,7 +254,7 @@ class ReconcilingOperator(InterruptibleOperator):
         run_input: RunInput,
         report: Report,
         table: OutcomeTable | None,
-        arguments: Arguments,
+        arguments: RenderedArguments,
         begun_at: float,
     ) -> Reconciliation:
         from airflow_provider_youcan.hooks.youcan import YouCanAsyncHook
@@ -293,7 +293,9 @@ class ReconcilingOperator(InterruptibleOperator):
             report.requests = hook.requests
         return reconciliation
 
-    async def _prepare(self, hook: YouCanAsyncHook, run_input: RunInput, report: Report, arguments: Arguments) -> None:
+    async def _prepare(
+        self, hook: YouCanAsyncHook, run_input: RunInput, report: Report, arguments: RenderedArguments
+    ) -> None:
         """Check, before anything is sent, whether guards can be kept, and whether it is the right store."""
         from airflow_provider_youcan.client.store import read_store_slug
 

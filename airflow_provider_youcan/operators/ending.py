@@ -14,7 +14,7 @@ from airflow_provider_youcan.texts import pluralize
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from airflow_provider_youcan.operators.arguments import Arguments
+    from airflow_provider_youcan.operators.rendered import RenderedArguments
     from airflow_provider_youcan.reconciliation.inputs import RunInput
     from airflow_provider_youcan.reconciliation.run import Reconciliation
     from airflow_provider_youcan.reconciliation.summary import Report
@@ -108,7 +108,7 @@ def check_failures(
     run_input: RunInput,
     run: Reconciliation,
     report: Report,
-    arguments: Arguments,
+    arguments: RenderedArguments,
     report_path: str | None,
     *,
     skips_not_found: bool,

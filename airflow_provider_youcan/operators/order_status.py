@@ -7,16 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, BaseOperator
 
+from airflow_provider_youcan.arguments import NOT_PASSED, check_flag, was_passed
 from airflow_provider_youcan.assets import add_event_extra
-from airflow_provider_youcan.checks import (
-    NOT_PASSED,
-    check_flag,
-    check_order_id,
-    check_slugs,
-    check_status_text,
-    likely_typos,
-    was_passed,
-)
+from airflow_provider_youcan.checks import check_order_id, check_slugs, check_status_text, likely_typos
 from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.providers.common.compat.sdk import XComArg
 
-from airflow_provider_youcan.checks import (
-    NOT_PASSED,
-    check_contexts,
-    check_rendered_text,
-    check_slugs,
-    is_rendered_later,
-    likely_typos,
-)
+from airflow_provider_youcan.arguments import NOT_PASSED, check_rendered_text, is_rendered_later
+from airflow_provider_youcan.checks import check_contexts, check_slugs, likely_typos
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUnknownStatusError
 from airflow_provider_youcan.operators.base import ReconcilingOperator
 from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.rows.cells import check_words
+from airflow_provider_youcan.reconciliation.rows.dataframe import TableInHand, read_rows
 from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
 from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
@@ -158,7 +153,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         self._set_optional(plan=plan, orders_file=orders_file, only_from=only_from, latest_by=latest_by)
         # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
         is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
-        self._table = None if is_rendered else _Table(orders)
+        self._table = None if is_rendered else TableInHand(orders)
         self.orders = orders if is_rendered else None
         self.file_options = file_options
         self.sql = sql
@@ -259,7 +254,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             path = check_rendered_text("orders_file", self.orders_file)
             read_orders_file(path, self.file_options, desired)
         else:
-            self._read_orders(desired)
+            read_rows(*self._take_table(), desired, self._interruption.interrupt)
         return read_table(desired, guards)
 
     def _check_mapped(self, desired: DesiredState) -> None:
@@ -293,24 +288,6 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             )
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
-    def _read_orders(self, desired: DesiredState) -> None:
-        from airflow_provider_youcan.reconciliation.rows.dataframe import is_sheet, open_table
-
-        table, name = self._take_table()
-        desired.empty_is_null = is_sheet(table)
-        columns, read = open_table(table, name)
-        if is_sheet(table) and not desired.find_columns(columns or ()):
-            # What stands there instead is not shown: it may be a customer's.
-            raise YouCanInvalidInputError(
-                f"{name} is a list of lists whose first row is not a header, so nothing was sent: begin with the names "
-                "of the columns, such as ['order_id', 'payment_status'], or say in columns what these are called."
-            )
-        if columns is not None:
-            desired.check_columns(columns)
-        for row in self._interruption.interrupt(read(desired.find_columns(columns or ()))):
-            desired.add(row)
-        desired.check_rows()
-
     def _take_table(self) -> tuple[object, str]:
         """Return the rows, and what to call them in errors."""
         return (self.orders if self._table is None else self._table.take()), "orders"
@@ -319,7 +296,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         hook = get_database_hook(str(self.conn_id), self.hook_params)
         for names, rows in query(hook, str(self.sql), self.parameters, self._interruption.check):
             if not desired.rows:
-                desired.check_columns(names)
+                desired.columns.check(names)
             for row in rows:
                 desired.add(row)
 
@@ -331,7 +308,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
 
     def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
         desired = run_input.desired
-        columns = f" Columns: {desired.describe_columns() or 'none'}." if not run_input.is_plan else ""
+        columns = f" Columns: {desired.columns.describe() or 'none'}." if not run_input.is_plan else ""
         self.log.info(
             "Read %s, asking for %s of %s%s.%s",
             pluralize(desired.rows, "planned change" if run_input.is_plan else "row"),
@@ -346,23 +323,3 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         for context, slugs in self._read_guards().items():
             for slug, closest in likely_typos(slugs, context) if report.has_protected(context) else ():
                 self.log.warning("only_from names %r for %s: did you mean %r?", slug, context, closest)
-
-
-class _Table:
-    """Rows that are in hand. Copies of the operator share them, so that a generator is read once by all of them."""
-
-    def __init__(self, rows: object) -> None:
-        self._rows = rows
-        self._was_read = False
-
-    def __deepcopy__(self, memo: object) -> _Table:
-        return self
-
-    def take(self) -> object:
-        if self._was_read:
-            raise YouCanInvalidInputError(
-                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
-                "time, with @task.youcan_reconcile."
-            )
-        self._was_read = isinstance(self._rows, Iterator)
-        return self._rows

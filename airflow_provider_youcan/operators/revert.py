@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_youcan.checks import NOT_PASSED, check_rendered_text
+from airflow_provider_youcan.arguments import NOT_PASSED, check_rendered_text
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
-from airflow_provider_youcan.operators.arguments import describe_task
 from airflow_provider_youcan.operators.base import ReconcilingOperator
+from airflow_provider_youcan.operators.rendered import describe_task
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
 from airflow_provider_youcan.reconciliation.warehouse import check_table_name
 from airflow_provider_youcan.texts import pluralize

@@ -297,7 +297,7 @@ class Shop:
             rows = self._read("select failures from subscriptions where id = ?", subscription_id)
         return rows[0][0] if rows else 0
 
-    def keep_delivery(self, delivery_id: str, url: str, status: int, attempt: int) -> None:
+    def store_delivery(self, delivery_id: str, url: str, status: int, attempt: int) -> None:
         """Store the status of the answer to a delivery."""
         self._insert("deliveries", delivery_id=delivery_id, url=url, status=status, attempt=attempt)
 

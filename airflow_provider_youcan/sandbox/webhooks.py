@@ -127,7 +127,7 @@ class Webhooks:
             status = error.code
         except (OSError, HTTPException):
             status = 503  # that one without an answer is delivered again is assumed
-        self._shop.keep_delivery(delivery.delivery_id, delivery.url, status, delivery.attempt)
+        self._shop.store_delivery(delivery.delivery_id, delivery.url, status, delivery.attempt)
         if status < 400:
             self._shop.count_failure(delivery.subscription, is_failure=False)
             return

@@ -17,7 +17,8 @@ from airflow.providers.common.compat.sdk import (
     conf,
 )
 
-from airflow_provider_youcan.checks import NOT_PASSED, check_flag, check_slugs, find_same, was_passed
+from airflow_provider_youcan.arguments import NOT_PASSED, check_flag, was_passed
+from airflow_provider_youcan.checks import check_slugs, find_same
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionNotFoundError,
     YouCanError,

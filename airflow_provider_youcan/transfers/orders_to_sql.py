@@ -9,23 +9,17 @@ from contextlib import suppress
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_youcan.arguments import NOT_PASSED, check_rendered_text, is_rendered_later, was_passed
 from airflow_provider_youcan.assets import add_event_extra
-from airflow_provider_youcan.checks import (
-    NOT_PASSED,
-    check_number,
-    check_order_id,
-    check_rendered_text,
-    is_rendered_later,
-    was_passed,
-)
+from airflow_provider_youcan.checks import check_number, check_order_id
 from airflow_provider_youcan.exceptions import (
     YouCanConnectionError,
     YouCanError,
     YouCanInvalidInputError,
     YouCanTaskStoppedError,
 )
-from airflow_provider_youcan.operators.arguments import check_rate
 from airflow_provider_youcan.operators.interruptible import InterruptibleOperator
+from airflow_provider_youcan.operators.rendered import check_rate
 from airflow_provider_youcan.reconciliation.warehouse import check_table_name
 from airflow_provider_youcan.texts import pluralize, shorten
 from airflow_provider_youcan.transfers.columns import OrderColumns, check_extra_columns

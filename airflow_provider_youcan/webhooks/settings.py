@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_youcan.arguments import check_rendered_flag
 from airflow_provider_youcan.assets import sanitize_uri
-from airflow_provider_youcan.checks import check_rendered_flag
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.hooks.standalone import open_hook
 

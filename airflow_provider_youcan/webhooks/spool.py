@@ -144,7 +144,7 @@ class Spool:
         with self._lock:
             self._waiting -= self._change(statement, [(self._clock(), reason, *key)])
 
-    def put_off(self, key: Key, seconds: float, reason: str | None = None) -> None:
+    def postpone(self, key: Key, seconds: float, reason: str | None = None) -> None:
         """
         Try a delivery again in so many seconds.
 

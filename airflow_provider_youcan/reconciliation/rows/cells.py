@@ -9,7 +9,8 @@ from difflib import get_close_matches
 from typing import Any
 from uuid import UUID
 
-from airflow_provider_youcan.checks import check_order_id, is_rendered_later
+from airflow_provider_youcan.arguments import is_rendered_later
+from airflow_provider_youcan.checks import check_order_id
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.texts import show_cell

@@ -4,19 +4,77 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 
-__all__ = ["is_sheet", "open_table"]
+if TYPE_CHECKING:
+    from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
+
+__all__ = ["TableInHand", "read_rows"]
 
 
-def is_sheet(table: object) -> bool:
+class TableInHand:
+    """A table that a DAG was given. Copies of its operator share it, so that a generator is read only once."""
+
+    def __init__(self, rows: object) -> None:
+        self._rows = rows
+        self._was_read = False
+
+    def __deepcopy__(self, memo: object) -> TableInHand:
+        return self
+
+    def take(self) -> object:
+        """
+        Return the table.
+
+        :raises YouCanInvalidInputError: if it was a generator, and is read already.
+        """
+        if self._was_read:
+            raise YouCanInvalidInputError(
+                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
+                "time, with @task.youcan_reconcile."
+            )
+        self._was_read = isinstance(self._rows, Iterator)
+        return self._rows
+
+
+def read_rows(
+    table: object,
+    name: str,
+    desired: DesiredState,
+    interrupt: Callable[[Iterator[object]], Iterable[object]],
+) -> None:
+    """
+    Add the rows of a table to a desired state.
+
+    :param table: any iterable of mappings, a list of lists with a header, or a table of pandas, polars or pyarrow.
+    :param name: what to call it in an error.
+    :param desired: takes the rows.
+    :param interrupt: ends the reading if the task is stopped.
+    :raises YouCanInvalidInputError: if it is no table, or lacks a column.
+    """
+    desired.empty_is_null = _is_sheet(table)
+    columns, read = _open_table(table, name)
+    if _is_sheet(table) and not desired.columns.find(columns or ()):
+        # What stands there instead is not shown: it may be a customer's.
+        raise YouCanInvalidInputError(
+            f"{name} is a list of lists whose first row is not a header, so nothing was sent: begin with the names of "
+            "the columns, such as ['order_id', 'payment_status'], or say in columns what these are called."
+        )
+    if columns is not None:
+        desired.columns.check(columns)
+    for row in interrupt(read(desired.columns.find(columns or ()))):
+        desired.add(row)
+    desired.columns.check_seen()
+
+
+def _is_sheet(table: object) -> bool:
     """Return whether a table is a list of lists, the first of which is its header: what a spreadsheet's API returns."""
     return isinstance(table, (list, tuple)) and bool(table) and isinstance(table[0], (list, tuple))
 
 
-def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[list[Any]], Iterator[object]]]:
+def _open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[list[Any]], Iterator[object]]]:
     """
     Return what the columns of a table are called, ``None`` where only the rows say it, and what reads its rows.
 
@@ -27,7 +85,7 @@ def open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[li
     :param name: what to call it in an error.
     :raises YouCanInvalidInputError: if it is nothing of the kind.
     """
-    if is_sheet(table):
+    if _is_sheet(table):
         names = [str(name) for name in table[0]]  # type: ignore[index]  # it is a list
         return names, lambda _: _read_lists(names, table[1:])  # type: ignore[index]
     kinds = {(kind.__module__.partition(".")[0], kind.__name__) for kind in type(table).__mro__}

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from airflow_provider_youcan.checks import check_contexts, check_status_text, closest_statuses
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext, normalize_text
 from airflow_provider_youcan.reconciliation.rows.cells import check_words, read_cell, read_order_id, read_ref, translate
+from airflow_provider_youcan.reconciliation.rows.columns import COLUMNS, LATEST_BY, STATUS_COLUMNS, Columns
 from airflow_provider_youcan.reconciliation.rows.moments import Moments
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow, Statuses
 from airflow_provider_youcan.texts import show_cell
 
-__all__ = ["COLUMNS", "STATUS_COLUMNS", "DesiredOrder", "DesiredState", "InvalidRow"]
+__all__ = ["DesiredOrder", "DesiredState", "InvalidRow"]
 
-STATUS_COLUMNS = {
-    StatusContext.GENERAL: "status",
-    StatusContext.SHIPPING: "shipping_status",
-    StatusContext.PAYMENT: "payment_status",
-}
-COLUMNS = ("order_id", "ref", *STATUS_COLUMNS.values())
-
-_LATEST_BY = "latest_by"
 _PLAIN = {str, type(None)}
 _NO_CELLS = (None,) * len(STATUS_COLUMNS)
 _MAX_COMBINATIONS = 10_000
@@ -53,11 +46,9 @@ class DesiredState:
     ) -> None:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
-        self._renamed = _check_columns(columns)
-        self._names = _find_names(self._renamed) | ({} if latest_by is None else {_LATEST_BY: latest_by})
+        self.columns = Columns(columns, latest_by)
+        """Which columns are read."""
         self._moments = None if latest_by is None else Moments(latest_by)
-        self._seen_columns: dict[str, None] = {}
-        self._layout: tuple[tuple[str, ...], dict[str, str]] = ((), {})
         self._words = _check_status_map(status_map)
         translated = {STATUS_COLUMNS[context] for context, words in self._words.items() if "" in words}
         self.empty_is_null = empty_is_null
@@ -85,17 +76,16 @@ class DesiredState:
         try:
             if isinstance(row, YouCanInvalidInputError):
                 raise row
-            values = self._read_columns(row)
+            values = self._read_values(row)
             if values and _are_empty(values.values()):
                 self.rows -= 1  # a row of nothing, such as a feed's last line, is none
                 return
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
             if self._moments is not None:
-                self._moments.add(self.rows, order_id, ref, values.get(_LATEST_BY))
+                self._moments.add(self.rows, order_id, ref, values.get(LATEST_BY))
             if order_id is None and ref is None:
                 raise YouCanInvalidInputError(
-                    f"it names no order: {self._names.get('order_id')!r} and {self._names.get('ref')!r} are empty or "
-                    "missing"
+                    f"it names no order: {' and '.join(self.columns.names('order_id', 'ref'))} are empty or missing"
                 )
             statuses = self._read_statuses(values)
         except YouCanInvalidInputError as error:
@@ -134,58 +124,6 @@ class DesiredState:
             self._by_id[order_id] = DesiredOrder(order_id, ref, self.rows, {context: status}, {context: status})
         else:
             order.add(self.rows, {context: status})
-
-    def check_columns(self, names: Iterable[str]) -> None:
-        """
-        Refuse a table that lacks what every row would lack.
-
-        :param names: what its columns are called.
-        :raises YouCanInvalidInputError: that says which column is missing.
-        """
-        names = tuple(names)
-        self._seen_columns.update(dict.fromkeys(map(str, names)))
-        found = self._find_columns(names)
-        shown = ", ".join(map(repr, names))
-        if _LATEST_BY in self._names and _LATEST_BY not in found:
-            raise YouCanInvalidInputError(
-                f"There is no column {self._names[_LATEST_BY]!r}, which latest_by names, so nothing was sent; there "
-                f"are {shown}."
-            )
-        if missing := [name for column, name in self._renamed.items() if column not in found]:
-            raise YouCanInvalidInputError(
-                f"There is no column {' or '.join(map(repr, missing))}, which columns names, so nothing was sent; "
-                f"there are {shown}."
-            )
-        folded = [_fold(str(name)) for name in names]
-        if twice := [name for name in found.values() if folded.count(_fold(name)) > 1]:
-            raise YouCanInvalidInputError(
-                f"There are several columns {' and '.join(map(repr, twice))}, ignoring letter case, so nothing was "
-                "sent: give each a name of its own."
-            )
-        if not {"order_id", "ref"} & found.keys():
-            raise YouCanInvalidInputError(
-                "No column says which order a row is about, so nothing was sent: name one 'order_id' or 'ref', or say "
-                f"in columns what it is called; there are {shown}."
-            )
-        if not set(STATUS_COLUMNS.values()) & found.keys():
-            raise YouCanInvalidInputError(
-                "No column says what should hold, so nothing was sent: name one 'status', 'shipping_status' or "
-                f"'payment_status', or say in columns what it is called; there are {shown}."
-            )
-
-    def find_columns(self, names: Iterable[str]) -> list[str]:
-        """Return which of the columns of a table are read."""
-        return list(self._find_columns(tuple(names)).values())
-
-    def check_rows(self) -> None:
-        """Refuse rows that all lack the same, as :meth:`check_columns` does; call it after the last of them."""
-        if self._seen_columns:
-            self.check_columns(list(self._seen_columns))
-
-    def describe_columns(self) -> str:
-        """Return which columns are read as what: ``order_id from 'youcan_id', payment_status``."""
-        found = self._find_columns(tuple(self._seen_columns))
-        return ", ".join(column if column == name else f"{column} from {name!r}" for column, name in found.items())
 
     @property
     def orders(self) -> list[DesiredOrder]:
@@ -311,24 +249,13 @@ class DesiredState:
             if joined is not order:
                 joined.join(order)
 
-    def _read_columns(self, row: object) -> dict[str, Any]:
+    def _read_values(self, row: object) -> dict[str, Any]:
         if not isinstance(row, Mapping):
             raise YouCanInvalidInputError(f"it is of type {type(row).__name__}, not a mapping from columns to values")
-        names = tuple(row)
-        if names != self._layout[0]:  # most tables have one layout for all rows
-            self._layout = (names, self._find_columns(names))
-            self._seen_columns.update(dict.fromkeys(map(str, names)))
         return {
             column: None if self.empty_is_null and column in self._nullable and _is_blank(row[name]) else row[name]
-            for column, name in self._layout[1].items()
+            for column, name in self.columns.find_in_row(row).items()
         }
-
-    def _find_columns(self, names: Collection[str]) -> dict[str, str]:
-        """Return for each column that is there what it is called."""
-        # Some databases write all names in capitals.
-        folded = {_fold(str(name)): name for name in reversed(tuple(names))}
-        found = {column: name if name in names else folded.get(_fold(name)) for column, name in self._names.items()}
-        return {column: name for column, name in found.items() if name is not None}
 
     def _read_statuses(self, values: Mapping[str, Any]) -> Statuses:
         cells = tuple([values.get(column) for column in STATUS_COLUMNS.values()])
@@ -337,7 +264,7 @@ class DesiredState:
         if is_plain and (known := self._by_cells.get(cells)):
             return known
         if cells == _NO_CELLS and not values.keys() & set(STATUS_COLUMNS.values()):
-            names = ", ".join(repr(name) for column, name in self._names.items() if column in STATUS_COLUMNS.values())
+            names = ", ".join(self.columns.names(*STATUS_COLUMNS.values()))
             raise YouCanInvalidInputError(f"it asks for nothing: it has none of the columns {names}")
         found: dict[StatusContext, str] = {}
         for context, cell in zip(StatusContext, cells, strict=True):
@@ -366,31 +293,6 @@ def _are_empty(cells: Iterable[object]) -> bool:
         if value is not None and not (isinstance(value, str) and not value):
             return False
     return True
-
-
-def _fold(name: str) -> str:
-    return normalize_text(name).casefold()
-
-
-def _find_names(renamed: Mapping[str, str]) -> dict[str, str]:
-    """Return for each column that is read what it is called; a name that another column claims is not its own."""
-    named_statuses = renamed.keys() & set(STATUS_COLUMNS.values())
-    read = [column for column in COLUMNS if not named_statuses or column in (*named_statuses, "order_id", "ref")]
-    claimed = {_fold(name) for name in renamed.values()}
-    return {column: renamed.get(column, column) for column in read if column in renamed or column not in claimed}
-
-
-def _check_columns(columns: object) -> dict[str, str]:
-    if columns is None:
-        return {}
-    if not isinstance(columns, Mapping) or not columns.keys() <= set(COLUMNS):
-        raise YouCanInvalidInputError(
-            f"columns is {columns!r}: its keys are {', '.join(map(repr, COLUMNS))}, its values what these are called "
-            "in the table."
-        )
-    if not all(isinstance(name, str) and name for name in columns.values()):
-        raise YouCanInvalidInputError(f"columns is {columns!r}: its values are names of columns.")
-    return dict(columns)
 
 
 def _check_status_map(status_map: object) -> dict[StatusContext, Mapping[Any, str | None]]:

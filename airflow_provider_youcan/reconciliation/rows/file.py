@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from airflow_provider_youcan.exceptions import YouCanInvalidInputError
+from airflow_provider_youcan.reconciliation.rows.parquet import read_parquet
 from airflow_provider_youcan.reconciliation.rows.workbook import read_sheet
 from airflow_provider_youcan.reconciliation.storage import open_file
 
@@ -25,7 +26,6 @@ __all__ = ["check_file_options", "read_orders_file"]
 
 _log = logging.getLogger(__name__)
 
-_ROWS_A_BATCH = 1000
 _MAX_LINE = 1_000_000
 _DELIMITERS = (",", ";", "\t", "|")
 _OPTIONS = {
@@ -81,7 +81,7 @@ def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: Desi
     header_row = int(options.get("header_row", 0))
     with open_file(path, "file") as file:
         if kind == "parquet":
-            _read_parquet(file, path, desired)
+            read_parquet(file, path, desired)
         elif kind == "workbook":
             _read_workbook(read_sheet(file, path, options.get("sheet")), path, header_row, desired)
         else:
@@ -261,7 +261,7 @@ def _find_delimiter(header: str) -> str:
 
 
 def _check_header(names: Sequence[str], where: str, delimiter: str | None, desired: DesiredState) -> None:
-    if not (found := desired.find_columns(names)):
+    if not (found := desired.columns.find(names)):
         # What stands there instead is not shown: it may be a customer's.
         separated = "" if delimiter is None else f"separated by {delimiter!r}, "
         other = "file_options names another row" + ("" if delimiter is None else ", or another delimiter")
@@ -275,7 +275,7 @@ def _check_header(names: Sequence[str], where: str, delimiter: str | None, desir
             f"{where} has the column {' and '.join(map(repr, twice))} more than once, so nothing was sent: give each a "
             "name of its own."
         )
-    desired.check_columns(names)
+    desired.columns.check(names)
 
 
 def _read_json(lines: Iterator[str], desired: DesiredState) -> None:
@@ -289,7 +289,7 @@ def _read_json(lines: Iterator[str], desired: DesiredState) -> None:
         if not isinstance(row, (dict, YouCanInvalidInputError)):
             row = YouCanInvalidInputError("it is not a JSON object")
         desired.add(row, number)
-    desired.check_rows()
+    desired.columns.check_seen()
 
 
 def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -297,29 +297,3 @@ def _as_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise YouCanInvalidInputError("it is a JSON object that has a key more than once")
     return found
-
-
-def _read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
-    try:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
-    except ImportError:
-        raise YouCanInvalidInputError(
-            f"Reading {path} needs pyarrow, which is not installed here, so nothing was sent: install it, or write the "
-            "file as CSV or JSON lines."
-        ) from None
-    try:
-        table = ParquetFile(file)
-        names = table.schema_arrow.names
-        desired.check_columns(names)
-        columns = desired.find_columns(names)
-        # A name with a dot in it would be taken for a path.
-        is_plain = not any("." in str(name) for name in names)
-        for batch in table.iter_batches(batch_size=_ROWS_A_BATCH, columns=columns if is_plain else None):
-            for row in batch.select(columns).to_pylist():
-                desired.add(row)
-    except (pa.ArrowException, OSError, UnicodeError, OverflowError):  # pyarrow calls damaged pages an OSError
-        raise YouCanInvalidInputError(
-            f"The file at {path} is not a complete Parquet file, or has values that can't be read, so nothing was "
-            "sent: check what writes it."
-        ) from None

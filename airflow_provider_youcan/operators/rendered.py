@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
     from airflow_provider_youcan.reconciliation.thresholds import Threshold
 
-__all__ = ["Arguments", "check_rate", "describe_task"]
+__all__ = ["RenderedArguments", "check_rate", "describe_task"]
 
 
 @dataclass(frozen=True)
-class Arguments:
+class RenderedArguments:
     """The templated arguments, as they were rendered and checked."""
 
     dry_run: bool
