@@ -289,10 +289,10 @@ class YouCanAsyncHook(ConnectionUser):
         return self._limiter
 
     def _acquire_client(self) -> SharedClient:
-        # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
-        from airflow_provider_youcan.hooks.shared_client import MAX_CONNECTIONS, SharedClient
-
         if self._client is None or self._client.loop is not asyncio.get_running_loop():
+            # Imported here, so that a task that works without an event loop doesn't pay for aiohttp.
+            from airflow_provider_youcan.hooks.shared_client import MAX_CONNECTIONS, SharedClient
+
             # Kept from one request to the next, until close().
             self._client = SharedClient.acquire(self.youcan_conn_id, self.max_concurrency or MAX_CONNECTIONS)
         return self._client

@@ -167,7 +167,7 @@ class Report:
             if counts:
                 table.add_row(context.value, *(f"{counts[outcome]:,}" for outcome in shown))
         written = StringIO()
-        Console(file=written, width=120, color_system=None).print(table)
+        Console(file=written, width=120, color_system=None, markup=False, emoji=False).print(table)
         lines = self.describe_transitions(MAX_SHOWN)
         if (more := len(self._transitions) - MAX_SHOWN) > 0:
             lines.append(f"and {more:,} other transitions")
