@@ -168,6 +168,7 @@ $(VENV)/installed: pyproject.toml constraints/airflow-$(AIRFLOW).txt
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { \
 	  echo "There is no $(PYTHON) with venv: on Debian, apt-get install -y python3-venv make" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; (3, 10) <= sys.version_info < (3, 15) or sys.exit("Python 3.10 to 3.14 is needed: name one with make PYTHON=python3.12")'
+	@echo "Installing Airflow $(AIRFLOW) and what the tests need into $(VENV): about a minute, the first time."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints/airflow-$(AIRFLOW).txt uv
 	$(VENV)/bin/uv pip install --quiet --python $(VENV)/bin/python --constraint constraints/airflow-$(AIRFLOW).txt \

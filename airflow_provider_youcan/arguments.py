@@ -61,8 +61,8 @@ def check_rendered_flag(name: str, value: object) -> bool:
     if isinstance(value, bool):
         return value
     raise YouCanInvalidInputError(
-        f"{name} is {shorten(value)}, which is neither true nor false; nothing was sent: give True or False, or a "
-        "template that renders to one of them."
+        f"{name} is {shorten(value)}, which is neither true nor false",
+        advice="give True or False, or a template that renders to one of them.",
     )
 
 
@@ -75,9 +75,7 @@ def check_rendered_text(name: str, value: object) -> str:
     """
     if isinstance(value, str) and not is_empty(value):
         return value
-    raise YouCanInvalidInputError(
-        f"{name} is {shorten(value)}; nothing was sent: give its value as text, or leave it out."
-    )
+    raise YouCanInvalidInputError(f"{name} is {shorten(value)}", advice="give its value as text, or leave it out.")
 
 
 def is_rendered_later(value: object) -> bool:

@@ -207,8 +207,7 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
         if _SEPARATED.fullmatch(slug):
             listed = [part.strip() for part in re.split("[,;|]", slug)]
             raise YouCanInvalidInputError(
-                f"{name} is {shorten(slugs)}, a list written as one text; nothing was sent: give the list "
-                f"{shorten(listed)}."
+                f"{name} is {shorten(slugs)}, a list written as one text", advice=f"give the list {shorten(listed)}."
             )
     return tuple(found)
 
@@ -223,17 +222,23 @@ def check_contexts(name: str, value: object) -> dict[StatusContext, Any]:
     """
     if not isinstance(value, Mapping):
         raise YouCanInvalidInputError(
-            f"{name} is {shorten(value)}; nothing was sent: give a mapping whose keys are 'general', 'shipping' and "
-            "'payment', and where it comes from a template, set render_template_as_native_obj=True on the DAG."
+            f"{name} is {shorten(value)}",
+            advice=(
+                "give a mapping whose keys are 'general', 'shipping' and 'payment', and where it comes from a "
+                "template, set render_template_as_native_obj=True on the DAG."
+            ),
         )
     return {StatusContext(context): entry for context, entry in value.items()}
 
 
 def _slugs_error(name: str, slugs: object, what: str) -> YouCanInvalidInputError:
     return YouCanInvalidInputError(
-        f"{name} is {shorten(slugs)}, {what}; nothing was sent: give a slug such as 'pending', or a list of slugs. A "
-        "list passes a template unchanged with render_template_as_native_obj=True on the DAG, or as the output of an "
-        "upstream task. To have none, leave the argument out, also of partial()."
+        f"{name} is {shorten(slugs)}, {what}",
+        advice=(
+            "give a slug such as 'pending', or a list of slugs. A list passes a template unchanged with "
+            "render_template_as_native_obj=True on the DAG, or as the output of an upstream task. To have none, "
+            "leave the argument out, also of partial()."
+        ),
     )
 
 

@@ -45,7 +45,7 @@ __all__ = [
 
 
 class _Exchange(TypedDict, total=False):
-    """What every error may know of the request and its answer."""
+    """The parts of an error that are about the request and its answer."""
 
     method: str | None
     url: str | None
@@ -53,35 +53,49 @@ class _Exchange(TypedDict, total=False):
     detail: str | None
 
 
+class _Details(_Exchange, total=False):
+    """The parts that every error may have beside its problem."""
+
+    advice: str | None
+    outcome: str | None
+
+
 class YouCanError(AirflowException):
     """
-    Anything that this provider raises.
+    Anything that this provider raises. Its message is ``problem: advice. outcome.``, as far as there are these.
 
-    :param message: one sentence: what happened, to which order, what to do.
-    :param method: the HTTP method of the request, ``None`` where none was sent.
-    :param url: the path of the request (no host, no query), ``None`` where none was sent.
-    :param status_code: the HTTP status of the answer, ``None`` where there was none.
-    :param detail: what YouCan gave as the reason, on one line, ``None`` where it gave none.
+    :param problem: what is wrong; where there is nothing else, it is the whole message.
+    :param advice: what to do about it (default ``None``).
+    :param outcome: what was not done, and for which order (default ``None``).
+    :param method: the HTTP method of the request, ``None`` if none was sent.
+    :param url: the path of the request (no host, no query), ``None`` if none was sent.
+    :param status_code: the HTTP status of the answer, ``None`` if there was none.
+    :param detail: the reason that YouCan gave, on one line, ``None`` if it gave none.
     """
 
     unconfirmed = False
     """True if an update may have been applied although no confirmation came."""
 
     status_before: str | None = None
-    """What the status was before such an update, where it was read."""
+    """The status before such an update, if it was read."""
 
     # Everything but the message is optional, so that pickling and copying (which call the class with
     # ``args`` alone and then restore the attributes) work for every error.
     def __init__(
         self,
-        message: str = "",
+        problem: str = "",
         *,
+        advice: str | None = None,
+        outcome: str | None = None,
         method: str | None = None,
         url: str | None = None,
         status_code: int | None = None,
         detail: str | None = None,
     ) -> None:
-        super().__init__(message)
+        message = problem if advice is None else f"{problem}: {advice}"
+        super().__init__(message if outcome is None else f"{message.rstrip('.')}. {outcome}.")
+        self.problem = problem
+        self.advice = advice
         self.method = method
         self.url = url
         self.status_code = status_code  # type: ignore[assignment]  # Airflow 2 types it as always there
@@ -97,12 +111,12 @@ class YouCanTransientError(YouCanError):
 
     def __init__(
         self,
-        message: str = "",
+        problem: str = "",
         *,
         retry_after: float | None = None,
-        **exchange: Unpack[_Exchange],
+        **details: Unpack[_Details],
     ) -> None:
-        super().__init__(message, **exchange)
+        super().__init__(problem, **details)
         self.retry_after = retry_after
 
 
@@ -168,12 +182,12 @@ class YouCanValidationError(YouCanPermanentError):
 
     def __init__(
         self,
-        message: str = "",
+        problem: str = "",
         *,
         fields: Mapping[str, Sequence[str]] | None = None,
-        **exchange: Unpack[_Exchange],
+        **details: Unpack[_Details],
     ) -> None:
-        super().__init__(message, **exchange)
+        super().__init__(problem, **details)
         self.fields = {name: list(complaints) for name, complaints in (fields or {}).items()}
 
 
@@ -181,19 +195,30 @@ class YouCanInvalidInputError(YouCanPermanentError, ValueError):
     """
     Refused here, before any request: a bad order id, status, argument or connection.
 
-    :param problem: what is wrong; with an ``advice`` the message says between both that nothing was sent.
-    :param advice: what to do about it (default ``None``: ``problem`` is the whole message).
+    With an ``advice`` the message ends with the outcome, by default that nothing was sent.
     """
 
-    def __init__(self, problem: str = "", *, advice: str | None = None, **exchange: Unpack[_Exchange]) -> None:
-        super().__init__(problem if advice is None else f"{problem}; nothing was sent: {advice}", **exchange)
-        self.problem = problem
-        self.advice = advice
+    def __init__(
+        self,
+        problem: str = "",
+        *,
+        advice: str | None = None,
+        outcome: str | None = "nothing was sent",
+        **details: Unpack[_Exchange],
+    ) -> None:
+        ends_with_outcome = advice is not None and outcome is not None
+        message = f"{problem}: {(advice or '').rstrip('.')}; {outcome}." if ends_with_outcome else problem
+        super().__init__(message, advice=None if ends_with_outcome else advice, **details)
+        self.problem, self.advice = problem, advice
+
+    def drop_outcome(self) -> None:
+        """Say no more that nothing was sent: for a task that only reads."""
+        self.args = (self.problem if self.advice is None else f"{self.problem}: {self.advice}",)
 
     @property
     def reason(self) -> str:
         """What is wrong and what to do, for one row of a table; that nothing was sent is said of the table."""
-        return self.problem.rstrip(".") if self.advice is None else f"{self.problem}: {self.advice}".rstrip(".")
+        return (self.problem if self.advice is None else f"{self.problem}: {self.advice}").rstrip(".")
 
 
 class YouCanTooManyChangesError(YouCanPermanentError):

@@ -10,25 +10,37 @@ Two Airflow variables say where things are, and may be left out:
   ``/tmp/youcan-reports``).
 
 It needs a connection ``youcan_default`` of type ``youcan``. The approval takes Airflow 3.1 or later; before that, the
-plan is applied at once. ``example_youcan_revert`` takes a run of it back.
+plan is applied at once. A person has a day to answer; without an answer the run fails, and nothing is applied.
+``example_youcan_revert`` takes a run of it back.
 """
 
 from __future__ import annotations
 
+import inspect
 from datetime import timedelta
+from typing import Any
 
 import pendulum
-from airflow.providers.common.compat.sdk import DAG, AirflowException, Param
+from airflow.providers.common.compat.sdk import DAG, AirflowException, BaseNotifier, Param
 
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 
 try:
-    from airflow.providers.standard.operators.hitl import ApprovalOperator
+    from airflow.providers.standard.operators.hitl import ApprovalOperator, HITLOperator
 except (ImportError, AirflowException):  # before Airflow 3.1 nobody can be asked
     ApprovalOperator = None  # type: ignore[misc, assignment]
 
 WAREHOUSE = "{{ var.value.get('youcan_warehouse', 'sqlite_default') }}"
 REPORTS = "{{ var.value.get('youcan_reports', '/tmp/youcan-reports') }}/{{ run_id }}"
+
+
+class AskNotifier(BaseNotifier):
+    """Tells people that a plan waits for them. Put your own in its place, such as ``SlackNotifier``."""
+
+    def notify(self, context: Any) -> None:
+        """Log who is asked; Airflow's page *Required Actions* has the buttons."""
+        self.log.info("The plan of run %s waits for an approval.", context["run_id"])
+
 
 with DAG(
     dag_id="example_youcan_reconcile",
@@ -80,8 +92,13 @@ with DAG(
     if ApprovalOperator is None:
         plan >> reconcile
     else:
+        # Airflow 3.1 takes the time for the answer from execution_timeout.
+        has_own = "response_timeout" in inspect.signature(HITLOperator.__init__).parameters
+        within: dict[str, Any] = {"response_timeout" if has_own else "execution_timeout": timedelta(days=1)}
         approve = ApprovalOperator(
             task_id="approve",
+            notifiers=[AskNotifier()],
+            **within,
             subject="Statuses of the shop's orders that would change: {{ ti.xcom_pull(task_ids='plan')['planned'] }}",
             body="{{ ti.xcom_pull(task_ids='plan', key='preview') }}",
         )

@@ -1,7 +1,8 @@
 """
 The demo: real Airflow DAGs change the statuses of orders in a local shop, one by one and a whole table.
 
-Its Airflow home, with the log, lies in ``.demo`` and is made again each time.
+What is special comes last: a typo is refused, a table is planned, approved and applied, the run is killed in the
+middle, and taken back. Its Airflow home, with the log, lies in ``.demo`` and is made again each time.
 """
 
 from __future__ import annotations
@@ -10,13 +11,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.table import Table
 
 from airflow_provider_youcan.orders import StatusContext
@@ -26,100 +31,138 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = ROOT / ".demo"
 LOG = HOME / "dag.log"
 CONSOLE = Console()
+ORDERS = 2000
+KILLED_AFTER = 700
+
+
+class DemoError(Exception):
+    """Something was not as the demo says."""
 
 
 def main() -> int:
     shutil.rmtree(HOME, ignore_errors=True)
-    HOME.mkdir()
-    with Sandbox(orders=60) as sandbox:
-        environment = _environment(sandbox)
-        order_ids = _choose_orders(sandbox)
-        before = [sandbox.shop.statuses(order_id) for order_id in order_ids]
-        CONSOLE.print(f"A YouCan shop with 60 orders listens on {sandbox.url}")
-        CONSOLE.print("Airflow runs example_dags/example_youcan_order_status.py …")
-        with LOG.open("w") as log:
-            for command in (
-                ["airflow", "db", "migrate"],
-                [
-                    "airflow",
-                    "dags",
-                    "test",
-                    "example_youcan_order_status",
-                    "--conf",
-                    json.dumps({"order_ids": order_ids}),
-                ],
-            ):
-                ended = subprocess.run(
-                    [sys.executable, "-m", *command], env=environment, stdout=log, stderr=subprocess.STDOUT, check=False
-                )
-                if ended.returncode:
-                    CONSOLE.print(f"[red]{' '.join(command[:3])} failed:[/] see {LOG.relative_to(ROOT)}")
-                    return 1
-        after = [sandbox.shop.statuses(order_id) for order_id in order_ids]
-        _show(sandbox, order_ids, before, after)
-    CONSOLE.print("The last one had been canceled: the guard only_from kept it as it is.")
-    # What the DAG is to do, so that the demo can't end well without it.
-    moved = [statuses for statuses in after if statuses == _GOAL]
-    if len(moved) != len(order_ids) - 1 or not _reconcile():
+    (HOME / "dags").mkdir(parents=True)
+    (HOME / "dags" / "demo.py").write_text(DAGS)
+    try:
+        with Sandbox(orders=60) as sandbox:
+            _set_statuses(sandbox)
+            _refuse_typo(sandbox)
+        with Sandbox(orders=ORDERS) as sandbox:
+            _reconcile(sandbox)
+    except DemoError as error:
+        CONSOLE.print(f"[red]{error}[/] See {LOG.relative_to(ROOT)}.", highlight=False)
         return 1
-    CONSOLE.print(f"The log lies in {LOG.relative_to(ROOT)}")
+    CONSOLE.print(
+        f"\nThe log lies in {LOG.relative_to(ROOT)}. Where to read on:\n"
+        "  docs/tutorial.md     the same by your own hand, in fifteen minutes\n"
+        "  docs/connection.md   your own shop: token, scopes, the Test button\n"
+        "  docs/reconciling.md  your own table"
+    )
     return 0
 
 
-def _reconcile() -> bool:
-    """Reconcile a warehouse table with another shop, twice, and say whether the second run sent nothing."""
-    with Sandbox(orders=2000) as sandbox:
-        warehouse = HOME / "warehouse.db"
-        with closing(sqlite3.connect(warehouse)) as database:
-            database.execute("create table courier (order_id text, payment_status text)")
-            rows = [(order_id, "COLLECTED") for order_id in sandbox.shop.order_ids()]
-            database.executemany("insert into courier values (?, ?)", rows)
-            database.commit()
-        environment = _environment(sandbox) | {
-            "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
-            "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(warehouse)}),
-        }
-        (HOME / "dags").mkdir()
-        (HOME / "dags" / "reconcile.py").write_text(_RECONCILE)
-        CONSOLE.print("\nA courier collected the money for all 2,000 orders of another shop, says a SQLite warehouse.")
-        sent: list[int] = []
-        for turn in ("Airflow reconciles the table with the shop …", "And again …"):
-            CONSOLE.print(turn)
-            already = len(sandbox.shop.history())
-            command = [sys.executable, "-m", "airflow", "dags", "test", "reconcile_warehouse"]
-            ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-            output = ended.stdout + ended.stderr
-            with LOG.open("a") as log:
-                log.write(output)
-            summary = re.search(r"[\d,]+ rows \(.*?(?= \[airflow|\n\[|\n\d{4}-)", output, re.DOTALL)
-            if ended.returncode or summary is None:
-                CONSOLE.print(f"[red]reconciling failed:[/] see {LOG.relative_to(ROOT)}")
-                return False
-            CONSOLE.print(summary[0].strip(), markup=False, highlight=False)
-            sent.append(len(sandbox.shop.history()) - already)
-    CONSOLE.print(
-        f"{sent[0]:,} updates were sent the first time, and {sent[1]:,} the second: the shop is the only state."
+def _set_statuses(sandbox: Sandbox) -> None:
+    _say("1. A DAG sets statuses", f"A YouCan shop with 60 orders listens on {sandbox.url}.")
+    order_ids = _choose_orders(sandbox)
+    before = [sandbox.shop.statuses(order_id) for order_id in order_ids]
+    _check(_run(["db", "migrate"], sandbox), "Airflow made no database.")
+    conf = json.dumps({"order_ids": order_ids})
+    folder = {"AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags")}
+    CONSOLE.print("Airflow runs example_dags/example_youcan_order_status.py …")
+    _check(_run(["dags", "test", "example_youcan_order_status", "--conf", conf], sandbox, folder), "The DAG failed.")
+    after = [sandbox.shop.statuses(order_id) for order_id in order_ids]
+    _show(sandbox, order_ids, before, after)
+    CONSOLE.print("The last one had been canceled: the guard only_from kept it as it is.")
+    goal = {"general": "processed", "shipping": "shipped", "payment": "paid"}
+    _check(after.count(goal) == len(order_ids) - 1, "Not all orders are what the DAG makes of them.")
+
+
+def _refuse_typo(sandbox: Sandbox) -> None:
+    _say(
+        "2. A typo is refused",
+        "YouCan would take it for a label. The operator asks the store's own list first:",
     )
-    return sent[0] > 1000 and sent[1] == 0
+    order_id = sandbox.shop.order_ids()[0]
+    before = sandbox.shop.statuses(order_id)
+    conf = json.dumps({"order_id": order_id})
+    _run(["dags", "test", "typo", "--conf", conf], sandbox)
+    message = re.search(r"'payed' is not a payment status of this store\.\s+.*?\.(?=\s)", LOG.read_text())
+    _check(message is not None and sandbox.shop.statuses(order_id) == before, "The typo was not refused.")
+    CONSOLE.print(*(f"  {line}" for line in str(message and message[0]).splitlines()), sep="\n", highlight=False)
 
 
-_RECONCILE = """
+def _reconcile(sandbox: Sandbox) -> None:
+    _say(
+        "3. A table is planned, and approved",
+        f"A courier collected the money for all {ORDERS:,} orders of another shop, says a SQLite warehouse.",
+    )
+    shop, ids = sandbox.shop, sandbox.shop.order_ids()
+    before = {order_id: shop.statuses(order_id)["payment"] for order_id in ids}
+    with closing(sqlite3.connect(HOME / "warehouse.db")) as database:
+        database.execute("create table courier (order_id text, payment_status text)")
+        database.executemany("insert into courier values (?, 'COLLECTED')", [(order_id,) for order_id in ids])
+        database.commit()
+    CONSOLE.print("A dry run compares the table with the shop, and sends nothing …")
+    _check(_run(["dags", "test", "plan"], sandbox) and not shop.history(), "The dry run failed.")
+    CONSOLE.print(Markdown(_read_preview()))
+    CONSOLE.print("Airflow shows this to a person, with two buttons. Here the program approves.")
+
+    _say("4. The plan is applied, and killed in the middle")
+    with LOG.open("a") as log:
+        applying = subprocess.Popen(
+            _command(["dags", "test", "apply"]),
+            env=_environment(sandbox),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _wait(lambda: len(shop.history()) >= KILLED_AFTER or applying.poll() is not None)
+    _check(applying.poll() is None, "The plan could not be applied.")
+    os.killpg(applying.pid, signal.SIGKILL)
+    applying.wait()
+    changed = sum(shop.statuses(order_id)["payment"] != before[order_id] for order_id in ids)
+    lines = len((HOME / "applied.jsonl").read_text().splitlines())
+    CONSOLE.print(
+        f"SIGKILL: {changed:,} orders had changed by then. The record has {lines:,} lines, because each update is"
+        " announced there before it is sent."
+    )
+
+    _say("5. The run is taken back", "A revert reads the record and the shop, and restores what was there before …")
+    _check(_run(["dags", "test", "undo"], sandbox), "The revert failed.")
+    left = sum(shop.statuses(order_id)["payment"] != before[order_id] for order_id in ids)
+    CONSOLE.print(f"{changed:,} orders had changed, and {left:,} differ from what they were.")
+    _check(changed >= KILLED_AFTER and left == 0, "Not all was taken back.")
+
+
+DAGS = f"""
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
+from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
+from airflow_provider_youcan.operators.reconcile import (
+    YouCanReconcileOrdersOperator,
+    YouCanRevertReconciliationOperator,
+)
 
-with DAG("reconcile_warehouse", schedule=None):
+with DAG("typo", schedule=None):
+    YouCanUpdatePaymentStatusOperator(task_id="set", order_id="{{{{ dag_run.conf['order_id'] }}}}", status="payed")
+
+with DAG("plan", schedule=None):
     YouCanReconcileOrdersOperator(
-        task_id="reconcile",
+        task_id="plan",
+        dry_run=True,
         sql="select order_id, payment_status from courier",
         conn_id="warehouse",
-        status_map={"payment": {"COLLECTED": "paid"}},
-        only_from={"payment": ["pending", "unpaid"]},
+        status_map={{"payment": {{"COLLECTED": "paid"}}}},
+        only_from={{"payment": ["pending", "unpaid"]}},
+        report_path="{HOME}/plan.jsonl",
     )
-"""
 
+with DAG("apply", schedule=None):
+    YouCanReconcileOrdersOperator(task_id="apply", plan="{HOME}/plan.jsonl", report_path="{HOME}/applied.jsonl")
 
-_GOAL = {"general": "processed", "shipping": "shipped", "payment": "paid"}
+with DAG("undo", schedule=None):
+    YouCanRevertReconciliationOperator(task_id="undo", report="{HOME}/applied.jsonl")
+"""  # noqa: S608  # its sql is the demo's own
 
 
 def _choose_orders(sandbox: Sandbox) -> list[str]:
@@ -134,15 +177,53 @@ def _choose_orders(sandbox: Sandbox) -> list[str]:
     ]
 
 
+def _run(words: list[str], sandbox: Sandbox, settings: dict[str, str] | None = None) -> bool:
+    """Run a command of Airflow's, with its output in the log, and return whether it succeeded."""
+    with LOG.open("a") as log:
+        environment = _environment(sandbox) | (settings or {})
+        ended = subprocess.run(_command(words), env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
+    return ended.returncode == 0
+
+
+def _command(words: list[str]) -> list[str]:
+    return [sys.executable, "-m", "airflow", *words]
+
+
 def _environment(sandbox: Sandbox) -> dict[str, str]:
     """Keep the user's own Airflow out of it."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     return environment | {
         "AIRFLOW_HOME": str(HOME),
-        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "example_dags"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(HOME / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW_CONN_YOUCAN_DEFAULT": sandbox.connection(),
+        "AIRFLOW_CONN_WAREHOUSE": json.dumps({"conn_type": "sqlite", "host": str(HOME / "warehouse.db")}),
     }
+
+
+def _read_preview() -> str:
+    """Return the beginning of what the dry run left for a person, up to its list of single changes."""
+    with closing(sqlite3.connect(HOME / "airflow.db")) as database:
+        ((text,),) = database.execute("select value from xcom where dag_id = 'plan' and key = 'preview'").fetchall()
+    return str(json.loads(text)).partition("**The first")[0]
+
+
+def _wait(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        _check(time.monotonic() < deadline, "It took more than two minutes.")
+        time.sleep(0.01)
+
+
+def _check(is_so: bool, message: str) -> None:  # it reads as a sentence
+    if not is_so:
+        raise DemoError(message)
+
+
+def _say(title: str, text: str = "") -> None:
+    CONSOLE.print(f"\n[bold]{title}[/]")
+    if text:
+        CONSOLE.print(text)
 
 
 def _show(sandbox: Sandbox, order_ids: list[str], before: list[dict[str, str]], after: list[dict[str, str]]) -> None:

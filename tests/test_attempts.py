@@ -216,7 +216,10 @@ def test_a_look_is_as_old_as_its_request_however_long_the_answer_took(clock: Clo
     with pytest.raises(StaleReadError):
         attempts.check_freshness(guarded(5.0))
     # A shop that is too slow each time is given up.
-    with pytest.raises(YouCanTransientError, match=r"took 6\.0 s to return the status .* with a larger guard_max_age"):
+    with pytest.raises(
+        YouCanTransientError,
+        match=r"took 6\.0 s to return the status, and guard_max_age is 5",
+    ):
         attempts.check_freshness(guarded(5.0))
 
 
@@ -240,7 +243,7 @@ def test_looks_that_are_too_old_each_time_come_to_an_end(clock: Clock) -> None:
         with pytest.raises(StaleReadError):
             attempts.check_freshness(guarded(5.0))
 
-    with pytest.raises(YouCanTransientError, match=r"20 times in a row the status was read, and older than 5 s"):
+    with pytest.raises(YouCanTransientError, match=r"older than 5 s 20 times in a row"):
         attempts.check_freshness(guarded(5.0))
 
 

@@ -106,7 +106,7 @@ def test_refs_of_a_frame_are_whole_numbers_or_refused(sandbox: Sandbox) -> None:
 
     # The shop's is 001 and so on: a number has lost its zeros, and is found nowhere.
     assert reconcile(orders=whole, dry_run=True, max_failures=1)["not_found"] == 1
-    with pytest.raises(YouCanInvalidInputError, match="1.0 is not a ref: a column of numbers with a null among them"):
+    with pytest.raises(YouCanInvalidInputError, match="1.0 is not a ref: read the column as text"):
         reconcile(orders=fractions)
 
 

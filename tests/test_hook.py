@@ -117,7 +117,7 @@ def test_each_answer_is_what_airflow_should_make_of_it(
 
 
 def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float], order_id: str) -> None:
-    with pytest.raises(YouCanConnectionError, match="no connection to http://127.0.0.1:9: it was refused"):
+    with pytest.raises(YouCanConnectionError, match="no connection to http://127.0.0.1:9: check the host"):
         connect(host="http://127.0.0.1:9").get_order(order_id)
 
     assert len(waits) == 3
@@ -128,7 +128,7 @@ def test_no_connection_is_a_transient_error(connect: Connect, waits: list[float]
     [
         (
             "https://no-such-host.invalid",
-            "The host of https://no-such-host.invalid could not be found; it may work later",
+            "The host of https://no-such-host.invalid could not be found: check the host of",
         ),
         ("https://127.0.0.1:{port}", "does not speak TLS .*: nothing was changed"),
     ],
@@ -301,7 +301,7 @@ def test_a_missing_connection_may_be_an_outage_unless_airflow_knows_that_it_is_m
     hook_class: type[EitherHook],
 ) -> None:
     kind = YouCanConnectionNotFoundError if AIRFLOW_3 else YouCanInvalidInputError
-    outage = r", or .* out of reach" if AIRFLOW_3 else ": add one"
+    outage = r": add one .* out of reach" if AIRFLOW_3 else ": add one"
 
     with pytest.raises(kind, match=f"There is no Airflow connection 'nowhere'{outage}"):
         hook_class("nowhere").get_order("abc")

@@ -120,7 +120,7 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (edit(order_id="no/id"), "Line 1 of .* makes no sense"),
         (edit(order_id=None), "Line 1 of .* makes no sense"),
         (edit(context="colour"), "Line 1 of .* makes no sense"),
-        (edit(wanted=" "), "rows can't be used, so nothing was sent: plan again.\nrow 1, order "),
+        (edit(wanted=" "), "rows can't be used: plan again; nothing was sent.\nrow 1, order "),
         (edit(wanted=7), "Line 1 of .* makes no sense"),
         (edit(outcome="dreamt"), "Line 1 of .* makes no sense"),
         (edit(outcome="not_reached"), "ended before it came to 1 statuses"),
@@ -203,7 +203,7 @@ def test_a_plan_with_a_status_that_the_store_no_longer_has_is_made_again(
     with pytest.raises(YouCanInvalidInputError, match="'collected' is not a payment status") as error:
         reconcile(plan=str(path))
 
-    assert "so nothing was sent: plan again." in str(error.value)
+    assert ": plan again; nothing was sent." in str(error.value)
     assert "on_invalid" not in str(error.value)
     assert "status_map" not in str(error.value)
 

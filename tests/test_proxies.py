@@ -81,5 +81,5 @@ def test_a_proxy_that_cannot_be_used_is_refused_before_anything_is_sent(
     monkeypatch.setenv("HTTPS_PROXY", proxy)
     hook = connect_either(host="https://api.youcan.shop", max_attempts=4)
 
-    with pytest.raises(YouCanInvalidInputError, match=r"The proxy that the environment names .* nothing was sent"):
+    with pytest.raises(YouCanInvalidInputError, match=r"The proxy in HTTPS_PROXY or ALL_PROXY .* nothing was sent"):
         hook.get_order("abc")

@@ -53,7 +53,7 @@ def test_the_rows_come_from_sqlite(sandbox: Sandbox, fresh: list[str], courier: 
     [
         ("select youcan_id from courier", "No column says which order"),
         ("select youcan_id as order_id from courier", "No column says what should hold"),
-        ("delete from courier", "returns no rows"),
+        ("delete from courier", "contains DELETE"),
     ],
 )
 def test_a_query_that_lacks_a_column_is_refused_even_when_empty(
@@ -166,18 +166,18 @@ def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(database: tuple
 @pytest.mark.parametrize(
     ("sql", "message"),
     [
-        ("delete from courier_orders returning *", "The sql has DELETE in it, which may change the warehouse"),
-        ("update courier_orders set payment_status = 'paid'", "has UPDATE"),
-        ("insert into courier_orders values ('a', 'b', 'c')", "has INSERT"),
-        ("drop table courier_orders", "has DROP"),
-        ("explain analyze delete from courier_orders", "has EXPLAIN"),
-        ("copy (select 1) to 'x'", "has COPY"),
-        ("vacuum into 'x'", "has VACUUM"),
-        ("pragma user_version = 7", "has PRAGMA"),
-        ("call empty_it()", "has CALL"),
-        ("select * into elsewhere from courier_orders", "has INTO"),
-        ("with gone as (delete from courier_orders returning *) select * from gone", "has DELETE"),
-        ("/* a */ (truncate table courier_orders)", "has TRUNCATE"),
+        ("delete from courier_orders returning *", "The sql contains DELETE, which may change data"),
+        ("update courier_orders set payment_status = 'paid'", "contains UPDATE"),
+        ("insert into courier_orders values ('a', 'b', 'c')", "contains INSERT"),
+        ("drop table courier_orders", "contains DROP"),
+        ("explain analyze delete from courier_orders", "contains EXPLAIN"),
+        ("copy (select 1) to 'x'", "contains COPY"),
+        ("vacuum into 'x'", "contains VACUUM"),
+        ("pragma user_version = 7", "contains PRAGMA"),
+        ("call empty_it()", "contains CALL"),
+        ("select * into elsewhere from courier_orders", "contains INTO"),
+        ("with gone as (delete from courier_orders returning *) select * from gone", "contains DELETE"),
+        ("/* a */ (truncate table courier_orders)", "contains TRUNCATE"),
         ("select 1; select 2", "has 2 statements"),
         ("set x = 1; select 2", "has 2 statements"),
         ("-- nothing", "has 0 statements"),
@@ -444,7 +444,7 @@ def test_a_connection_without_cursors_is_refused_in_words(stand_in: Any) -> None
     connection = Exasol()
     stand_in(connection)
 
-    with pytest.raises(YouCanInvalidInputError, match="have no cursors as Python's DB-API describes them"):
+    with pytest.raises(YouCanInvalidInputError, match="has no cursors"):
         read()
     assert connection.is_closed
 

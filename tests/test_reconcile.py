@@ -118,7 +118,7 @@ def test_one_bad_row_keeps_all_from_being_sent(
     sandbox: Sandbox, fresh: list[str], row: dict[str, str], complaint: str
 ) -> None:
     with pytest.raises(
-        YouCanInvalidInputError, match=r"1 of 2 rows can't be used, so nothing was sent: .*\nrow 2"
+        YouCanInvalidInputError, match=r"1 of 2 rows can't be used: .*; nothing was sent\.\nrow 2"
     ) as error:
         reconcile([{"order_id": fresh[0], "status": "closed"}, row])
 
@@ -154,7 +154,7 @@ def test_a_word_that_no_status_map_translates_is_refused_in_one_plain_sentence(
 
     message = str(error.value)
     first, second, third = message.splitlines()
-    assert first.endswith("so nothing was sent: correct them, or leave them out with on_invalid='skip'.")
+    assert first.endswith("can't be used: correct them, or leave them out with on_invalid='skip'; nothing was sent.")
     assert second.startswith(f"row 1, order {fresh[0]}: 'COLECTED' is not a payment status of this store: known are")
     assert second.endswith("or translate the word in status_map")
     assert third.startswith("row 2: The order id is empty (''): check where")

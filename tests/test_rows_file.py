@@ -406,7 +406,7 @@ def test_a_workbook_is_a_table(sandbox: Sandbox, tmp_path: Path, ending: str) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sheet": "April"}, "has no sheet 'April', so nothing was sent; there are 'Mars'"),
+        ({"sheet": "April"}, "has no sheet 'April': there are 'Mars'"),
         ({"sheet": 2}, "has no sheet 2"),
         ({"sheet": 0}, "has no sheet 0"),
         ({"header_row": 9}, "in row 9, which is beyond its end"),

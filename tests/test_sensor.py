@@ -158,7 +158,7 @@ def test_a_timeout_of_a_lost_shop_says_since_when_and_why(
         "AIRFLOW_CONN_LOST", json.dumps(json.loads(sandbox.connection()) | {"host": "http://127.0.0.1:9"})
     )
 
-    with pytest.raises(AirflowSensorTimeout, match="nothing could be read since 20.* UTC: .*it was refused"):
+    with pytest.raises(AirflowSensorTimeout, match="nothing could be read since 20.* UTC: .*check the host"):
         wait_in(mode, order_id=order_id, target_status="fulfilled", timeout=0.3, youcan_conn_id="lost")
 
 
@@ -253,7 +253,7 @@ def test_a_secrets_backend_that_is_out_of_reach_is_waited_for(
 @MISSING_OR_OUT_OF_REACH
 @pytest.mark.parametrize("mode", MODES)
 def test_a_connection_that_was_never_found_is_left_to_retries(mode: str) -> None:
-    with pytest.raises(YouCanConnectionNotFoundError, match="no Airflow connection 'nowhere', or"):
+    with pytest.raises(YouCanConnectionNotFoundError, match="no Airflow connection 'nowhere'"):
         wait_in(mode, order_id=ORDER_ID, target_status="fulfilled", youcan_conn_id="nowhere")
 
 

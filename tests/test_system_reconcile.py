@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import re
@@ -26,7 +25,7 @@ from airflow_provider_youcan.operators.reconcile import (
 from airflow_provider_youcan.reconciliation.planner import Outcome, Step
 from airflow_provider_youcan.reconciliation.record.lines import make_line
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
-from tests.conftest import HAS_APPROVALS, ROOT, Sandbox, all_statuses
+from tests.conftest import AIRFLOW_VERSION, HAS_APPROVALS, ROOT, Sandbox, all_statuses
 from tests.services import Airflow
 
 pytestmark = pytest.mark.airflow
@@ -129,17 +128,6 @@ def test_of_mapped_tasks_that_come_at_once_one_creates_the_table(warehouse: psyc
         assert [map_index for (map_index,) in cursor.fetchall()] == written
 
 
-def _response_timeout() -> str:
-    """Return the argument that says how long a person has, as short as it may be."""
-    from airflow.providers.standard.operators.hitl import HITLOperator
-
-    if "response_timeout" in inspect.signature(HITLOperator.__init__).parameters:
-        # An answer that comes before the scheduler has seen the asking task's process end fails the task in 3.3.2.
-        return "response_timeout=timedelta(seconds=15)"
-    # On 3.1 it is also the time that the task has to begin waiting.
-    return "execution_timeout=timedelta(seconds=20)"
-
-
 @pytest.fixture
 def _dags(airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: Sandbox, tmp_path: Path) -> None:
     airflow.connect(youcan_default=sandbox.connection(), warehouse=os.environ["AIRFLOW_CONN_WAREHOUSE"])
@@ -153,7 +141,11 @@ def _dags(airflow: Airflow, warehouse: psycopg2.extensions.connection, sandbox: 
     assert line in example
     answer = ""
     if HAS_APPROVALS:
-        answer = f'            defaults="Approve", {_response_timeout()},\n'
+        answer = '            defaults="Approve",\n'
+        assert "timedelta(days=1)" in example
+        # An answer that comes before the scheduler has seen the asking task's process end fails the task in 3.3.2; on
+        # 3.1 this is also the time that the task has to begin waiting.
+        example = example.replace("timedelta(days=1)", f"timedelta(seconds={15 if AIRFLOW_VERSION >= (3, 2) else 20})")
     airflow.set_pool("youcan", 3)
     # A task that is killed has no second try here: it is taken back instead.
     (airflow.dags / "reconcile.py").write_text(example.replace(line, line + answer).replace("retries=3", "retries=0"))

@@ -401,7 +401,9 @@ def test_a_new_token_that_airflow_does_not_keep_is_no_success(
         Variable, "set", lambda key, *rest, **named: key.endswith("_trial") and set_variable(key, *rest, **named)
     )
 
-    with pytest.raises(YouCanAuthenticationError, match="didn't keep it in its Variable 'youcan_token_.*authorise"):
+    with pytest.raises(
+        YouCanAuthenticationError, match="did not store the renewed .*authorise.* Variable 'youcan_token_"
+    ):
         ask()
 
 
@@ -419,7 +421,7 @@ def test_no_refresh_token_is_spent_where_airflow_cannot_keep_another(
         patch.setattr(Variable, broken, lambda *_, **__: None)
 
         # when the token has to be renewed,
-        with pytest.raises(YouCanConnectionError, match="can't keep a new one in its Variables now"):
+        with pytest.raises(YouCanConnectionError, match="can't store a renewed access token in its Variables"):
             ask()
 
     # then none was asked for, and later it is renewed.

@@ -44,5 +44,5 @@ def _apply(options: argparse.Namespace) -> int:
 
 def _agrees(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise YouCanInvalidInputError("Nobody can be asked here, so nothing was sent: give --yes to apply the plan.")
+        raise YouCanInvalidInputError("Nobody can be asked here", advice="give --yes to apply the plan.")
     return input(question).strip().lower() in ("y", "yes")

@@ -122,8 +122,9 @@ class Authorization:
         answer = _first_values(query)
         if not self.is_answer(query):
             raise YouCanInvalidInputError(
-                "That is not the answer to this request: its state is another, or missing; start again, and paste the "
-                "whole address that the consent page leads to."
+                "That is not the answer to this request: its state is another, or missing",
+                advice="start again, and paste the whole address that the consent page leads to.",
+                outcome=None,
             )
         if "code" not in answer:
             raise YouCanAuthenticationError(
@@ -147,7 +148,7 @@ class Authorization:
             answer = read_response(request, session.send_request(request, credentials))
         if not oauth.is_token(answer.get("refresh_token")):
             raise YouCanAuthenticationError(
-                "YouCan gave an access token, but no refresh token to renew it with; look at the app on YouCan."
+                "YouCan gave no refresh token", advice="look at the app on YouCan: its tokens can't be renewed."
             )
         return answer
 

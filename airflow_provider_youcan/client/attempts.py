@@ -184,9 +184,9 @@ class Attempts:
         self._stale_reads += 1
         if self._stale_reads >= MAX_STALE_READS:
             raise YouCanTransientError(
-                f"Did not {request.purpose}: {self._stale_reads} times in a row the status was read, and older than "
-                f"{max_age:g} s when its update could be sent, so it was not sent; the record or the shop's rate limit "
-                "may be slow: it may work later, or with a larger guard_max_age.",
+                f"The read status was older than {max_age:g} s {self._stale_reads} times in a row",
+                advice="it may work later, or with a larger guard_max_age",
+                outcome=f"Did not {request.purpose}: the record, or the shop's rate limit, may be slow",
                 method=request.method,
             )
 
@@ -197,9 +197,9 @@ class Attempts:
         self._slow_reads += 1
         if self._slow_reads >= self._credentials.max_attempts:
             raise YouCanTransientError(
-                f"Did not {request.purpose}: YouCan took {self._read_seconds:.1f} s to return the status that the "
-                f"guard needs, which may be at most {max_age:g} s old, so the update was not sent; it may work later, "
-                "or with a larger guard_max_age.",
+                f"YouCan took {self._read_seconds:.1f} s to return the status, and guard_max_age is {max_age:g}",
+                advice="it may work later, or with a larger guard_max_age",
+                outcome=f"Did not {request.purpose}",
                 method=request.method,
             )
 

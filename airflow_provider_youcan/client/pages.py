@@ -87,8 +87,9 @@ class Pages:
         self._stale_pages = 0 if new or not payload["data"] else self._stale_pages + 1
         if self._stale_pages >= _MAX_STALE_PAGES:
             raise YouCanUnexpectedResponseError(
-                f"Could not list the orders: {self._stale_pages} pages in a row held nothing new: the list "
-                "says the same again and again; check that the connection's host is YouCan's API.",
+                f"YouCan's list repeats itself: {self._stale_pages} pages in a row held nothing new",
+                advice="check that the connection's host is YouCan's API",
+                outcome="Could not list the orders",
                 method="GET",
                 url="/orders",
             )

@@ -156,8 +156,8 @@ def move_order_status(
     result = yield from update_under_guard(order_id, status, context, only_from, read=read)
     if only_from is not None and result.before is None and not result.changed:
         raise YouCanPermanentError(
-            f"The {context} status of order {order_id} can't be read, so only_from can't be checked and nothing "
-            "was sent: look at the order, or leave only_from out."
+            f"The {context} status can't be read, so only_from can't be checked",
+            advice=f"look at order {order_id}, or leave only_from out; nothing was sent.",
         )
     return result
 
@@ -251,8 +251,9 @@ def _unconfirmed_error(
 ) -> YouCanTransientError:
     now = "can't be read" if found is None else f"is {found!r}"
     error = YouCanTransientError(
-        f"An update of the {context} status of order {order_id} to {status!r} was sent, but no confirmation came, and "
-        f"the status now {now}: whether YouCan applied the update before that is unknown; look at the order."
+        f"It is unknown whether YouCan set the {context} status to {status!r}, which now {now}",
+        advice=f"look at order {order_id}",
+        outcome="The update was sent, but no confirmation came",
     )
     error.unconfirmed, error.status_before = True, before
     return error

@@ -221,7 +221,9 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
         "refused_fields": f": {refused}" if refused else "",
     }
     error = row.kind(
-        f"{row.cause.format(**words)}: {row.remedy.format(**words)}. Could not {request.purpose}: {words['said']}.",
+        row.cause.format(**words),
+        advice=row.remedy.format(**words),
+        outcome=f"Could not {request.purpose}: {words['said']}",
         method=request.method,
         url=request.path,
         status_code=answer.status_code,

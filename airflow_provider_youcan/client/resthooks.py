@@ -77,7 +77,7 @@ def unsubscribe_webhook(subscription_id: str, *, is_template: bool = False) -> R
     """
     if not is_order_id(subscription_id):
         raise YouCanInvalidInputError(
-            f"{subscription_id!r:.100} is not the id of a webhook, so nothing was sent: take one from webhooks list."
+            f"{subscription_id!r:.100} is not the id of a webhook", advice="take one from webhooks list."
         )
     return Request(
         method="DELETE" if is_template else "POST",

@@ -18,7 +18,7 @@ class TransportFailure(Enum):
     """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
 
     NO_HOST = "The host of {where} could not be found"
-    NO_CONNECTION = "There is no connection to {where}: it was refused, or there is no way to it"
+    NO_CONNECTION = "There is no connection to {where}"
     NO_CONNECTION_IN_TIME = "There is no connection to {where} within {timeout:g} s"
     NO_PROXY = "The proxy to {where} could not be reached, or refused"
     NO_TLS = "The server at {where} does not speak TLS (is it http?)"
@@ -32,7 +32,24 @@ class TransportFailure(Enum):
         return self in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
 
 
-def connection_error(request: Request, why: TransportFailure, base_url: str, timeout: float) -> YouCanConnectionError:
+_CHECK_HOST = "check the host of {connection}, and the network; it may work later"
+_ADVICE = {
+    TransportFailure.NO_HOST: _CHECK_HOST,
+    TransportFailure.NO_CONNECTION: _CHECK_HOST,
+    TransportFailure.NO_CONNECTION_IN_TIME: _CHECK_HOST,
+    TransportFailure.NO_PROXY: "check HTTPS_PROXY and NO_PROXY; it may work later",
+    TransportFailure.NO_TLS: "check the host and the port of {connection}",
+    TransportFailure.NO_VALID_CERTIFICATE: "check the host of {connection}, or name its CA in the extra 'verify'",
+}
+
+
+def connection_error(
+    request: Request,
+    why: TransportFailure,
+    base_url: str,
+    timeout: float,
+    connection: str = "the Airflow connection",
+) -> YouCanConnectionError:
     """
     Build the error for a request that got no whole answer.
 
@@ -40,12 +57,15 @@ def connection_error(request: Request, why: TransportFailure, base_url: str, tim
     :param why: what kept the answer from coming.
     :param base_url: where the API is.
     :param timeout: the seconds that were waited for.
+    :param connection: what to call the Airflow connection.
     """
     what = why.value.format(where=base_url, timeout=timeout)
     unconfirmed = why.was_sent and request.method == "PUT"
     outcome = "whether YouCan took it is unknown" if unconfirmed else "nothing was changed"
     error = YouCanConnectionError(
-        f"{what}; it may work later. Could not {request.purpose}: {outcome}.",
+        what,
+        advice=_ADVICE.get(why, "it may work later").format(connection=connection),
+        outcome=f"Could not {request.purpose}: {outcome}",
         method=request.method,
         url=request.path,
         detail=what,

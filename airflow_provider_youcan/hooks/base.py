@@ -69,24 +69,26 @@ class ConnectionUser(BaseHook):
     @staticmethod
     def _stopped_error(request: Request) -> YouCanTaskStoppedError:
         return YouCanTaskStoppedError(
-            f"Did not {request.purpose}: the task was stopped, so nothing more was sent.", method=request.method
+            "The task was stopped", outcome=f"Did not {request.purpose}: nothing more was sent", method=request.method
         )
 
     def _look_up_error(self, error: Exception) -> YouCanError:
         """Return what it means that Airflow did not hand out the connection."""
         if isinstance(error, YouCanError):
             return error
+        missing = f"There is no Airflow connection {self.youcan_conn_id!r}"
         add = "add one of type 'youcan' with the access token as its password, or name another with youcan_conn_id"
         if not isinstance(error, AirflowNotFoundException):
             # A secrets backend that is out of reach may come back. Its own words may hold what is secret.
             return YouCanConnectionError(
-                f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__}), so "
-                "nothing was sent; it may work later."
+                f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__})",
+                advice="it may work later; nothing was sent.",
             )
         if IS_AIRFLOW_2:
-            return YouCanInvalidInputError(f"There is no Airflow connection {self.youcan_conn_id!r}: {add}.")
+            return YouCanInvalidInputError(missing, advice=add)
         # Airflow 3's Task SDK swallows the errors of a secrets backend, and says that there is no such connection.
         return YouCanConnectionNotFoundError(
-            f"There is no Airflow connection {self.youcan_conn_id!r}, or Airflow's database or secrets backend is out "
-            f"of reach, so nothing was sent: {add}; if there is one, it may work later."
+            missing,
+            advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach, and it may work "
+            "later; nothing was sent.",
         )

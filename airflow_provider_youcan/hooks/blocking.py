@@ -128,7 +128,7 @@ class BlockingDriver(ConnectionUser):
         if self._session is None:
             self._session_pid = os.getpid()
             self.log.debug("The connection %r leads to %s", self.youcan_conn_id, credentials.base_url)
-            self._session = Session(credentials)
+            self._session = Session(credentials, self.connection_name)
         return self._session
 
     def _get_token(self) -> str:

@@ -151,9 +151,11 @@ class RateLimiter:
         """
         if self._interval > max_age:
             raise YouCanInvalidInputError(
-                f"At {1 / self._interval:g} requests a second an update would be sent {self._interval:g} s after its "
-                "status was read, so nothing was sent: raise requests_per_second, or guard_max_age above "
-                f"{self._interval:g}."
+                f"requests_per_second={1 / self._interval:g} is too low for a guard",
+                advice=(
+                    f"raise it, or guard_max_age above {self._interval:g}: an update would be sent "
+                    f"{self._interval:g} s after its status was read."
+                ),
             )
 
     def stop(self) -> None:
@@ -247,7 +249,10 @@ class RateLimiter:
     def _give_up(self, now: float, retry_after: float | None, what: str) -> None:
         when = "later" if retry_after is None else f"in {retry_after:g} s"
         self._given_up = YouCanRateLimitError(
-            f"Too many requests: the shop {what}; it may work {when}.", status_code=429, retry_after=retry_after
+            f"Too many requests: the shop {what}",
+            advice=f"it may work {when}.",
+            status_code=429,
+            retry_after=retry_after,
         )
         # After a long Retry-After, fail fast until it is over; otherwise only the next request fails.
         is_long = retry_after is not None and retry_after > MAX_RETRY_AFTER
@@ -255,7 +260,7 @@ class RateLimiter:
 
     def _raise_if_given_up(self) -> None:
         if self._is_stopped:
-            raise YouCanTaskStoppedError("The task was stopped, so nothing more was sent.")
+            raise YouCanTaskStoppedError("The task was stopped; nothing more was sent.")
         if (error := self._given_up) is None:
             return
         seconds = self._given_up_until - self._clock()
@@ -263,7 +268,7 @@ class RateLimiter:
             self._given_up = None
         if seconds > 0:
             retry_after = error.retry_after if seconds == math.inf else seconds
-            raise YouCanRateLimitError(str(error), status_code=429, retry_after=retry_after)
+            raise YouCanRateLimitError(error.problem, advice=error.advice, status_code=429, retry_after=retry_after)
 
     def _refuse_hopeless(self, freshness: Freshness, turn: Turn) -> None:
         """Give up if the limit leaves no room for a read and its update, however often they are tried."""
@@ -272,8 +277,9 @@ class RateLimiter:
         windows = self._limit.windows - max(self._window_of_last_update, turn.first_window)
         if windows >= self._max_windows:
             raise YouCanRateLimitError(
-                f"The shop's rate limit is so low that in {windows} windows in a row no guarded update could be sent "
-                f"within {freshness.max_age:g} s of reading its status, so it was not sent: raise guard_max_age, "
-                "or send fewer requests to this shop from elsewhere.",
+                "The shop's rate limit is too low for guarded updates",
+                advice="raise guard_max_age, or send fewer requests to this shop from elsewhere",
+                outcome=f"In {windows} windows in a row none could be sent within {freshness.max_age:g} s of reading "
+                "its status",
                 status_code=429,
             )

@@ -86,16 +86,18 @@ def find_proxy(credentials: Credentials, *, may_be_socks: bool) -> str | None:
     is_socks = url.scheme.startswith("socks")
     what = f"is of the kind {url.scheme!r}, which can't be used here" if is_socks else "is not a URL"
     raise YouCanInvalidInputError(
-        f"The proxy that the environment names for {credentials.base_url} (HTTPS_PROXY or ALL_PROXY) {what}, so "
-        "nothing was sent: name an http proxy, such as http://proxy.example.com:3128, or exempt the shop in NO_PROXY."
+        f"The proxy in HTTPS_PROXY or ALL_PROXY {what}",
+        advice=(
+            f"name an http proxy for {credentials.base_url}, such as http://proxy.example.com:3128, or exempt the shop "
+            "in NO_PROXY."
+        ),
     )
 
 
 def bundle_error() -> YouCanInvalidInputError:
     """Build the error for a CA bundle of the environment that can't be read."""
     return YouCanInvalidInputError(
-        "The CA bundle that the environment names (REQUESTS_CA_BUNDLE, CURL_CA_BUNDLE) can't be read, so nothing was "
-        "sent: correct the variable."
+        "The CA bundle in REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE can't be read", advice="correct the variable."
     )
 
 

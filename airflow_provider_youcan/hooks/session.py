@@ -38,11 +38,13 @@ class Session(requests.Session):
     It keeps no cookie, and takes no login from ``~/.netrc``, which would replace the token.
 
     :param credentials: where the shop is, and the token.
+    :param connection: what to call the Airflow connection in an error.
     :raises YouCanInvalidInputError: if the environment names a proxy that can't be used.
     """
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, connection: str = "the Airflow connection") -> None:
         super().__init__()
+        self._connection = connection
         for name in ("urllib3.connection", "urllib3.connectionpool"):
             logging.getLogger(name).addFilter(_hide_query)
         self.headers.update({"Accept": "application/json", "User-Agent": f"airflow-provider-youcan/{__version__}"})
@@ -69,7 +71,7 @@ class Session(requests.Session):
         try:
             return self._send_request(request, credentials)
         except Exception as error:  # requests lets some errors of what is below it through
-            failure = _read_failure(request, error, credentials)
+            failure = _read_failure(request, error, credentials, self._connection)
         # Raised out here, so that it has no trace of the library's error: that one's text holds the whole
         # address, and so what a search asked for.
         raise failure
@@ -268,7 +270,9 @@ _REASONS: dict[type[BaseException], TransportFailure] = {
 }
 
 
-def _read_failure(request: endpoints.Request, error: Exception, credentials: Credentials) -> YouCanError:
+def _read_failure(
+    request: endpoints.Request, error: Exception, credentials: Credentials, connection: str
+) -> YouCanError:
     if isinstance(error, YouCanError):
         return error
     if isinstance(error, OSError) and not isinstance(error, requests.RequestException):
@@ -279,7 +283,7 @@ def _read_failure(request: endpoints.Request, error: Exception, credentials: Cre
     if isinstance(error, requests.exceptions.SSLError) and any(hasattr(one, "is_of_connecting") for one in causes):
         is_certificate = any(isinstance(one, ssl.SSLCertVerificationError) for one in causes)
         why = TransportFailure.NO_VALID_CERTIFICATE if is_certificate else TransportFailure.NO_TLS
-    return connection_error(request, why, credentials.base_url, credentials.timeout)
+    return connection_error(request, why, credentials.base_url, credentials.timeout, connection)
 
 
 def _find_causes(error: BaseException | None) -> Iterator[BaseException]:

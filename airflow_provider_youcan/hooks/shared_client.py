@@ -143,7 +143,8 @@ class SharedClient:
         # The connection's host may have been corrected meanwhile.
         self.credentials.expire()
         # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
-        raise connection_error(request, why, credentials.base_url, credentials.timeout)
+        connection = f"the Airflow connection {self._conn_id!r}"
+        raise connection_error(request, why, credentials.base_url, credentials.timeout, connection)
 
     async def _find_route(self, credentials: Credentials) -> Route:
         route = Route.of(credentials)

@@ -169,8 +169,8 @@ class _Renewal:
                 _log.info("Renewed the access token of the Airflow connection %r.", self.youcan_conn_id)
                 return new.apply_to(self.credentials, is_renewed=True)
         raise YouCanAuthenticationError(
-            f"The access token of the Airflow connection {self.youcan_conn_id!r} runs out faster than it can be "
-            "renewed; check its lifetime on YouCan."
+            "The access token expires faster than it can be renewed",
+            advice=f"check the lifetime of the tokens of the Airflow connection {self.youcan_conn_id!r} on YouCan.",
         )
 
     def _exchange(self, kept: _Pair | None) -> _Pair:
@@ -271,8 +271,9 @@ class _TokenVariable:
             reason = type(error).__name__
         if not is_stored:
             raise YouCanConnectionError(
-                "The access token has to be renewed, but Airflow can't keep a new one in its Variables now "
-                f"({reason}), so none was asked for; see that tasks can set Variables, or it may work later."
+                f"Airflow can't store a renewed access token in its Variables ({reason})",
+                advice="see that tasks can set Variables; it may work later",
+                outcome="The token has to be renewed, and no new one was requested",
             )
 
     def write(self, pair: _Pair, instead_of: _Pair | None) -> None:
@@ -300,9 +301,9 @@ class _TokenVariable:
         else:
             return
         raise YouCanAuthenticationError(
-            f"YouCan gave a new access token, but Airflow didn't keep it in its Variable {self.name!r} ({reason}), and "
-            "the old one no longer works; make sure that tasks can set Variables, and authorise again (python -m "
-            "airflow_provider_youcan authorize)."
+            f"Airflow did not store the renewed access token ({reason})",
+            advice="let tasks set Variables, and authorise again (python -m airflow_provider_youcan authorize)",
+            outcome=f"The old token no longer works, and the new one is not in the Variable {self.name!r}",
         )
 
     def wait_for_another(self, pair: _Pair | None) -> _Pair | None:

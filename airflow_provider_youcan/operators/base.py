@@ -22,6 +22,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTaskStoppedError,
     YouCanTooManyChangesError,
 )
+from airflow_provider_youcan.failures import log_end
 from airflow_provider_youcan.operators.ending import check_failures, complete_record, publish
 from airflow_provider_youcan.operators.interruptible import InterruptibleOperator
 from airflow_provider_youcan.operators.rendered import RenderedArguments, check_rate, describe_task
@@ -112,7 +113,8 @@ class ReconcilingOperator(InterruptibleOperator):
             ``report_path`` that was written to.
         :raises YouCanError: if it was refused, the run ended early, or more rows failed than ``max_failures``.
         """
-        return self.reconcile(context)
+        with log_end(self.log):
+            return self.reconcile(context)
 
     def reconcile(self, context: Context) -> dict[str, Any]:
         """Do what :meth:`execute` does, outside a task as well."""

@@ -47,4 +47,6 @@ class InterruptibleOperator(BaseOperator):
         if interruption.was_stopped:
             interruption.handle_signals()
             # Airflow 3's handler raises nothing, and a task that was stopped must not end as a success.
-            raise YouCanTaskStoppedError(f"The task was stopped before {self.goal}; a retry {self.retry_advice}.")
+            raise YouCanTaskStoppedError(
+                f"The task was stopped before {self.goal}", advice=f"a retry {self.retry_advice}."
+            )

@@ -11,6 +11,7 @@ from airflow_provider_youcan.arguments import NOT_PASSED, check_flag, was_passed
 from airflow_provider_youcan.assets import add_event_extra
 from airflow_provider_youcan.checks import check_order_id, check_slugs, check_status_text, likely_typos
 from airflow_provider_youcan.exceptions import YouCanOrderNotFoundError
+from airflow_provider_youcan.failures import log_end
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.texts import join_slugs
@@ -73,6 +74,24 @@ class _UpdateStatusOperator(BaseOperator):
         :raises AirflowSkipException: if ``only_from`` forbids it, or there is no such order and
             ``skip_not_found`` is set.
         """
+        with log_end(self.log):
+            return self._execute(context)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
+        """Return for OpenLineage of which shop this task has changed an order."""
+        from airflow_provider_youcan.operators.lineage import describe_lineage
+
+        return describe_lineage(self, self._changed, None)
+
+    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
+
+    def on_kill(self) -> None:
+        """Send nothing more; Airflow calls this when the task is to end."""
+        self._is_stopped = True
+        if self._hook is not None:
+            self._hook.stop()
+
+    def _execute(self, context: Context) -> dict[str, Any]:
         # Imported when a task runs: Airflow parses DAG files again and again, and requests costs more to
         # import than all the rest of this module.
         from airflow_provider_youcan.hooks.youcan import YouCanHook
@@ -110,20 +129,6 @@ class _UpdateStatusOperator(BaseOperator):
         add_event_extra(self, context, done)
         self._changed = int(changed)
         return done
-
-    def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
-        """Return for OpenLineage of which shop this task has changed an order."""
-        from airflow_provider_youcan.operators.lineage import describe_lineage
-
-        return describe_lineage(self, self._changed, None)
-
-    get_openlineage_facets_on_failure = get_openlineage_facets_on_complete
-
-    def on_kill(self) -> None:
-        """Send nothing more; Airflow calls this when the task is to end."""
-        self._is_stopped = True
-        if self._hook is not None:
-            self._hook.stop()
 
     def _set_status(
         self, hook: YouCanHook, order_id: str, status: str, only_from: Collection[str] | None

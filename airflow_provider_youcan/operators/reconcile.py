@@ -213,8 +213,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         rows = run_input.desired.rows if run_input.rows is None else run_input.rows
         if rows < min_rows:
             raise YouCanInvalidInputError(
-                f"The table has {pluralize(rows, 'row')}, fewer than min_rows={min_rows}, so nothing was sent: look at "
-                "what feeds it."
+                f"The table has {pluralize(rows, 'row')}, fewer than min_rows={min_rows}",
+                advice="look at what feeds it.",
             )
         return run_input
 
@@ -226,13 +226,13 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         path = check_rendered_text("plan", self.plan)
         if (report_path := self._read_passed("report_path")) is not None and is_same_file(path, report_path):
             raise YouCanInvalidInputError(
-                f"plan and report_path are both {path!r}, so nothing was sent: write the report elsewhere."
+                f"plan and report_path are both {path!r}", advice="write the report elsewhere."
             )
         plan = read_record(self._interruption.interrupt(read_lines(path)), path)
         if (newer := find_newer(path)) is not None:
             raise YouCanInvalidInputError(
-                f"There is a newer plan than {path}: {newer}, so nothing was sent: name the one that was approved, "
-                "and delete or move the other."
+                f"There is a newer plan than {path}: {newer}",
+                advice="name the one that was approved, and delete or move the other.",
             )
         return read_plan(plan)
 
@@ -270,10 +270,10 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
                 try:
                     hook.check_status(slug, context)
                 except YouCanUnknownStatusError as error:
-                    hint = f": did you mean {join_slugs(error.closest)}?" if error.closest else "."
+                    hint = f"did you mean {join_slugs(error.closest)}? " if error.closest else ""
                     raise YouCanUnknownStatusError(
-                        f"status_map turns {word!r} into {slug!r}, which is no {context} status of the store{hint} "
-                        "Nothing was sent.",
+                        f"status_map turns {word!r} into {slug!r}, which is no {context} status of the store",
+                        advice=f"{hint}Correct status_map.",
                         closest=error.closest,
                     ) from None
 
@@ -283,8 +283,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         named = check_contexts("only_from", self.only_from)
         if not named:
             raise YouCanInvalidInputError(
-                "only_from is {}, which guards nothing; nothing was sent: name a context with its slugs, such as "
-                "{'payment': ['pending']}, or leave it out."
+                "only_from is {}, which guards nothing",
+                advice="name a context with its slugs, such as {'payment': ['pending']}, or leave it out.",
             )
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 

@@ -122,7 +122,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
         paths = [check_rendered_text("report", path) for path in (self.report if is_list else [self.report])]  # type: ignore[union-attr]
         if not paths:
-            raise YouCanInvalidInputError("report is [], which names no report; nothing was sent: give a path or URL.")
+            raise YouCanInvalidInputError("report is [], which names no report", advice="give a path or URL.")
         tries = []
         for path in paths:
             tries.append(read_record(self._interruption.interrupt(read_lines(path)), path))

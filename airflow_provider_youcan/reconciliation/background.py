@@ -97,7 +97,8 @@ class BackgroundWriter(Generic[T]):
         else:
             return
         raise YouCanConnectionError(
-            f"{self._sink.name} could not be opened within {_MAX_OPENING:g} s, so nothing was sent; it may work later."
+            f"{self._sink.name} could not be opened within {_MAX_OPENING:g} s",
+            advice="it may work later; nothing was sent.",
         )
 
     def write(self, *items: T) -> None:

@@ -53,8 +53,8 @@ class RunInput:
         """
         if self.exceeded is not None:
             raise YouCanInvalidInputError(
-                f"This plan exceeds its own max_changes={self.exceeded}, so nothing was sent: pass a larger "
-                "max_changes to apply it."
+                f"This plan exceeds its own max_changes={self.exceeded}",
+                advice="pass a larger max_changes to apply it.",
             )
 
     def refuse_other_store(self, store: str | None, youcan_conn_id: str) -> None:
@@ -68,8 +68,8 @@ class RunInput:
         if self.stores and store is not None and self.stores != {store}:
             other = ", ".join(map(repr, sorted(self.stores)))
             raise YouCanInvalidInputError(
-                f"The report belongs to the store {other}, but the Airflow connection {youcan_conn_id!r} leads to "
-                f"{store!r}, so nothing was sent: use the connection of the same store."
+                f"The report belongs to the store {other}, and {youcan_conn_id!r} leads to {store!r}",
+                advice="name the Airflow connection of the same store.",
             )
 
 

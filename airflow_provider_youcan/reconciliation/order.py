@@ -55,6 +55,8 @@ class OrderProgress:
     """The statuses that are planned to change, once that is known."""
     read: Read | None = None
     """What the plan rests on."""
+    ref: str | None = None
+    """The shop's ref of the order, once it was read."""
 
     @property
     def is_touched(self) -> bool:
@@ -242,7 +244,8 @@ class OrderUpdater:
         return plan_status(wanted, result.before, guard), read
 
     def _report_other_ref(self, progress: OrderProgress) -> bool:
-        if (ref := self._snapshot.find_other_ref(progress.order)) is None:
+        if (ref := self._snapshot.take_ref(progress.order)) is None or progress.order.ref in (None, ref):
+            progress.ref = progress.ref or ref
             return False
         self.report_all(
             progress, Outcome.FAILED, f"the shop knows this order by the ref {ref!r}, so it may be another one"
@@ -253,7 +256,7 @@ class OrderUpdater:
         del progress.left[context]
         progress.failures.pop(context, None)
         progress.settled[context] = step
-        self._report.add(progress.order, context, step)
+        self._report.add(progress.order, context, step, progress.ref)
 
     def _find_block(self, progress: OrderProgress, context: StatusContext) -> str | None:
         """Return why the general status is left alone, ``None`` for any other and if it may be set."""

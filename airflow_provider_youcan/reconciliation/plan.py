@@ -39,7 +39,7 @@ def read_plan(plan: RecordedTry) -> RunInput:
     lines = {line.key: line for line in planned}
     if len(lines) < len(planned):
         raise YouCanInvalidInputError(
-            f"The plan {plan.name} names a status of an order more than once, so nothing was sent; plan again."
+            f"The plan {plan.name} names a status of an order more than once", advice="plan again."
         )
     unknown = "what it was could not be read when it was planned"
     guards = {key: allow_from([line.before], "the plan saw", unknown) for key, line in lines.items()}
@@ -71,23 +71,21 @@ def _check_plan(plan: RecordedTry) -> Mapping[str, Any]:
     """Return the last line of a plan that can be applied."""
     if plan.end is None or plan.cut_line is not None:
         raise YouCanInvalidInputError(
-            f"The plan {plan.name} is cut off: its last line is missing, so nothing was sent; plan again."
+            f"The plan {plan.name} is cut off: its last line is missing", advice="plan again."
         )
     if not plan.is_plan:
         raise YouCanInvalidInputError(
-            f"{plan.name} is not the report of a dry run, so nothing was sent: give the report of a run with "
-            "dry_run=True."
+            f"{plan.name} is not the report of a dry run", advice="give the report of a run with dry_run=True."
         )
     listed = sum(line.outcome is Outcome.NOT_REACHED for line in plan.lines)
     if missing := plan.end.get("not_reached") or listed:
         raise YouCanInvalidInputError(
-            f"The dry run that wrote {plan.name} ended before it came to {missing:,} statuses, so nothing was sent; "
-            "plan again."
+            f"The dry run that wrote {plan.name} ended before it came to {missing:,} statuses", advice="plan again."
         )
     if plan.invalid and not plan.lines:
         raise YouCanInvalidInputError(
-            f"The dry run that wrote {plan.name} refused its table, so there is nothing to apply and nothing was "
-            "sent: correct the table, and plan again."
+            f"The dry run that wrote {plan.name} refused its table",
+            advice="correct the table, and plan again; there is nothing to apply.",
         )
     return plan.end
 

@@ -139,10 +139,13 @@ def _refuse_silence(one: RecordedTry, tries: Sequence[RecordedTry]) -> None:
     """Refuse what would have a revert succeed that did nothing."""
     if not one.is_plan and one.end is None and any(line.outcome is Outcome.PLANNED for line in one.lines):
         raise YouCanInvalidInputError(
-            f"The plan {one.name} is cut off: its last line is missing, so nothing was sent; give the whole one."
+            f"The plan {one.name} is cut off: its last line is missing", advice="give the whole one."
         )
     if one.is_empty and not any(other.lines or other.end for other in tries):
         raise YouCanInvalidInputError(
-            f"The report {one.name} is empty, so it does not say what to take back, and nothing was sent: its run "
-            "was stopped before it announced any update. Look for another report of it, or give its plan."
+            f"The report {one.name} is empty",
+            advice=(
+                "look for another report of its run, or give its plan: the run was stopped before it announced any "
+                "update."
+            ),
         )

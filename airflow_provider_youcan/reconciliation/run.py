@@ -110,8 +110,7 @@ class Reconciliation:
         checked = await self._run(check_statuses(statuses, self._options.youcan_conn_id))
         for context in checked.incomplete:
             self._log.warning(
-                "The store's own list of %s statuses has none of YouCan's documented ones, so it is taken for "
-                "incomplete, and those count too.",
+                "The store's list of %s statuses lacks YouCan's documented ones: both count.",
                 context,
             )
         self._snapshot.learn_slugs(checked.known)
@@ -134,16 +133,16 @@ class Reconciliation:
             self._report.add_invalid(row)
         if rows and not self._options.skip_invalid:
             advice = "plan again" if self._input.is_plan else "correct them, or leave them out with on_invalid='skip'"
-            raise self._invalid_rows_error(rows, f"so nothing was sent: {advice}")
+            raise self._invalid_rows_error(rows, f": {advice}; nothing was sent")
         if self._report.invalid and self._report.invalid >= self._desired.rows:
-            raise self._invalid_rows_error(rows, "so none is left and nothing was sent: correct them")
+            raise self._invalid_rows_error(rows, ", so none is left: correct them; nothing was sent")
         if rows:
-            self._log.warning("%s", self._invalid_rows_error(rows, "are left out"))
+            self._log.warning("%s", self._invalid_rows_error(rows, " and are left out"))
 
     def _invalid_rows_error(self, rows: Sequence[InvalidRow], what: str) -> YouCanInvalidInputError:
         shown = "".join(f"\n{self._report.describe_invalid(row)}" for row in rows[:_MAX_INVALID_SHOWN])
         more = f"\nand {len(rows) - _MAX_INVALID_SHOWN:,} more." if len(rows) > _MAX_INVALID_SHOWN else ""
-        message = f"{len(rows):,} of {self._desired.rows:,} rows can't be used, {what}.{shown}{more}"
+        message = f"{len(rows):,} of {self._desired.rows:,} rows can't be used{what}.{shown}{more}"
         if isinstance(first := rows[0].error, YouCanUnknownStatusError):
             return YouCanUnknownStatusError(message, closest=first.closest)
         return YouCanInvalidInputError(message)
@@ -176,8 +175,8 @@ class Reconciliation:
             del self._open[progress.order]
         most = "; ".join(self._report.describe_transitions(3))
         raise YouCanTooManyChangesError(
-            f"{self._planned:,} of {total:,} statuses would change, more than max_changes={limit} allows, so nothing "
-            f"was sent: look at the table, or raise max_changes. Most frequent: {most}."
+            f"{self._planned:,} of {total:,} statuses would change, above max_changes={limit}",
+            advice=f"look at the table, or raise max_changes; nothing was sent. Most frequent: {most}.",
         )
 
     async def _work_twice(

@@ -158,10 +158,10 @@ class Snapshot:
         """Return what was read, unless it is too old to report anything of it."""
         return None if self._clock() - read.at > MAX_READ_AGE else read
 
-    def find_other_ref(self, order: DesiredOrder) -> str | None:
-        """Return the ref by which the shop knows an order, where the rows give it another."""
+    def take_ref(self, order: DesiredOrder) -> str | None:
+        """Return the ref by which the shop knows an order, once, if it was read."""
         ref = self._refs.pop(order.order_id or "", None)
-        return ref if order.ref is not None and ref not in (None, "None", order.ref) else None
+        return None if ref == "None" else ref
 
     async def _read_pages(self, pages: Pages, number: int) -> list[dict[str, Any]]:
         payloads = await asyncio.gather(*(self._read_page(page) for page in pages.take_requests(number)))

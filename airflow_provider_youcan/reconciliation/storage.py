@@ -38,14 +38,12 @@ def open_file(path: str, what: str) -> Iterator[BinaryIO]:
 def read_error(path: str, what: str, error: Exception) -> YouCanError:
     """Return what a file that can't be read means to Airflow: a wrong path is permanent, a storage out of reach not."""
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
-        return YouCanInvalidInputError(
-            f"There is no {what} at {path}, so nothing was sent: check where it was written."
-        )
+        return YouCanInvalidInputError(f"There is no {what} at {path}", advice="check where it was written.")
     if isinstance(error, (ImportError, ValueError)):  # no such scheme, or what its storage needs is not installed
-        return YouCanInvalidInputError(f"The {what} at {path} can't be read, so nothing was sent: {error}.")
+        return YouCanInvalidInputError(f"The {what} at {path} can't be read", advice=f"{error}.")
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
-        f"The {what} at {path} can't be read ({reason}), so nothing was sent; it may work later."
+        f"The {what} at {path} can't be read ({reason})", advice="it may work later; nothing was sent."
     )
 
 

@@ -25,6 +25,7 @@ MAX_SHOWN = 20
 _MAX_FAILURES = 3
 """How many failures of a kind are told in the error."""
 
+_CHANGES = (Outcome.CHANGED, Outcome.PLANNED)
 _OUTCOMES = [outcome for outcome in Outcome if outcome not in (Outcome.INVALID, Outcome.SENDING)]
 
 
@@ -60,20 +61,24 @@ class Report:
         self._counts: dict[StatusContext, Counter[Outcome]] = {context: Counter() for context in StatusContext}
         self._transitions: Counter[tuple[StatusContext, str | None, str]] = Counter()
 
-    def add(self, order: DesiredOrder, context: StatusContext, step: Step) -> None:
+    def add(self, order: DesiredOrder, context: StatusContext, step: Step, ref: str | None = None) -> None:
         """
         Keep what became of one status of an order, once for each row that asks for it.
 
         :param order: the order.
         :param context: which of its statuses.
         :param step: what became of it.
+        :param ref: the shop's ref of the order, if it is known and the rows have none (default ``None``).
         """
+        if step.outcome in _CHANGES and len(self.changes) < MAX_SHOWN:
+            shown = order.ref or ref or str(order.order_id)
+            self.changes.append((shown, context, step.before, order.desired[context]))
         first: int | None = None
         if order.more is None:
             self._add(order, context, order.row, order.statuses[context], step)
             return
         for row, wanted in order.rows_for(context):
-            if first is not None and step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
+            if first is not None and step.outcome in _CHANGES:
                 # It happens once.
                 again = Step(Outcome.UNCHANGED, step.before, f"row {first} asks for the same")
                 self._add(order, context, row, wanted, again)
@@ -194,11 +199,9 @@ class Report:
 
     def _add(self, order: DesiredOrder, context: StatusContext, row: int, wanted: str, step: Step) -> None:
         self._counts[context][step.outcome] += 1
-        if step.outcome in (Outcome.CHANGED, Outcome.PLANNED):
+        if step.outcome in _CHANGES:
             self._transitions[context, step.before, wanted] += 1
             self.changed_orders.add(order.row)
-            if len(self.changes) < MAX_SHOWN:
-                self.changes.append((order.ref or str(order.order_id), context, step.before, wanted))
         if (rows := self.failed_rows.get(step.outcome)) is not None:
             if row not in rows and len(rows) < _MAX_FAILURES:
                 reason = str(step.reason).rstrip(".")

@@ -45,7 +45,7 @@ def read_threshold(name: str, value: object) -> Threshold:
     if match is not None and (share := Decimal(match[1])) <= 100:
         return Threshold(share, is_share=True)
     raise YouCanInvalidInputError(
-        f"{name} is {shorten(value)}; nothing was sent: give a whole number from 0, or a share such as '10%'."
+        f"{name} is {shorten(value)}", advice="give a whole number from 0, or a share such as '10%'."
     )
 
 
@@ -58,7 +58,7 @@ def read_whole_number(name: str, value: object) -> int:
     """
     if (number := _read_number(value)) is not None:
         return number
-    raise YouCanInvalidInputError(f"{name} is {shorten(value)}; nothing was sent: give a whole number from 0.")
+    raise YouCanInvalidInputError(f"{name} is {shorten(value)}", advice="give a whole number from 0.")
 
 
 def _read_number(value: object) -> int | None:

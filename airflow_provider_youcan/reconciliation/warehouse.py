@@ -27,8 +27,7 @@ def check_table_name(name: object, argument: str) -> str:
     if isinstance(name, str) and _NAME.fullmatch(name):
         return name
     raise YouCanInvalidInputError(
-        f"{argument} is {shorten(name)}; nothing was sent: give the name of a table, or schema.name, of letters, "
-        "digits and '_'."
+        f"{argument} is {shorten(name)}", advice="give the name of a table, or schema.name, of letters, digits and '_'."
     )
 
 
@@ -80,16 +79,17 @@ class WarehouseTable:
             raise
         except Exception as error:  # whatever a database's driver raises
             raise YouCanConnectionError(
-                f"The database of the Airflow connection {self._conn_id!r}, where {self._table} is, can't be reached "
-                f"({describe_error(error)}), so nothing was sent; it may work later."
+                f"The database of {self._conn_id!r} can't be reached ({describe_error(error)})",
+                advice="check the Airflow connection; it may work later",
+                outcome=f"The table {self._table} could not be opened; nothing was sent",
             ) from None
         self._check_columns(self._find_columns())
         try:
             self._try_to_write()
         except Exception as error:  # whatever a database's driver raises
             raise YouCanConnectionError(
-                f"The table {self._table} can't be written to ({describe_error(error)}), so nothing was sent: check "
-                f"what the Airflow connection {self._conn_id!r} may do."
+                f"The table {self._table} can't be written to ({describe_error(error)})",
+                advice=f"check what the Airflow connection {self._conn_id!r} may do; nothing was sent.",
             ) from None
 
     def close(self) -> None:
@@ -153,8 +153,8 @@ class WarehouseTable:
             return self._read_columns()
         except Exception:  # it was not that
             raise YouCanConnectionError(
-                f"The table {self._table} can be neither read nor created ({reason}), so nothing was sent: check what "
-                f"the Airflow connection {self._conn_id!r} may do."
+                f"The table {self._table} can be neither read nor created ({reason})",
+                advice=f"check what the Airflow connection {self._conn_id!r} may do; nothing was sent.",
             ) from None
 
     def _read_columns(self) -> set[str]:

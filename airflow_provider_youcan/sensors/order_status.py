@@ -26,6 +26,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
     from_dict,
 )
+from airflow_provider_youcan.failures import log_end
 from airflow_provider_youcan.links import YouCanOrderLink
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.interruption import Interruption
@@ -110,7 +111,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         :raises AirflowSensorTimeout: if it was not within ``timeout``.
         :raises AirflowSkipException: in place of both, under ``soft_fail``.
         """
-        with self._interruption.watch():
+        with log_end(self.log, only_reads=True), self._interruption.watch():
             return self._execute(context)
 
     def _execute(self, context: Context) -> Any:
@@ -164,7 +165,8 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         :param context: Airflow's.
         :param event: what the trigger ended with.
         """
-        return self._apply_soft_fail(lambda: self._complete(event))
+        with log_end(self.log, only_reads=True):
+            return self._apply_soft_fail(lambda: self._complete(event))
 
     def _complete(self, event: object) -> dict[str, Any]:
         found = event if isinstance(event, Mapping) else {}
@@ -182,9 +184,9 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
             else:
                 raise error
         raise YouCanTransientError(
-            f"The triggerer ended the wait for order {self.order_id} with an event that this version does not know, so "
-            f"whether its {self.context} status was reached is unknown: run the same version of this provider on the "
-            "triggerer as on the workers, and try again."
+            "The triggerer sent an event that this version does not know",
+            advice="run the same version of this provider on the triggerer as on the workers, and try again",
+            outcome=f"It is unknown whether the {self.context} status of order {self.order_id} was reached",
         )
 
     @cached_property
@@ -259,8 +261,6 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         except (YouCanError, AirflowSensorTimeout) as error:
             is_final = isinstance(error, (AirflowFailException, AirflowSensorTimeout))
             if self.never_fail or (self.soft_fail and is_final):
-                # Told here, because Airflow puts a text of its own in the place of the skip's reason.
-                self.log.warning("%s", error)
                 option = "soft_fail" if self.soft_fail else "never_fail"
                 raise AirflowSkipException(f"Skipping due to {option} is set to True. {error}") from None
             raise

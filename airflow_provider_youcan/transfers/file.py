@@ -36,8 +36,9 @@ def check_orders_path(path: str) -> str:
     if name.removesuffix(".gz").endswith(_ENDINGS) and not name.endswith(".parquet.gz"):
         return path
     raise YouCanInvalidInputError(
-        f"The name of {path} does not say how to write it, so nothing was read: let it end in .parquet, or in .jsonl, "
-        ".ndjson or .csv, each also with .gz."
+        f"The name of {path} does not say how to write it",
+        advice="let it end in .parquet, or in .jsonl, .ndjson or .csv, each also with .gz.",
+        outcome="nothing was read",
     )
 
 
@@ -80,12 +81,12 @@ class OrdersFile:
                 self._format = _Text(self._file, self._columns, encode, is_compressed=self._path.lower().endswith("gz"))
         except (ImportError, ValueError, IsADirectoryError, NotADirectoryError) as error:
             raise YouCanInvalidInputError(
-                f"The file at {self._path} can't be written, so nothing was read: {error}."
+                f"The file at {self._path} can't be written", advice=f"{error}.", outcome="nothing was read"
             ) from None
         except Exception as error:  # whatever a storage raises
             raise YouCanConnectionError(
-                f"The file at {self._path} can't be written ({type(error).__name__}: {error}), so nothing was read; it "
-                "may work later."
+                f"The file at {self._path} can't be written ({type(error).__name__}: {error})",
+                advice="it may work later; nothing was read.",
             ) from None
 
     def append(self, rows: list[Row | None]) -> None:

@@ -18,6 +18,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanInvalidInputError,
     YouCanTaskStoppedError,
 )
+from airflow_provider_youcan.failures import log_end
 from airflow_provider_youcan.operators.interruptible import InterruptibleOperator
 from airflow_provider_youcan.operators.rendered import check_rate
 from airflow_provider_youcan.reconciliation.warehouse import check_table_name
@@ -129,7 +130,7 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
             ``None``); and how many statuses were ``unreadable``.
         :raises YouCanError: if not all orders were written.
         """
-        with self._interruption.watch():
+        with log_end(self.log, only_reads=True), self._interruption.watch():
             self._interruption.check()
             return self._execute(context)
 
@@ -174,8 +175,12 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
         if isinstance(self.order_ids, (list, tuple, set, frozenset)):
             return list(dict.fromkeys(check_order_id(order_id) for order_id in self.order_ids))
         raise YouCanInvalidInputError(
-            f"order_ids is {shorten(self.order_ids)}, so nothing was read: give a list of order ids; a template makes "
-            "one only with render_template_as_native_obj=True on the DAG."
+            f"order_ids is {shorten(self.order_ids)}",
+            advice=(
+                "give a list of order ids; a template makes one only with render_template_as_native_obj=True on "
+                "the DAG."
+            ),
+            outcome="nothing was read",
         )
 
     def _open_writer(self, columns: OrderColumns) -> BackgroundWriter[Row | None]:
@@ -183,13 +188,13 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
 
         if self._is_file:
             sink: Any = OrdersFile(check_orders_path(check_rendered_text("path", self.path)), columns.types)
-            left = "there is no file"
+            left = "There is no file"
         else:
             sink = OrdersTable(check_table_name(self.table, "table"), str(self.conn_id), columns.types)
-            left = "earlier batches are whole"
+            left = "Earlier batches are whole"
 
         def make_error(why: str) -> YouCanError:
-            return YouCanConnectionError(f"{sink.name} takes no rows ({why}); it may work later. {left.capitalize()}.")
+            return YouCanConnectionError(f"{sink.name} takes no rows ({why})", advice="it may work later", outcome=left)
 
         writer: BackgroundWriter[Row | None] = BackgroundWriter(sink, _BATCH, make_error)
         try:

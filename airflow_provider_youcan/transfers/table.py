@@ -93,12 +93,14 @@ class OrdersTable(WarehouseTable):
         known = {column for column in self._columns if column.lower() in found}
         if not known & {"order_id"}:
             raise YouCanInvalidInputError(
-                f"The table {self._table} is another one: it has no column 'order_id', so nothing was written",
+                f"The table {self._table} is another one: it has no column 'order_id'",
                 advice="name another table, which is created where it is missing.",
+                outcome="nothing was written",
             )
         raise YouCanInvalidInputError(
-            f"The table {self._table} lacks {' and '.join(map(repr, missing))}, so nothing was written",
+            f"The table {self._table} lacks {' and '.join(map(repr, missing))}",
             advice=f"run {add_columns(self._table, self._columns, missing)}",
+            outcome="nothing was written",
         )
 
     def _write_row(self, cursor: Any) -> None:

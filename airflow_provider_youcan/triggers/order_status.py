@@ -154,8 +154,9 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                 return (await hook.get_order_statuses(self.order_id))[self.context]
         except asyncio.TimeoutError:
             raise YouCanConnectionError(
-                f"Could not read order {self.order_id}: no answer before the wait's deadline; nothing was changed, and "
-                "it may work later."
+                "No answer before the wait's deadline",
+                advice="it may work later",
+                outcome=f"Could not read order {self.order_id}: nothing was changed",
             ) from None
 
 

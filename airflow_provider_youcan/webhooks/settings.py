@@ -95,8 +95,8 @@ def _ask_connection(conn_id: str, *, is_store_known: bool) -> tuple[tuple[str, .
         client = hook.get_credentials().oauth_client
         if client is None and not os.environ.get("YOUCAN_CLIENT_SECRET"):
             raise YouCanInvalidInputError(
-                f"The Airflow connection {conn_id!r} has no OAuth app, and YouCan signs with its client secret: "
-                "webhooks take an app. Authorise one, or give its secret in YOUCAN_CLIENT_SECRET."
+                f"The Airflow connection {conn_id!r} has no OAuth app: YouCan signs webhooks with an app's client "
+                "secret. Authorise one, or give its secret in YOUCAN_CLIENT_SECRET."
             )
         store = None if is_store_known else hook.run(read_store())
     return ((client.client_secret,) if client is not None else ()), store

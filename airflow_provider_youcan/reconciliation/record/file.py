@@ -254,9 +254,9 @@ def _as_text(target: ObjectStoragePath, path: str) -> str:
 def _refused(path: str, error: Exception) -> YouCanError:
     if isinstance(error, (ImportError, ValueError, IsADirectoryError)):
         # There is no such storage here, or no file can be there; the error's own words say which.
-        return YouCanInvalidInputError(f"The report can't be written to {path}, so nothing was sent: {error}.")
+        return YouCanInvalidInputError(f"The report can't be written to {path}", advice=f"{error}.")
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
-        f"The report can't be written to {path} ({reason}), so nothing was sent: check report_path and what its "
-        "storage allows."
+        f"The report can't be written to {path} ({reason})",
+        advice="check report_path and what its storage allows; nothing was sent.",
     )

@@ -163,15 +163,15 @@ def read_tries(
     tries = {key: found for key, found in tries.items() if not _is_plan(found)}
     if not tries:
         raise YouCanInvalidInputError(
-            f"The table {table} has no outcomes of the run {run_id!r} with the Airflow connection {youcan_conn_id!r}, "
-            "so nothing was sent: look for its run id there."
+            f"The table {table} has no outcomes of the run {run_id!r}",
+            advice=f"look for its run id there, and for the Airflow connection {youcan_conn_id!r} that it used.",
         )
     tasks = sorted({key[:2] for key in tries})
     if len(tasks) > 1:
         shown = ", ".join(f"{dag}.{task}" for dag, task in tasks)
         raise YouCanInvalidInputError(
-            f"Several tasks wrote to {table} under the run id {run_id!r} ({shown}), so nothing was sent: say which one "
-            "with reverts_dag_id and reverts_task_id."
+            f"Several tasks wrote to {table} under the run id {run_id!r} ({shown})",
+            advice="say which one with reverts_dag_id and reverts_task_id.",
         )
     by_number = sorted(tries.items(), key=lambda item: item[0][3] or 0)
     return [_read_try(table, key[2], key[3], found) for key, found in by_number]
@@ -193,8 +193,8 @@ def _query(table: str, conn_id: str, given: Mapping[str, Any]) -> list[dict[str,
         refuse_missing_columns(table, set(names))
         return rows
     raise YouCanConnectionError(
-        f"The outcomes in {table} can't be read ({reason}), so nothing was sent: check the table's name and the "
-        f"Airflow connection {conn_id!r}; it may work later."
+        f"The outcomes in {table} can't be read ({reason})",
+        advice=f"check the table's name and the Airflow connection {conn_id!r}; it may work later; nothing was sent.",
     )
 
 
@@ -263,6 +263,4 @@ def _check_end(name: str, number: int, line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _no_record(name: str, number: int, what: str) -> YouCanInvalidInputError:
-    return YouCanInvalidInputError(
-        f"Line {number} of {name} {what}, so nothing was sent: give a report of this operator."
-    )
+    return YouCanInvalidInputError(f"Line {number} of {name} {what}", advice="give a report of this operator.")

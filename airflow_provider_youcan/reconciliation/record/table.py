@@ -109,6 +109,6 @@ def refuse_missing_columns(table: str, found: set[str]) -> None:
             advice=f"run {statements}",
         )
     raise YouCanInvalidInputError(
-        f"The table {table} has no column {' and no '.join(missing)}, so nothing was sent: name another one in "
-        "report_table, which is created where it is missing."
+        f"The table {table} has no column {' and no '.join(missing)}",
+        advice="name another one in report_table, which is created where it is missing.",
     )

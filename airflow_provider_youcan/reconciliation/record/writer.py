@@ -89,8 +89,9 @@ class Record:
 def _make_writer(sink: Sink) -> BackgroundWriter[NumberedLine]:
     def make_error(why: str) -> YouCanError:
         return YouCanRecordError(
-            f"{sink.name} takes no lines ({why}), and no update is sent without one: nothing more was sent; it may "
-            "work later."
+            f"{sink.name} takes no lines ({why})",
+            advice="it may work later",
+            outcome="Nothing more was sent: no update is sent without its line",
         )
 
     return BackgroundWriter(sink, _MAX_BATCH, make_error)

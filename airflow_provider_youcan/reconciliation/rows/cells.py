@@ -66,8 +66,8 @@ def read_ref(value: object) -> str | None:
         return value
     if isinstance(value, float):
         raise YouCanInvalidInputError(
-            f"{show_cell(value)} is not a ref: a column of numbers with a null among them becomes floating point, and "
-            "has lost its zeros; read it as text, such as '021'"
+            f"{show_cell(value)} is not a ref: read the column as text, such as '021'; a column of numbers with a null "
+            "among them becomes floating point, and loses its zeros"
         )
     raise YouCanInvalidInputError(f"{show_cell(value)} is not a ref: give it as text, such as '021'")
 
@@ -116,8 +116,8 @@ def check_words(status_map: object) -> None:
         texts = [normalize_text(str(word)) for word in words]
         if twice := sorted({text for text in texts if texts.count(text) > 1}):
             raise YouCanInvalidInputError(
-                f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once, as text and as another "
-                "kind of value, or with spaces around it: give each word once."
+                f"status_map[{context!r}] has {' and '.join(map(repr, twice))} more than once: give each word once; "
+                "a number and its text, or a word with spaces around it, are the same."
             )
 
 

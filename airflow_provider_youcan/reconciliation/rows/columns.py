@@ -48,29 +48,31 @@ class Columns:
         shown = ", ".join(map(repr, names))
         if LATEST_BY in self._names and LATEST_BY not in found:
             raise YouCanInvalidInputError(
-                f"There is no column {self._names[LATEST_BY]!r}, which latest_by names, so nothing was sent; there "
-                f"are {shown}."
+                f"There is no column {self._names[LATEST_BY]!r}, which latest_by names", advice=f"there are {shown}."
             )
         if missing := [name for column, name in self._renamed.items() if column not in found]:
             raise YouCanInvalidInputError(
-                f"There is no column {' or '.join(map(repr, missing))}, which columns names, so nothing was sent; "
-                f"there are {shown}."
+                f"There is no column {' or '.join(map(repr, missing))}, which columns names",
+                advice=f"there are {shown}.",
             )
         folded = [_fold(str(name)) for name in names]
         if twice := [name for name in found.values() if folded.count(_fold(name)) > 1]:
             raise YouCanInvalidInputError(
-                f"There are several columns {' and '.join(map(repr, twice))}, ignoring letter case, so nothing was "
-                "sent: give each a name of its own."
+                f"There are several columns {' and '.join(map(repr, twice))}, ignoring letter case",
+                advice="give each a name of its own.",
             )
         if not {"order_id", "ref"} & found.keys():
             raise YouCanInvalidInputError(
-                "No column says which order a row is about, so nothing was sent: name one 'order_id' or 'ref', or say "
-                f"in columns what it is called; there are {shown}."
+                "No column says which order a row is about",
+                advice=f"name one 'order_id' or 'ref', or say in columns what it is called; there are {shown}.",
             )
         if not set(STATUS_COLUMNS.values()) & found.keys():
             raise YouCanInvalidInputError(
-                "No column says what should hold, so nothing was sent: name one 'status', 'shipping_status' or "
-                f"'payment_status', or say in columns what it is called; there are {shown}."
+                "No column says what should hold",
+                advice=(
+                    "name one 'status', 'shipping_status' or 'payment_status', or say in columns what it is "
+                    f"called; there are {shown}."
+                ),
             )
 
     def check_seen(self) -> None:

@@ -32,8 +32,8 @@ class TableInHand:
         """
         if self._was_read:
             raise YouCanInvalidInputError(
-                "orders was a generator, and was read already, so nothing was sent: have a function make the rows each "
-                "time, with @task.youcan_reconcile."
+                "orders was a generator, and was read already",
+                advice="have a function make the rows each time, with @task.youcan_reconcile.",
             )
         self._was_read = isinstance(self._rows, Iterator)
         return self._rows
@@ -59,8 +59,11 @@ def read_rows(
     if _is_sheet(table) and not desired.columns.find(columns or ()):
         # What stands there instead is not shown: it may be a customer's.
         raise YouCanInvalidInputError(
-            f"{name} is a list of lists whose first row is not a header, so nothing was sent: begin with the names of "
-            "the columns, such as ['order_id', 'payment_status'], or say in columns what these are called."
+            f"{name} is a list of lists whose first row is not a header",
+            advice=(
+                "begin with the names of the columns, such as ['order_id', 'payment_status'], or say in columns "
+                "what these are called."
+            ),
         )
     if columns is not None:
         desired.columns.check(columns)
@@ -101,15 +104,15 @@ def _open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[l
     if ("pyarrow", "RecordBatchReader") in kinds:
         return list(data.schema.names), lambda columns: _read_batches(data, columns)
     if ("polars", "LazyFrame") in kinds:
-        raise YouCanInvalidInputError(
-            f"{name} is a LazyFrame, which holds no rows yet; nothing was sent: collect() it."
-        )
+        raise YouCanInvalidInputError(f"{name} is a LazyFrame, which holds no rows yet", advice="collect() it.")
     is_column = bool({("pandas", "Series"), ("polars", "Series")} & kinds)
     if not isinstance(table, Iterable) or isinstance(table, (str, bytes, Mapping)) or is_column:
         raise YouCanInvalidInputError(
-            f"{name} is of type {type(table).__name__}, not a list of mappings; nothing was sent: give one, a list of "
-            "lists with a header, or a table of pandas, polars or pyarrow. A template renders to text, so pass the "
-            "output of an upstream task itself."
+            f"{name} is of type {type(table).__name__}, not a list of mappings",
+            advice=(
+                "give one, a list of lists with a header, or a table of pandas, polars or pyarrow. A template "
+                "renders to text, so pass the output of an upstream task itself."
+            ),
         )
     return None, lambda _: iter(table)
 

@@ -69,9 +69,12 @@ def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: Desi
     kind = next((kind for ending, kind in _KINDS.items() if name.endswith(ending)), None)
     if kind is None or (kind not in ("csv", "json") and compression is not None):
         raise YouCanInvalidInputError(
-            f"The name of {path} does not say how to read it, so nothing was sent: give a file that ends in .csv, "
-            ".tsv, .jsonl or .ndjson, each also with .gz, .bz2, .xz or .zst, or in .parquet, .xlsx, .xlsm, .xls or "
-            ".ods. Of any other, read the rows with @task.youcan_reconcile."
+            f"The name of {path} does not say how to read it",
+            advice=(
+                "give a file that ends in .csv, .tsv, .jsonl or .ndjson, each also with .gz, .bz2, .xz or .zst, "
+                "or in .parquet, .xlsx, .xlsm, .xls or .ods. Of any other, read the rows with "
+                "@task.youcan_reconcile."
+            ),
         )
     if unfit := options.keys() - _OPTIONS[kind]:
         raise YouCanInvalidInputError(
@@ -87,9 +90,7 @@ def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: Desi
         else:
             lines = _read_lines(_decompress(file, path, compression), path, options.get("encoding"), compression)
             if (first := next(lines, None)) is None:
-                raise YouCanInvalidInputError(
-                    f"The file at {path} is empty, so nothing was sent: check what writes it."
-                )
+                raise YouCanInvalidInputError(f"The file at {path} is empty", advice="check what writes it.")
             lines = itertools.chain([first.removeprefix("\ufeff")], lines)
             if kind == "csv":
                 _read_csv(lines, path, options.get("delimiter"), header_row, desired)
@@ -111,27 +112,25 @@ def check_file_options(options: object) -> Mapping[str, Any]:
         return {}
     if not isinstance(options, Mapping) or not options.keys() <= set().union(*_OPTIONS.values()):
         raise YouCanInvalidInputError(
-            f"file_options is {options!r:.200}; nothing was sent: give a mapping with one or some of 'delimiter', "
-            "'encoding', 'header_row' and 'sheet'."
+            f"file_options is {options!r:.200}",
+            advice="give a mapping with one or some of 'delimiter', 'encoding', 'header_row' and 'sheet'.",
         )
     delimiter, encoding = options.get("delimiter", ","), options.get("encoding", "utf-8")
     if not isinstance(delimiter, str) or len(delimiter) != 1 or delimiter in '"\r\n':
-        raise YouCanInvalidInputError(f"The delimiter is {delimiter!r}; nothing was sent: give one character.")
+        raise YouCanInvalidInputError(f"The delimiter is {delimiter!r}", advice="give one character.")
     try:
         "".encode(encoding)
     except (LookupError, TypeError, ValueError):
         raise YouCanInvalidInputError(
-            f"There is no encoding {encoding!r}; nothing was sent: give one that Python knows, such as 'cp1256'."
+            f"There is no encoding {encoding!r}", advice="give one that Python knows, such as 'cp1256'."
         ) from None
     if not re.fullmatch("[1-9][0-9]{0,6}", str(options.get("header_row", 1))):
         raise YouCanInvalidInputError(
-            f"header_row is {options['header_row']!r:.100}; nothing was sent: give the number of the row, from 1."
+            f"header_row is {options['header_row']!r:.100}", advice="give the number of the row, from 1."
         )
     sheet = options.get("sheet", 1)
     if isinstance(sheet, bool) or not isinstance(sheet, (str, int)) or sheet == "":
-        raise YouCanInvalidInputError(
-            f"The sheet is {sheet!r:.100}; nothing was sent: give its name, or its number from 1."
-        )
+        raise YouCanInvalidInputError(f"The sheet is {sheet!r:.100}", advice="give its name, or its number from 1.")
     return options
 
 
@@ -142,8 +141,8 @@ def _decompress(file: BinaryIO, path: str, compression: str | None) -> BinaryIO:
 
     if compression not in compr:
         raise YouCanInvalidInputError(
-            f"Reading {path} needs zstandard, which is not installed here, so nothing was sent: install it, or "
-            "compress the file with gzip."
+            f"Reading {path} needs zstandard, which is not installed here",
+            advice="install it, or compress the file with gzip.",
         )
     return cast("BinaryIO", compr[compression](file, mode="r"))
 
@@ -159,8 +158,8 @@ def _read_lines(stream: BinaryIO, path: str, typed: str | None, kind: str | None
             number += 1
             if len(line) > _MAX_LINE:
                 raise YouCanInvalidInputError(
-                    f"Line {number:,} of {path} is longer than {_MAX_LINE:,} characters, so nothing was sent: no order "
-                    "takes that much."
+                    f"Line {number:,} of {path} is longer than {_MAX_LINE:,} characters",
+                    advice="no order takes that much.",
                 )
             yield line
     except UnicodeError as error:
@@ -203,7 +202,7 @@ def _read_workbook(rows: Iterable[list[Any]], path: str, header_row: int, desire
 
 def _no_header(path: str, header_row: int) -> YouCanInvalidInputError:
     where = f"in row {header_row:,}, which is beyond its end" if header_row else "all of its lines are blank"
-    return YouCanInvalidInputError(f"{path} has no header, so nothing was sent: {where}.")
+    return YouCanInvalidInputError(f"{path} has no header", advice=f"{where}.")
 
 
 def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, header_row: int, desired: DesiredState) -> None:
@@ -238,8 +237,8 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, header_row
         except csv.Error as error:
             if names is None or skipped + reader.line_num > line or is_at_end:
                 raise YouCanInvalidInputError(
-                    f"What begins on line {line:,} of {path} can't be read as CSV ({error}), so nothing was sent: a "
-                    "quote that is not closed takes in all that follows."
+                    f"What begins on line {line:,} of {path} can't be read as CSV ({error})",
+                    advice="a quote that is not closed takes in all that follows.",
                 ) from None
             row = YouCanInvalidInputError(f"it can't be read as CSV: {error}")
         else:
@@ -266,14 +265,16 @@ def _check_header(names: Sequence[str], where: str, delimiter: str | None, desir
         separated = "" if delimiter is None else f"separated by {delimiter!r}, "
         other = "file_options names another row" + ("" if delimiter is None else ", or another delimiter")
         raise YouCanInvalidInputError(
-            f"{where} is not a header, so nothing was sent: {separated}none of its cells is the name of a column that "
-            "is read. Columns are 'order_id' or 'ref', 'status', 'shipping_status' and 'payment_status', or what "
-            f"columns calls them; {other}."
+            f"{where} is not a header",
+            advice=(
+                f"{separated}none of its cells is the name of a column that is read. Columns are 'order_id' or "
+                f"'ref', 'status', 'shipping_status' and 'payment_status', or what columns calls them; {other}."
+            ),
         )
     if twice := [name for name in dict.fromkeys(found) if names.count(name) > 1]:
         raise YouCanInvalidInputError(
-            f"{where} has the column {' and '.join(map(repr, twice))} more than once, so nothing was sent: give each a "
-            "name of its own."
+            f"{where} has the column {' and '.join(map(repr, twice))} more than once",
+            advice="give each a name of its own.",
         )
     desired.columns.check(names)
 

@@ -51,14 +51,13 @@ class Moments:
         """Refuse values that can't be compared with each other."""
         if unfit := self._kinds.get("other"):
             raise YouCanInvalidInputError(
-                f"latest_by names the column {self._column!r}, which has {show_cell(unfit)}, so nothing was sent: its "
-                "values are dates, numbers, or texts such as ISO times."
+                f"latest_by names the column {self._column!r}, which has {show_cell(unfit)}",
+                advice="its values are dates, numbers, or texts such as ISO times.",
             )
         if len(self._kinds) > 1:
             shown = " and ".join(sorted(self._kinds))
             raise YouCanInvalidInputError(
-                f"latest_by names the column {self._column!r}, which has {shown}, so nothing was sent: give values of "
-                "one kind."
+                f"latest_by names the column {self._column!r}, which has {shown}", advice="give values of one kind."
             )
 
     def refuse(self, row: int) -> None:

@@ -26,8 +26,8 @@ def read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
         from pyarrow.parquet import ParquetFile
     except ImportError:
         raise YouCanInvalidInputError(
-            f"Reading {path} needs pyarrow, which is not installed here, so nothing was sent: install it, or write the "
-            "file as CSV or JSON lines."
+            f"Reading {path} needs pyarrow, which is not installed here",
+            advice="install it, or write the file as CSV or JSON lines.",
         ) from None
     try:
         table = ParquetFile(file)
@@ -41,6 +41,6 @@ def read_parquet(file: BinaryIO, path: str, desired: DesiredState) -> None:
                 desired.add(row)
     except (pa.ArrowException, OSError, UnicodeError, OverflowError):  # pyarrow calls damaged pages an OSError
         raise YouCanInvalidInputError(
-            f"The file at {path} is not a complete Parquet file, or has values that can't be read, so nothing was "
-            "sent: check what writes it."
+            f"The file at {path} is not a complete Parquet file",
+            advice="check what writes it, or it has values that can't be read.",
         ) from None

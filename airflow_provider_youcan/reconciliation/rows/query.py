@@ -44,14 +44,16 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
     except AirflowNotFoundException:
         # Airflow 3 says so, too, when its secrets backend is out of reach.
         raise YouCanConnectionError(
-            f"There is no Airflow connection {conn_id!r}, or Airflow's database or secrets backend is out of reach, so "
-            "nothing was sent: install the Airflow provider of your database, restart Airflow, and add the "
-            "connection."
+            f"There is no Airflow connection {conn_id!r}",
+            advice=(
+                "install the Airflow provider of your database, restart Airflow, and add the connection. If there is "
+                "one, Airflow's database or secrets backend is out of reach; nothing was sent."
+            ),
         ) from None
     if not isinstance(hook_params or {}, Mapping):
         raise YouCanInvalidInputError(
-            f"hook_params is of type {type(hook_params).__name__}, so nothing was sent: give a mapping; a template "
-            "makes one only with render_template_as_native_obj=True on the DAG."
+            f"hook_params is of type {type(hook_params).__name__}",
+            advice="give a mapping; a template makes one only with render_template_as_native_obj=True on the DAG.",
         )
     try:
         hook: Any = _make_hook(connection, dict(hook_params or {}))
@@ -59,8 +61,8 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
         raise _no_hook(conn_id, connection.conn_type, error) from None
     if not isinstance(hook, DbApiHook):
         raise YouCanInvalidInputError(
-            f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL; "
-            "nothing was sent: name one of a database."
+            f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL",
+            advice="name one of a database.",
         )
     return hook
 
@@ -121,7 +123,8 @@ def _wait_for(batches: Queue[Batch | BaseException | None], check: Callable[[], 
         with suppress(Empty):
             return batches.get(timeout=1)
     raise YouCanConnectionError(
-        f"The database returned nothing for {_MAX_SECONDS / 3600:g} hours, so nothing was sent; it may work later."
+        f"The database returned nothing for {_MAX_SECONDS / 3600:g} hours",
+        advice="it may work later; nothing was sent.",
     )
 
 
@@ -162,12 +165,18 @@ def _no_hook(conn_id: str, conn_type: str | None, error: Exception) -> YouCanInv
     if conn_type == "generic":
         # What Airflow's command line makes of a type that it does not know.
         return YouCanInvalidInputError(
-            f"{start}, so nothing was sent: delete it, and add it again with its own type, once the Airflow provider "
-            "of its database is installed and Airflow was restarted."
+            start,
+            advice=(
+                "delete it, and add it again with its own type, once the Airflow provider of its database is "
+                "installed and Airflow was restarted."
+            ),
         )
     return YouCanInvalidInputError(
-        f"{start} ({describe_error(error)}), so nothing was sent: install the Airflow provider of that database, "
-        "restart Airflow, and see that hook_params, if there are any, are what its hook takes."
+        f"{start} ({describe_error(error)})",
+        advice=(
+            "install the Airflow provider of that database, restart Airflow, and see that hook_params, if there "
+            "are any, are what its hook takes."
+        ),
     )
 
 
@@ -180,12 +189,11 @@ def _check_statement(hook: DbApiHook, sql: str) -> str:
         statements = [sql]
     if len(statements) != 1:
         raise YouCanInvalidInputError(
-            f"The sql has {len(statements)} statements, so nothing was sent: give one, which returns the rows."
+            f"The sql has {len(statements)} statements", advice="give one, which returns the rows."
         )
     if (word := _find_change(statements[0])) is not None:
         raise YouCanInvalidInputError(
-            f"The sql has {word} in it, which may change the warehouse: it was not run, so it returns no rows and "
-            "nothing was sent; give a select, which only reads."
+            f"The sql contains {word}, which may change data", advice="use a SELECT. It was not run."
         )
     return hook.strip_sql_string(sql)
 
@@ -218,9 +226,8 @@ def _connect(hook: DbApiHook) -> Any:
     if not hasattr(connection, "cursor"):
         with closing(connection):
             raise YouCanInvalidInputError(
-                f"The Airflow connection {hook.get_conn_id()!r} is of type {hook.conn_type!r}, whose connections have "
-                "no cursors as Python's DB-API describes them, so nothing was sent: read the rows in a task of your "
-                "own, and pass them as orders."
+                f"The Airflow connection {hook.get_conn_id()!r} of type {hook.conn_type!r} has no cursors",
+                advice="read the rows in a task of your own, and pass them as orders.",
             )
     return connection
 

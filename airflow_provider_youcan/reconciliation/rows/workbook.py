@@ -24,8 +24,8 @@ def read_sheet(file: BinaryIO, path: str, sheet: str | int | None) -> Iterator[l
         from python_calamine import CalamineError, CalamineWorkbook, PasswordError
     except ImportError:
         raise YouCanInvalidInputError(
-            f"Reading {path} needs python-calamine, which is not installed here, so nothing was sent: "
-            "pip install 'airflow-provider-youcan[excel]', or save the file as CSV."
+            f"Reading {path} needs python-calamine, which is not installed here",
+            advice="pip install 'airflow-provider-youcan[excel]', or save the file as CSV.",
         ) from None
     try:
         workbook = CalamineWorkbook.from_filelike(file)
@@ -50,7 +50,7 @@ def _find_sheet(names: list[str], path: str, sheet: str | int | None) -> int:
     if isinstance(number, int) and 1 <= number <= len(names):
         return number - 1
     raise YouCanInvalidInputError(
-        f"The workbook at {path} has no sheet {sheet!r}, so nothing was sent; there are {list_some(names) or 'none'}."
+        f"The workbook at {path} has no sheet {sheet!r}", advice=f"there are {list_some(names) or 'none'}."
     )
 
 

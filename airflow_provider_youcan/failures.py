@@ -1,0 +1,46 @@
+"""What a task's log says of its end, where Airflow's page shows it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
+
+from airflow_provider_youcan.exceptions import YouCanError, YouCanInvalidInputError
+
+__all__ = ["log_end"]
+
+
+@contextmanager
+def log_end(log: Any, *, only_reads: bool = False) -> Iterator[None]:
+    """
+    Log why a task fails, the cause and the remedy on a line each, or why it is skipped.
+
+    Airflow shows an exception's message above a long traceback, and hides a skip's message in a folded group.
+
+    :param log: the task's logger.
+    :param only_reads: whether the task sends nothing anyway, so that its errors need not say so (default ``False``).
+    """
+    try:
+        yield
+    except AirflowSkipException as skip:
+        log.info("%s", skip)
+        raise
+    except AirflowSensorTimeout as error:
+        log.error("%s", error)
+        raise
+    except YouCanError as error:
+        if only_reads and isinstance(error, YouCanInvalidInputError):
+            error.drop_outcome()
+        log.error("%s", "\n".join(_lines(error)))
+        raise
+
+
+def _lines(error: YouCanError) -> Iterator[str]:
+    if error.advice is None or not error.problem:
+        yield str(error)
+        return
+    yield f"{error.problem.rstrip('.')}."
+    yield f"{error.advice[:1].upper()}{error.advice[1:].rstrip('.')}."
