@@ -182,7 +182,7 @@ def test_a_single_operator_that_is_stopped_does_not_try_again(
     operator = YouCanUpdatePaymentStatusOperator(task_id="pay", order_id=order_id, status="paid")
     monkeypatch.setattr(YouCanHook, "_pause", lambda *_: operator.on_kill())
 
-    with pytest.raises(YouCanTaskStoppedError, match="the task was stopped"):
+    with pytest.raises(YouCanTaskStoppedError, match="The task was stopped"):
         operator.execute({})
 
     assert len(sandbox.shop.requests()) == 1

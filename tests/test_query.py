@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import sys
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.http.hooks.http import HttpHook
 
-from airflow_provider_youcan.exceptions import YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from tests.conftest import Sandbox, paid_rows, reconcile
 from tests.warehouses import CREATE, MAX_MEGABYTES, QUERY, ROWS, make_rows, measure_reading
@@ -161,6 +162,45 @@ def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(database: tuple
 
     assert rows == ROWS
     assert megabytes <= MAX_MEGABYTES
+
+
+@pytest.mark.parametrize("sql", ["select order_id from no_such_table", "select no_such_column from courier_orders"])
+    "sql", ["select order_id, status from no_such_table", "select no_such_column from courier_orders"]
+)
+def test_sql_that_is_wrong_is_a_permanent_mistake(sandbox: Sandbox, database: tuple[str, Any], sql: str) -> None:
+    fill(database[1], [("abc", "shipped", None)])
+
+    with pytest.raises(YouCanInvalidInputError, match="The sql failed .*no_such"):
+        run_query(sql)
+
+    assert sandbox.shop.requests() == []
+
+
+def test_a_value_that_the_database_can_not_read_is_in_no_error(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_DUCK", json.dumps({"conn_type": "duckdb", "host": str(tmp_path / "duck.db")}))
+
+    with pytest.raises(YouCanInvalidInputError, match=r"The sql failed \(ConversionException\)") as error:
+        YouCanReconcileOrdersOperator(
+            task_id="r", sql="select cast('0612345678x' as integer) as order_id, 'paid' as status", conn_id="duck"
+        ).execute({})
+
+    assert "0612345678" not in "".join(traceback.format_exception(error.value))
+
+
+def test_a_database_that_is_locked_may_be_free_later(
+    monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    path = tmp_path / "warehouse.db"
+    connection = {"conn_type": "sqlite", "host": str(path), "extra": {"timeout": "0"}}
+    monkeypatch.setenv("AIRFLOW_CONN_LOCKED", json.dumps(connection))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("create table orders (order_id text, status text)")
+        database.execute("begin exclusive")
+
+        with pytest.raises(YouCanConnectionError, match=r"The sql failed .*locked.* it may work later"):
+            YouCanReconcileOrdersOperator(task_id="r", sql="select * from orders", conn_id="locked").execute({})
 
 
 @pytest.mark.parametrize(
@@ -349,7 +389,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Any:
             return hook_class(**(hook_params or {}))
 
         connection = SimpleNamespace(conn_id="warehouse", conn_type=conn_type, get_hook=get_hook)
-        get_connection = "airflow_provider_youcan.reconciliation.rows.query.BaseHook.get_connection"
+        get_connection = "airflow_provider_youcan.reconciliation.databases.BaseHook.get_connection"
         monkeypatch.setattr(get_connection, lambda _: connection)
         return params
 

@@ -19,7 +19,7 @@ _READ = """
 import re, sys
 from pathlib import Path
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
-from airflow_provider_youcan.reconciliation.rows.query import get_database_hook
+from airflow_provider_youcan.reconciliation.databases import get_database_hook
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
 params = eval(sys.argv[2])

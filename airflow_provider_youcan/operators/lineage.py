@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_youcan.assets import SCHEME, find_store
-from airflow_provider_youcan.reconciliation.rows.query import get_database_hook
+from airflow_provider_youcan.reconciliation.databases import get_database_hook
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator

@@ -14,10 +14,11 @@ from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanUn
 from airflow_provider_youcan.operators.base import ReconcilingOperator
 from airflow_provider_youcan.operators.revert import YouCanRevertReconciliationOperator
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.databases import get_database_hook
 from airflow_provider_youcan.reconciliation.rows.cells import check_words
 from airflow_provider_youcan.reconciliation.rows.dataframe import TableInHand, read_rows
 from airflow_provider_youcan.reconciliation.rows.file import check_file_options, read_orders_file
-from airflow_provider_youcan.reconciliation.rows.query import get_database_hook, query
+from airflow_provider_youcan.reconciliation.rows.query import query
 from airflow_provider_youcan.reconciliation.storage import is_same_file
 from airflow_provider_youcan.reconciliation.thresholds import read_whole_number
 from airflow_provider_youcan.texts import join_slugs, pluralize

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
-from airflow_provider_youcan.reconciliation.rows.query import describe_error, get_database_hook
+from airflow_provider_youcan.reconciliation.databases import database_error, describe_error, get_database_hook
 from airflow_provider_youcan.texts import shorten
 
 __all__ = ["WarehouseTable", "add_columns", "check_table_name", "make_storable"]
@@ -87,9 +87,8 @@ class WarehouseTable:
         try:
             self._try_to_write()
         except Exception as error:  # whatever a database's driver raises
-            raise YouCanConnectionError(
-                f"The table {self._table} can't be written to ({describe_error(error)})",
-                advice=f"check what the Airflow connection {self._conn_id!r} may do; nothing was sent.",
+            raise database_error(
+                f"The table {self._table} can't be written to", error, f"check what {self._conn_id!r} may do"
             ) from None
 
     def close(self) -> None:
@@ -143,18 +142,19 @@ class WarehouseTable:
     def _find_columns(self) -> set[str]:
         with suppress(Exception):  # there is no such table, or it can't be read
             return self._read_columns()
-        reason = ""
+        failure: Exception | None = None
         try:
             self._create()
         except Exception as error:  # whatever a database's driver raises
-            reason = describe_error(error)
+            failure = error
         try:
             # If it could not be created, another task may have done so at the same moment.
             return self._read_columns()
-        except Exception:  # it was not that
-            raise YouCanConnectionError(
-                f"The table {self._table} can be neither read nor created ({reason})",
-                advice=f"check what the Airflow connection {self._conn_id!r} may do; nothing was sent.",
+        except Exception as error:  # it was not that
+            raise database_error(
+                f"The table {self._table} can be neither read nor created",
+                failure or error,
+                f"check what {self._conn_id!r} may do",
             ) from None
 
     def _read_columns(self) -> set[str]:

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_provider_youcan.checks import check_order_id, check_status_text
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanInvalidInputError
 from airflow_provider_youcan.orders import StatusContext
+from airflow_provider_youcan.reconciliation.databases import database_error, get_database_hook
 from airflow_provider_youcan.reconciliation.planner import Outcome
 from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, LINE_KEYS
 from airflow_provider_youcan.reconciliation.record.table import LINE_COLUMNS, refuse_missing_columns
-from airflow_provider_youcan.reconciliation.rows.query import describe_error, get_database_hook
 
 __all__ = ["RecordedLine", "RecordedTry", "read_record", "read_tries"]
 
@@ -188,14 +188,13 @@ def _query(table: str, conn_id: str, given: Mapping[str, Any]) -> list[dict[str,
             names = [column[0].lower() for column in cursor.description]
             rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     except Exception as error:  # whatever a database's driver raises
-        reason = describe_error(error)
+        failure = database_error(
+            f"The outcomes in {table} can't be read", error, f"check the table's name, and what {conn_id!r} may read"
+        )
     else:
         refuse_missing_columns(table, set(names))
         return rows
-    raise YouCanConnectionError(
-        f"The outcomes in {table} can't be read ({reason})",
-        advice=f"check the table's name and the Airflow connection {conn_id!r}; it may work later; nothing was sent.",
-    )
+    raise failure
 
 
 def _is_plan(rows: Iterable[Mapping[str, Any]]) -> bool:

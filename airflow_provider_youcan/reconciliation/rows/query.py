@@ -10,14 +10,13 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
-
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.reconciliation.databases import database_error
 
 if TYPE_CHECKING:
     from airflow.providers.common.sql.hooks.sql import DbApiHook
 
-__all__ = ["describe_error", "get_database_hook", "query"]
+__all__ = ["query"]
 
 _ROWS_A_FETCH = 1000
 _MAX_SECONDS = 6 * 3600.0
@@ -26,45 +25,6 @@ _READING = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "SHOW", "DESCRIBE", "DE
 """What a statement that reads begins with."""
 _CHANGING = ("INSERT", "UPDATE", "DELETE", "MERGE", "UPSERT", "INTO")
 _LOCKING = ("FOR", "KEY")
-
-
-def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None) -> DbApiHook:
-    """
-    Return the hook of a database, as Airflow's own SQL operators find it.
-
-    :param conn_id: its Airflow connection.
-    :param hook_params: what its hook is made with (default nothing).
-    :raises YouCanInvalidInputError: if that connection runs no SQL, or this Airflow has no hook for it.
-    :raises YouCanConnectionError: if Airflow does not hand it out.
-    """
-    from airflow.providers.common.sql.hooks.sql import DbApiHook
-
-    try:
-        connection = BaseHook.get_connection(conn_id)
-    except AirflowNotFoundException:
-        # Airflow 3 says so, too, when its secrets backend is out of reach.
-        raise YouCanConnectionError(
-            f"There is no Airflow connection {conn_id!r}",
-            advice=(
-                "install the Airflow provider of your database, restart Airflow, and add the connection. If there is "
-                "one, Airflow's database or secrets backend is out of reach; nothing was sent."
-            ),
-        ) from None
-    if not isinstance(hook_params or {}, Mapping):
-        raise YouCanInvalidInputError(
-            f"hook_params is of type {type(hook_params).__name__}",
-            advice="give a mapping; a template makes one only with render_template_as_native_obj=True on the DAG.",
-        )
-    try:
-        hook: Any = _make_hook(connection, dict(hook_params or {}))
-    except Exception as error:  # an unknown type of connection ends in errors of several kinds
-        raise _no_hook(conn_id, connection.conn_type, error) from None
-    if not isinstance(hook, DbApiHook):
-        raise YouCanInvalidInputError(
-            f"The Airflow connection {conn_id!r} is of type {connection.conn_type!r}, which runs no SQL",
-            advice="name one of a database.",
-        )
-    return hook
 
 
 Batch: TypeAlias = tuple[list[str], list[Mapping[str, Any]]]
@@ -129,55 +89,27 @@ def _wait_for(batches: Queue[Batch | BaseException | None], check: Callable[[], 
 
 
 def _query(hook: DbApiHook, statement: str, parameters: Any) -> Iterator[Batch]:
+    try:
+        yield from _fetch(hook, statement, parameters)
+        return
+    except YouCanError:
+        raise
+    except Exception as error:  # whatever a database's driver raises
+        failure = database_error("The sql failed", error, "look at the sql, and at what its connection may read")
+    # Raised out here, without the driver's error, whose text may hold a cell.
+    raise failure
+
+
+def _fetch(hook: DbApiHook, statement: str, parameters: Any) -> Iterator[Batch]:
     with closing(_connect(hook)) as connection, closing(_open_cursor(hook, connection)) as cursor:
         cursor.execute(statement, *([parameters] if parameters is not None else []))
         rows = cursor.fetchmany(_ROWS_A_FETCH) if hook.conn_type == "postgres" or cursor.description else []
         if not cursor.description:
-            raise YouCanInvalidInputError("The sql returns no rows, as a select does; nothing was sent to the shop.")
+            raise YouCanInvalidInputError("The sql returns no rows", advice="use a SELECT.")
         names = [column[0] for column in cursor.description]
         yield names, [_as_mapping(names, row) for row in rows]
         while rows := cursor.fetchmany(_ROWS_A_FETCH) if rows else []:
             yield names, [_as_mapping(names, row) for row in rows]
-
-
-def describe_error(error: Exception) -> str:
-    """Return a database's error in one line of at most 300 characters."""
-    # The first line: the next ones may have a row that it refuses, and so a cell.
-    return " ".join(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".split())[:300]
-
-
-def _make_hook(connection: Any, params: dict[str, Any]) -> Any:
-    if connection.conn_type in ("gcpbigquery", "google_cloud_platform"):
-        from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
-
-        # Legacy SQL is the hook's default, and nobody else's.
-        return BigQueryHook(**{"gcp_conn_id": connection.conn_id, "use_legacy_sql": False, **params})
-    if connection.conn_type == "databricks":
-        from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
-
-        # The connection's own hook starts jobs.
-        return DatabricksSqlHook(databricks_conn_id=connection.conn_id, **params)
-    return connection.get_hook(hook_params=params) if params else connection.get_hook()
-
-
-def _no_hook(conn_id: str, conn_type: str | None, error: Exception) -> YouCanInvalidInputError:
-    start = f"This Airflow has no hook for the Airflow connection {conn_id!r} of type {conn_type!r}"
-    if conn_type == "generic":
-        # What Airflow's command line makes of a type that it does not know.
-        return YouCanInvalidInputError(
-            start,
-            advice=(
-                "delete it, and add it again with its own type, once the Airflow provider of its database is "
-                "installed and Airflow was restarted."
-            ),
-        )
-    return YouCanInvalidInputError(
-        f"{start} ({describe_error(error)})",
-        advice=(
-            "install the Airflow provider of that database, restart Airflow, and see that hook_params, if there "
-            "are any, are what its hook takes."
-        ),
-    )
 
 
 def _check_statement(hook: DbApiHook, sql: str) -> str:
