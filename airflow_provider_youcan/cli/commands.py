@@ -29,7 +29,7 @@ class Command(NamedTuple):
 
     @property
     def description(self) -> str | None:
-        """What it does, in a few sentences."""
+        """A description of the command, in a few sentences."""
         return getattr(import_module(self.module), "DESCRIPTION", None)
 
 

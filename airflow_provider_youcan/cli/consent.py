@@ -60,7 +60,7 @@ class Authorization:
 
     @property
     def is_on_this_machine(self) -> bool:
-        """Whether the redirect leads to this machine, so that it can be received here."""
+        """True if the redirect leads to this machine, so that it can be received here."""
         address = urlsplit(self.redirect_uri)
         return address.scheme == "http" and address.hostname in _LOOPBACK
 

@@ -1,4 +1,4 @@
-"""What the commands that reconcile share: an operator that runs outside a task."""
+"""An operator that runs outside a task, for the commands that reconcile."""
 
 from __future__ import annotations
 

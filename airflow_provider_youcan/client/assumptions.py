@@ -39,7 +39,7 @@ class Assumption:
     holds: bool | None
     """``None`` if this shop does not show it."""
     seen: str
-    """What the shop answered, without anything of a customer's."""
+    """The shop's answer, without anything of a customer's."""
 
 
 @dataclass

@@ -1,5 +1,5 @@
 """
-What follows from a failure, without I/O: another token, a pause, another read, or the end.
+The decision after a failure, without I/O: another token, a pause, another read, or the end.
 
 One :class:`Attempts` accompanies one procedure. The drivers of both hooks ask it before each request and after each
 failure, so that what one of them does, the other does too.
@@ -48,7 +48,7 @@ class StaleReadError(Exception):
 
 class Attempts:
     """
-    What one procedure has cost so far, and what follows from a failure.
+    Counts the attempts of one procedure, and decides after a failure.
 
     :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
     :param denied: the scopes for which a token was refused that was new; it is kept up to date (default: none so far).
@@ -68,9 +68,9 @@ class Attempts:
         rng: random.Random | None = None,
     ) -> None:
         self.refused: list[Credentials] = []
-        """Those whose token YouCan refused."""
+        """The credentials whose token YouCan refused."""
         self.unconfirmed = False
-        """Whether an update was sent, and it is unknown whether YouCan applied it."""
+        """True if an update was sent, and it is unknown whether YouCan applied it."""
         self.failures = 0
         self._max_seconds, self._waits_for_limit = max_seconds, waits_for_limit
         self._clock, self._rng = clock, rng or _rng
@@ -88,7 +88,7 @@ class Attempts:
     @property
     def may_renew(self) -> bool:
         """
-        Whether a new token may be obtained: one for each procedure, and another where that one has run out.
+        True if a new token may be requested: one for each procedure, and another if that one has expired.
 
         Some endpoints answer a missing scope with a 401. So none is obtained for an endpoint that refused a new one.
         """

@@ -1,4 +1,4 @@
-"""How to reach a shop: the address and the access token, as plain data."""
+"""The address of a shop and its access token, as plain data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COOLDOWN = 10.0
 @dataclass(frozen=True)
 class OAuthClient:
     """
-    What an access token is renewed with.
+    The OAuth app and the refresh token, which renew an access token.
 
     :param client_id: the id of the app on YouCan.
     :param client_secret: its secret.
@@ -37,7 +37,7 @@ class OAuthClient:
 @dataclass(frozen=True)
 class Credentials:
     """
-    How to reach a shop.
+    The address of a shop, the access token, and the settings of the connection.
 
     :param base_url: where the API is, without a slash at its end.
     :param token: the access token; empty where the connection holds none, and one has to be obtained.
@@ -64,11 +64,11 @@ class Credentials:
 
     @property
     def is_running_out(self) -> bool:
-        """Whether it is time to renew the token."""
+        """True if it is time to renew the token."""
         return time.time() >= self.renew_at
 
     def has_same_token(self, other: Credentials) -> bool:
-        """Whether they lead to the same place with the same token."""
+        """True if both lead to the same place with the same token."""
         return (self.token, self.base_url) == (other.token, other.base_url)
 
     def with_age_of(self, earlier: Credentials | None) -> Credentials:

@@ -38,7 +38,7 @@ __all__ = [
 BASE_URL = "https://api.youcan.shop"
 
 MAX_BODY_BYTES = 20_000_000
-"""How many bytes of an answer are read; a page of fifty orders has a quarter of a million."""
+"""The most bytes of an answer that are read; a page of fifty orders has a quarter of a million."""
 
 MAX_PAGE_SIZE = 50
 """The most orders that YouCan sends in a page; it takes a larger ``limit`` for this one."""
@@ -54,12 +54,12 @@ STORE_STATUS_LISTS = {
 
 
 class Freshness(NamedTuple):
-    """How old the status that an update rests on may be when the update is sent."""
+    """The age that a read status may have when the update that depends on it is sent."""
 
     max_age: float = math.inf
     """Seconds; infinite without a guard: then the read is stale only once the update was sent."""
     read_at: float | None = None
-    """When it was read, in seconds of the monotonic clock; ``None`` for the request right before the update."""
+    """The time of the read, in seconds of the monotonic clock; ``None`` for the request right before the update."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class Request:
     method: str
     path: str
     purpose: str
-    """What it is for, in the words of an error message: ``read order 72aa…``."""
+    """Its purpose, in the words of an error message: ``read order 72aa…``."""
     is_success: Callable[[Mapping[str, Any]], bool]
-    """Whether the JSON object that came with a 2xx is the answer that YouCan gives to this request."""
+    """Tells whether the JSON object of a 2xx is YouCan's answer to this request."""
     params: Mapping[str, str] = field(default_factory=dict)
     body: bytes | None = None
-    """What is sent as JSON."""
+    """The JSON body."""
     form: Mapping[str, str] | None = field(default=None, repr=False)
-    """What is sent form-encoded, to the token endpoint alone. It holds secrets."""
+    """The form-encoded body, for the token endpoint alone. It holds secrets."""
     scope: str | None = None
     """The scope that the access token needs, where YouCan documents one."""
     order_id: str | None = None

@@ -12,12 +12,12 @@ from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 __all__ = ["Pages"]
 
 _MAX_STALE_PAGES = 10
-"""As many newer orders may come in while a page is read that the next one repeats it; hardly ten times in a row."""
+"""So many new orders may come in during a page that the next one repeats it; hardly ten times in a row."""
 
 
 class Pages:
     """
-    Where the reading of a list is: which page comes next, and whether there is one.
+    The progress through a list: the next page, and whether there is one.
 
     The list can grow while it is read. A list that has no end, because a server repeats itself, is given up.
 
@@ -46,12 +46,12 @@ class Pages:
 
     @property
     def is_over(self) -> bool:
-        """Whether the last page was read."""
+        """True if the last page was read."""
         return self.next_page > self.total_pages
 
     @property
     def pages_left(self) -> int:
-        """How many pages there still are."""
+        """The number of pages that are left."""
         return max(0, self.total_pages - self.next_page + 1)
 
     def end(self) -> None:

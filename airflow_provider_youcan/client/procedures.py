@@ -1,5 +1,5 @@
 """
-What takes more than one request, written once, without I/O.
+Procedures of more than one request, written once, without I/O.
 
 A procedure is a generator: it yields requests, is sent their payloads or thrown their errors, and returns its result.
 ``YouCanHook`` runs it by blocking and ``YouCanAsyncHook`` on asyncio; a test steps through it with ``next``, ``send``
@@ -48,7 +48,7 @@ Procedure: TypeAlias = Generator[endpoints.Request, dict[str, Any], T]
 """Yields requests, is sent their payloads or thrown their errors, and returns a ``T``."""
 
 GUARD_MAX_AGE = 5.0
-"""How many seconds old a status may be, by default, that a guarded update rests on."""
+"""The age in seconds that a status may have, by default, for a guarded update."""
 
 CONFIRMED_BY_READING = "confirmed by reading; another run may have set it"
 
@@ -100,23 +100,23 @@ class Read(NamedTuple):
 
     statuses: OrderStatuses
     at: float
-    """When, in seconds of the monotonic clock."""
+    """The time of the read, in seconds of the monotonic clock."""
 
 
 class UpdateResult(NamedTuple):
-    """What became of a status that was to be set."""
+    """The result of an update."""
 
     before: str | None
-    """What it was, ``None`` where it could not be read."""
+    """The status before, ``None`` if it could not be read."""
     changed: bool
     reason: str | None = None
-    """What there is to say of it: how it was confirmed, or why it was not set though its guard allows it."""
+    """A remark: how it was confirmed, or why it was not set although its guard allows it."""
     statuses: OrderStatuses | None = None
     """All of the order's statuses, where they were read for this."""
 
 
 class Decision(Enum):
-    """What a guard says of an update."""
+    """A guard's decision about an update."""
 
     UPDATE = "update"
     UNCHANGED = "unchanged"

@@ -1,5 +1,5 @@
 """
-How fast a shop may be asked: a limit that YouCan doesn't publish, found by listening to the answers.
+The shop's rate limit, which YouCan doesn't publish, learned from its answers.
 
 The limit is taken for a fixed window, as Laravel's throttle has it: so many requests in so many seconds, counted
 from the first of them. Other tasks may use the same window, so what is learned is the share that is left to this one.
@@ -23,14 +23,14 @@ _MAX_PROBE_INTERVAL = 16
 """At most so many windows pass until it is tried whether the limit has risen."""
 
 _FREE_START = 4
-"""How many requests are under way at first: a limit that is met with them costs as many refusals at most."""
+"""The number of requests in flight at first: if they meet a limit, at most as many are refused."""
 
 _KEPT_SHARE = 0.9
-"""How much of its share a task keeps when others took a part of it, so that shares even out."""
+"""The part of its share that a task keeps when others took some of it, so that shares even out."""
 
 
 class Phase(Enum):
-    """What is believed of the shop's window at the moment; :class:`RateLimit` has the table."""
+    """The state of the shop's window, as far as it is known; :class:`RateLimit` has the table."""
 
     FREE = "free"
     OPEN = "open"
@@ -41,7 +41,7 @@ class Phase(Enum):
 
 class RateLimit:
     """
-    What is believed of a shop's limit. It has no clock of its own, and waits for nothing.
+    An estimate of a shop's limit. It has no clock of its own, and waits for nothing.
 
     ========  ==========================================  ====================================================
     phase     what may be sent                            what ends it
@@ -66,14 +66,14 @@ class RateLimit:
     def __init__(self, max_in_flight: int | None = None, *, rng: random.Random | None = None) -> None:
         self.phase = Phase.FREE
         self.capacity: int | None = None
-        """How many requests a window takes, ``None`` while it is not known."""
+        """The number of requests that a window takes, ``None`` while it is not known."""
         self.length: float | None = None
-        """How many seconds a window has, ``None`` while it is not known."""
+        """The length of a window in seconds, ``None`` while it is not known."""
         self.sent = 0
         self.refusals = 0
-        """How often in a row the shop refused, counting those as one that were under way together."""
+        """The number of refusals in a row, counting those as one that were in flight together."""
         self.windows = 0
-        """How many windows have begun."""
+        """The number of windows that have begun."""
         self._window = _Window()
         self._in_flight = 0
         self._reserved = 0
@@ -318,20 +318,20 @@ class _Window:
 
     def __init__(self, start: float | None = None, taken: int = 0, accepted: int = 0) -> None:
         self.start = start
-        """When its first answer came."""
+        """The time of its first answer."""
         self.taken = taken
-        """What it has taken: accepted, under way or reserved."""
+        """The requests that it has taken: accepted, in flight or reserved."""
         self.accepted = accepted
         self.is_full = False
-        """Whether the shop refused a request in it."""
+        """True if the shop refused a request in it."""
         self.opening_since = 0.0
         self.opened_at = start or 0.0
         self.is_exact = False
-        """Whether it began when the shop's own did."""
+        """True if it began when the shop's own window did."""
 
 
 class _Probe:
-    """When one request more than the capacity is tried, and how much more there may be."""
+    """The schedule of probes: one request more than the capacity, to find out whether there is more."""
 
     def __init__(self) -> None:
         self._interval = self._left = 1
@@ -366,7 +366,7 @@ class _Probe:
 
 
 class _Headers:
-    """What the shop said of its window."""
+    """The shop's own headers about its window."""
 
     def __init__(self) -> None:
         self.latest = 0

@@ -1,4 +1,4 @@
-"""What an answer says, with nothing in it that must not be passed on: no secret, and nothing of a customer's."""
+"""Texts of an answer without what must not be passed on: secrets, and customers' data."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-What an answer means, without I/O: a payload, or the error that says what Airflow should do.
+The meaning of an answer, without I/O: a payload, or the error that says what Airflow should do.
 
 The HTTP status decides, by the table below; but a verdict of the 4xx that ends something is believed only from an
 answer in one of YouCan's own shapes. The facts come from https://developer.youcan.shop/store-admin
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 _MAX_ITEMS = 20
-"""Of more refused fields, or complaints about one, the rest is left out."""
+"""The most refused fields, and complaints about one, that are kept."""
 
 
 class Answer(NamedTuple):
-    """What came back for a request."""
+    """The answer to a request."""
 
     status_code: int
     headers: Mapping[str, str]
@@ -88,7 +88,7 @@ class _Row(NamedTuple):
     cause: str
     """The beginning of the message: a page that cuts long lines shows it."""
     remedy: str
-    """What follows it."""
+    """The advice that follows it."""
 
 
 _LATER = "it may work later"

@@ -1,5 +1,5 @@
 """
-What a store says of itself, as procedures: its statuses and whether one is known, its name, a token's scopes, webhooks.
+Procedures about a store: its statuses, its name, a token's scopes, and webhooks.
 
 The facts come from the pages under https://developer.youcan.shop/store-admin.
 """
@@ -116,7 +116,7 @@ def _unreadable_list_error(
 
 
 class StatusCheck(NamedTuple):
-    """What became of many statuses that were checked against the store's own lists."""
+    """The result of checking many statuses against the store's own lists."""
 
     unknown: dict[tuple[StatusContext, str], YouCanUnknownStatusError]
     """The unknown ones, each with the error that says so."""
@@ -125,7 +125,7 @@ class StatusCheck(NamedTuple):
     known: dict[StatusContext, list[str]]
     """For each context the slugs that there are, as far as that may be read."""
     same: dict[tuple[StatusContext, str], str]
-    """Those that the store writes in another way, each with the store's slug."""
+    """The statuses that the store writes in another way, each with the store's slug."""
 
 
 def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str) -> Procedure[StatusCheck]:

@@ -1,4 +1,4 @@
-"""What kept an answer from coming, as both transports tell it."""
+"""The reasons for which no answer came, the same for both transports."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class TransportFailure(Enum):
-    """Why no whole answer came, as a sentence about the shop; the transports map their own errors to these."""
+    """A reason for which no whole answer came; the transports map their own errors to these."""
 
     NO_HOST = "The host of {where} could not be found"
     NO_CONNECTION = "There is no connection to {where}"
@@ -28,7 +28,7 @@ class TransportFailure(Enum):
 
     @property
     def was_sent(self) -> bool:
-        """Whether the shop may have taken the request all the same."""
+        """True if the shop may have taken the request all the same."""
         return self in (TransportFailure.NOT_IN_TIME, TransportFailure.LOST)
 
 

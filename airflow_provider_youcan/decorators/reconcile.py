@@ -79,12 +79,12 @@ class _ReconcileDecoratedOperator(DecoratedOperator, YouCanReconcileOrdersOperat
 
     @property
     def is_async(self) -> bool:
-        """Whether Airflow is to run this in an event loop: the function may be a coroutine, the task is none."""
+        """False: the function may be a coroutine, but Airflow must not run the task in an event loop."""
         return False
 
     @property
     def xcom_push(self) -> bool:
-        """Whether the summary becomes an XCom; Airflow 3.0 asks by this name."""
+        """True if the summary becomes an XCom; Airflow 3.0 asks by this name."""
         return bool(self.do_xcom_push)
 
     def execute(self, context: Context) -> Any:

@@ -1,4 +1,4 @@
-"""What both hooks share: whose connection they use, and how it is looked up."""
+"""The common part of both hooks: their connection, and its look-up."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ConnectionUser(BaseHook):
         self.youcan_conn_id = youcan_conn_id
         self.max_retry_seconds = max_retry_seconds
         self.connection_name = f"the Airflow connection {youcan_conn_id!r}"
-        """What the connection is called in errors."""
+        """The name of the connection in errors."""
         self._is_stopped = False
         self._store_slugs: dict[StatusContext, list[str]] = {}
 

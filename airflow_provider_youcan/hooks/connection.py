@@ -1,4 +1,4 @@
-"""What an Airflow connection of type ``youcan`` says, checked before anything is sent."""
+"""Reads an Airflow connection of type ``youcan``, and checks it before anything is sent."""
 
 from __future__ import annotations
 

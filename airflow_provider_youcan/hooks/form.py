@@ -47,7 +47,7 @@ FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": ["string", "null"], "format": "password"},
     },
 }
-"""What a connection of this type holds in its extra, as Airflow's provider info describes it."""
+"""The extra of a connection of this type, as Airflow's provider info describes it."""
 
 OWN_FIELDS: dict[str, Any] = {
     # The port is shown because the Test button of Airflow 3.3.2 refuses a connection without one
@@ -60,7 +60,7 @@ OWN_FIELDS: dict[str, Any] = {
         "port": "443, or the sandbox's port (the Test button of Airflow 3.3.2 needs it)",
     },
 }
-"""What the form makes of Airflow's own fields."""
+"""The labels and placeholders of Airflow's own fields."""
 
 
 def check_form_field(field: str, value: object, label: str | None = None) -> float:

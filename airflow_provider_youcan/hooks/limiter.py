@@ -24,7 +24,7 @@ _MAX_REFUSALS = 10
 """A shop that says how long to wait, and refuses so often in a row over a minute, is left to Airflow's retries."""
 
 _CATCH_UP_SECONDS = 0.05
-"""How far a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
+"""The seconds that a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
 
 _LEAST_WAIT = 0.01
 """A shorter wait, in seconds, is none for the metrics."""
@@ -32,14 +32,14 @@ _LEAST_WAIT = 0.01
 
 class Turn:
     """
-    What is reserved for one procedure.
+    The turn that is reserved for one procedure.
 
     The read that a guarded update rests on takes two turns of a window: the second is kept here for its update.
     """
 
     def __init__(self) -> None:
         self.reserved_at = 0.0
-        """From when on the reserved turn may be used, under a ceiling."""
+        """The time from which the reserved turn may be used, under a ceiling."""
         self.first_window: int | None = None
         """The limiter's window in which the procedure first asked for a guarded turn."""
         self._give_back: Callable[[], None] | None = None

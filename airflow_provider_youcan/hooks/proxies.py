@@ -1,4 +1,4 @@
-"""What the environment says of the way to a shop: its proxy and its CA bundle, read as ``requests`` reads them."""
+"""The proxy and the CA bundle of the environment, read as ``requests`` reads them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Route", "bundle_error", "find_proxy"]
 
 @dataclass(frozen=True)
 class Route:
-    """How an asyncio client reaches a shop; resolved once for each base URL and CA bundle."""
+    """The way of an asyncio client to a shop; resolved once for each base URL and CA bundle."""
 
     key: tuple[str, str | bool]
     """The base URL, and what certificates are verified by."""

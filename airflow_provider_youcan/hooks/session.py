@@ -104,7 +104,7 @@ _JSON = {"Content-Type": "application/json"}
 
 class _Deadline(threading.local):
     at = math.inf
-    """When the request of this thread has to be over, in seconds of the monotonic clock."""
+    """The time at which this thread's request has to be over, in seconds of the monotonic clock."""
 
 
 _deadline = _Deadline()
@@ -121,7 +121,7 @@ def _end_within(seconds: float) -> Iterator[None]:
 
 
 class _Stream(io.RawIOBase):
-    """What comes from a socket, until the deadline: a server may send a little at a time, and never come to an end."""
+    """A socket's stream that ends at the deadline: a server may send a little at a time, and never come to an end."""
 
     def __init__(self, stream: io.RawIOBase, sock: socket.socket) -> None:
         self._stream, self._sock, self._timeout = stream, sock, sock.gettimeout()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["MAX_CONNECTIONS", "SharedClient"]
 
 MAX_CONNECTIONS = 10
-"""How many connections to a shop an event loop holds at most by default; further requests wait for one."""
+"""The most connections to a shop that an event loop holds by default; further requests wait for one."""
 
 _clients: dict[asyncio.AbstractEventLoop, dict[str, SharedClient]] = {}
 _log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""What the commands share: a hook outside of Airflow."""
+"""A hook outside of a task, for the commands."""
 
 from __future__ import annotations
 

@@ -43,10 +43,10 @@ _MAX_MARGIN = 300.0
 """Seconds before its expiry at which a token is renewed, or a tenth of its lifetime if that is less."""
 
 _WAIT_FOR_OTHER_SECONDS = 20.0
-"""How long a task waits for the pair that another one is storing: two requests, both of which may be slow."""
+"""The seconds that a task waits for the pair that another is storing: two requests, both of which may be slow."""
 
 _STORE_RETRY_SECONDS = 120.0
-"""How long to try to store a new pair: if it is lost, a person has to authorise again."""
+"""The seconds to try to store a new pair: if it is lost, a person has to authorise again."""
 
 _RENEWAL_COOLDOWN = 30.0
 """Seconds before a renewal ahead of the expiry is tried again after it failed."""
@@ -117,7 +117,7 @@ class _Pair:
 
     @property
     def is_valid(self) -> bool:
-        """Whether its values are of their types: a person may have edited the Variable."""
+        """True if its values are of their types: a person may have edited the Variable."""
         has_numbers = all(isinstance(number, (int, float)) for number in (self.expires_at, self.lifetime))
         return has_numbers and oauth.is_token(self.access_token) and oauth.is_token(self.refresh_token)
 

@@ -1,4 +1,4 @@
-"""What the operators that reconcile share: the run, what it leaves behind, and how it ends."""
+"""The common part of the operators that reconcile: the run, its record, and its end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ __all__ = ["ReconcilingOperator"]
 
 class ReconcilingOperator(InterruptibleOperator):
     """
-    What the operators that reconcile share: everything but what should hold.
+    The common part of the operators that reconcile: everything but the source of the desired statuses.
 
     The arguments are documented in each of them, where a user looks.
     """

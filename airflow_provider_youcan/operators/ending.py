@@ -1,4 +1,4 @@
-"""How a reconciling task ends: its record is completed, its summary published, and its failures are judged."""
+"""The end of a reconciling task: its record is completed, its summary published, and its failures are judged."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["check_failures", "complete_record", "publish"]
 _MAX_SHOWN = 3
 
 _HURRIED_SECONDS = 1.0
-"""How long the last line may take when the record takes no lines."""
+"""The seconds that the last line may take when the record takes no lines."""
 
 
 def complete_record(

@@ -17,9 +17,9 @@ class InterruptibleOperator(BaseOperator):
     """An operator that ends in an error when it is stopped, or when its time is over, once what was done is kept."""
 
     goal: ClassVar[str]
-    """What it did not come to when it is stopped: "the table was reconciled"."""
+    """The end that it does not reach when it is stopped: "the table was reconciled"."""
     retry_advice: ClassVar[str]
-    """What a retry does."""
+    """The effect of a retry."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

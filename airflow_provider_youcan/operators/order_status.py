@@ -30,7 +30,7 @@ __all__ = [
 
 class _UpdateStatusOperator(BaseOperator):
     """
-    What the three operators share: everything but which status they set.
+    The common part of the three operators: everything but the status that they set.
 
     The arguments are documented in each of them, where a user looks.
     """

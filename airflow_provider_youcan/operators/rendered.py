@@ -1,4 +1,4 @@
-"""What the operators that reconcile are given, once it is rendered and checked."""
+"""The arguments of the operators that reconcile, rendered and checked."""
 
 from __future__ import annotations
 

@@ -28,11 +28,11 @@ _log = logging.getLogger(__name__)
 
 
 class Sink(Protocol[T]):
-    """Where items are kept. All of its methods are called in one thread, and may raise whatever they do."""
+    """A place where items are kept. All of its methods are called in one thread, and may raise anything."""
 
     @property
     def name(self) -> str:
-        """What it is called at the beginning of a sentence."""
+        """Its name at the beginning of a sentence."""
 
     def open(self) -> None:
         """Get ready to write."""
@@ -71,7 +71,7 @@ class BackgroundWriter(Generic[T]):
         self._written = 0
         self._taken = 0
         self._progress_at = 0.0
-        """When items were kept last, in seconds of the monotonic clock."""
+        """The last time at which items were kept, in seconds of the monotonic clock."""
         self._is_closing = False
         self._is_abandoned = False
         self._failure: Exception | None = None

@@ -1,4 +1,4 @@
-"""What a run is given: what should hold, and how it is to be brought about."""
+"""The input of a run: the desired statuses, and its options."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class RunInput:
     guard: Callable[[DesiredOrder, StatusContext], Guard | None] = lambda _order, _context: None
     """Returns what a status may be moved from, ``None`` for anything."""
     is_guarded: bool = False
-    """Whether there is any guard."""
+    """True if there is any guard."""
     total: int | None = None
     """The total that percentages refer to; ``None``: the rows, and the statuses that they ask for."""
     rows: int | None = None
@@ -34,7 +34,7 @@ class RunInput:
     exceeded: str | None = None
     """The ``max_changes`` that a plan is over."""
     is_revert: bool = False
-    """Whether each status is decided alone, the general one first, and set whatever the store's list says."""
+    """True if each status is decided alone, the general one first, and set whatever the store's list says."""
     holds: Mapping[str, Mapping[StatusContext, str]] = field(default_factory=dict)
     """For each order id of a plan the statuses that have to hold still for its general one to be set."""
     notes: list[str] = field(default_factory=list)
@@ -42,7 +42,7 @@ class RunInput:
 
     @property
     def is_plan(self) -> bool:
-        """Whether it is a plan that was approved."""
+        """True if it is an approved plan."""
         return self.rows is not None
 
     def refuse_exceeded(self) -> None:
@@ -76,7 +76,7 @@ class RunInput:
 @dataclass(frozen=True)
 class Options:
     """
-    How a run works.
+    The options of a run.
 
     :param allow_custom_label: take statuses that the store's own list does not have.
     :param skip_invalid: leave rows that can't be used out, rather than refuse them all.

@@ -24,24 +24,24 @@ __all__ = ["GRACE_SECONDS", "Interruption"]
 T = TypeVar("T")
 
 GRACE_SECONDS = 2.5
-"""How long what is under way may take to come to its end: Airflow 3.3 kills a task 5 seconds after its SIGTERM."""
+"""The seconds that requests in flight have to end: Airflow 3.3 kills a task 5 seconds after its SIGTERM."""
 
 _SECONDS_TO_END = 4.0
-"""How long everything may take that is written down, from the stop on."""
+"""The seconds from the stop until everything is written down."""
 
 _SIGNALS = (signal.SIGTERM, signal.SIGALRM)
 
 
 class Interruption:
-    """Whether a task was stopped, and how its run ends then."""
+    """Ends the run of a task that is stopped."""
 
     def __init__(self) -> None:
         self.was_stopped = False
-        """Whether it was stopped."""
+        """True if it was stopped."""
         self.timed_out = False
-        """Whether its time was over."""
+        """True if its time was over."""
         self.ends_at: float | None = None
-        """When Airflow will end the task at the latest, in seconds of the monotonic clock, once it is to end."""
+        """The time at which Airflow ends the task, in seconds of the monotonic clock, once it is told to end."""
         self._is_reading = False
         self._wake: Callable[[], None] | None = None
         self._received: list[tuple[Callable[[int, FrameType | None], Any], int]] = []

@@ -38,13 +38,13 @@ _CUT_OFF = "the run was cut off while this update was under way, and it is unkno
 
 @dataclass(slots=True, eq=False)
 class OrderProgress:
-    """How far a run has come with one order."""
+    """The progress of a run with one order."""
 
     order: DesiredOrder
     left: dict[StatusContext, str]
     """The statuses of which it is not reported yet what became of them."""
     settled: dict[StatusContext, Step] = field(default_factory=dict)
-    """What became of the others."""
+    """The results of the others."""
     failures: dict[StatusContext, Step] = field(default_factory=dict)
     """The statuses whose own update failed, each with why; it may work later."""
     unconfirmed: dict[StatusContext, UpdateResult] = field(default_factory=dict)
@@ -54,13 +54,13 @@ class OrderProgress:
     planned: dict[StatusContext, Step] | None = None
     """The statuses that are planned to change, once that is known."""
     read: Read | None = None
-    """What the plan rests on."""
+    """The read that the plan depends on."""
     ref: str | None = None
     """The shop's ref of the order, once it was read."""
 
     @property
     def is_touched(self) -> bool:
-        """Whether anything was tried for one of the statuses that are left."""
+        """True if anything was tried for one of the statuses that are left."""
         return bool(self.failures or self.unconfirmed or self.under_way)
 
 

@@ -1,4 +1,4 @@
-"""What a table asks for, and what applies a plan of it."""
+"""The input of a run, from a table or from the plan of a dry run."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ def contexts_in_order(*, is_revert: bool = False) -> tuple[StatusContext, ...]:
 
 
 class Outcome(str, Enum):
-    """What became of a status that a row asks for, or of a row that can't be used."""
+    """The result of a status that a row asks for, or of a row that can't be used."""
 
     PLANNED = "planned"
     CHANGED = "changed"
@@ -43,12 +43,12 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What a status may be moved from."""
+    """The statuses from which a status may be moved."""
 
     only_from: tuple[str, ...]
     """The slugs; none at all if it may not be moved."""
     refusal: str = "{now!r} is not in only_from"
-    """Why another is not moved; ``now`` is what it is."""
+    """The reason for which another is not moved; ``now`` is the present status."""
 
     def refuse(self, now: str | None) -> str:
         """Return why a status is protected."""
@@ -59,14 +59,14 @@ class Guard:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What is to be done about one status, or what became of it."""
+    """The plan for one status, or its result."""
 
     outcome: Outcome
     before: str | None
-    """What the status is, ``None`` if it can't be read."""
+    """The present status, ``None`` if it can't be read."""
     reason: str | None = None
     unconfirmed: bool = False
-    """Whether an update may have been applied though no confirmation came."""
+    """True if an update may have been applied although no confirmation came."""
 
 
 def plan(

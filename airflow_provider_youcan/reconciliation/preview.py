@@ -1,4 +1,4 @@
-"""What a run did, or would do, for a person who decides about it: Markdown, as Airflow's approval page shows it."""
+"""A summary for a person who decides about a run: Markdown, as Airflow's approval page shows it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What takes a run back, from the record of its tries alone."""
+"""The input of a run that takes another back, from the record of its tries alone."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class _Effect:
 
     line: RecordedLine
     is_answered: bool = True
-    """Whether anything in the record says what became of it."""
+    """True if the record has a result of it."""
 
     @property
     def is_confirmed(self) -> bool:

@@ -49,7 +49,7 @@ class Reconciliation:
 
     def __init__(self, run: Run, run_input: RunInput, options: Options, report: Report, log: Logger) -> None:
         self.is_retryable = False
-        """Whether a retry may help with one of the errors that made orders fail."""
+        """True if a retry may help with one of the errors that made orders fail."""
         self.retry_after = 0.0
         """The longest that the shop asked to wait with one of these, in seconds."""
         self._run = run

@@ -1,4 +1,4 @@
-"""What the shop shows of the orders of a table: read by pages, by search, and one by one."""
+"""The shop's statuses of a table's orders: read by pages, by search, and one by one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of each status: counted for the summary, and written to the report as it happens."""
+"""The result of each status: counted for the summary, and written to the report as it happens."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, Inva
 __all__ = ["MAX_SHOWN", "Report"]
 
 MAX_SHOWN = 20
-"""How many transitions, changes and invalid rows are shown at most."""
+"""The most transitions, changes and invalid rows that are shown."""
 
 _MAX_FAILURES = 3
-"""How many failures of a kind are told in the error."""
+"""The most failures of a kind that the error names."""
 
 _CHANGES = (Outcome.CHANGED, Outcome.PLANNED)
 _OUTCOMES = [outcome for outcome in Outcome if outcome not in (Outcome.INVALID, Outcome.SENDING)]

@@ -17,11 +17,11 @@ _SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,18})?) ?%")
 
 @dataclass(frozen=True)
 class Threshold:
-    """How many of something there may be."""
+    """A number, or a share, that may not be exceeded."""
 
     number: Decimal
     is_share: bool = False
-    """Whether ``number`` is a percentage."""
+    """True if ``number`` is a percentage."""
 
     def allows(self, count: int, total: int) -> bool:
         """Return whether so many of a total are within the limit."""

@@ -99,7 +99,7 @@ class WarehouseTable:
 
     @property
     def placeholder(self) -> str:
-        """What stands for a value in a statement."""
+        """The placeholder of a value in a statement."""
         return str(getattr(self._hook, "placeholder", "%s"))
 
     def _check_columns(self, found: set[str]) -> None:

@@ -26,7 +26,7 @@ class WorkerPool(Generic[T]):
 
     def __init__(self, size: int) -> None:
         self.error: Exception | None = None
-        """What ended it."""
+        """The error that ended it."""
         self._size = size
         self._is_ending = False
         self._items: deque[T] = deque()
@@ -88,7 +88,7 @@ class WorkerPool(Generic[T]):
 
 class Outage:
     """
-    Whether the shop is down: it took nothing for a minute, and a hundred orders.
+    Notices that the shop is down: it took nothing for a minute, and a hundred orders.
 
     :param clock: returns the time in seconds (default the machine's monotonic one).
     """

@@ -1,4 +1,4 @@
-"""What can go wrong on the way to a shop, on request: one rule for each kind of trouble."""
+"""Trouble on the way to a shop, on request: one rule for each kind."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class Misbehaviours:
 
     @property
     def has_template_resthooks(self) -> bool:
-        """Whether webhooks are listed and ended as YouCan's app template asks."""
+        """True if webhooks are listed and ended as YouCan's app template asks."""
         return any(rule.kind == "template-resthooks" for rule in self)
 
     def webhook_trouble(self, event: str) -> Misbehaviour | None:

@@ -92,7 +92,7 @@ class Sandbox:
 
     @property
     def open_connections(self) -> int:
-        """How many connections clients hold open."""
+        """The number of connections that clients hold open."""
         return len(self._connections)
 
     def connection(self, token: str = ACCESS_TOKEN, **extra: Any) -> str:
@@ -159,7 +159,7 @@ class _Answer:
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     sent_share: float = 1
-    """How much of the body is sent before the connection is dropped; 0 drops it without a word."""
+    """The part of the body that is sent before the connection is dropped; 0 drops it without a word."""
 
 
 class _Gate:

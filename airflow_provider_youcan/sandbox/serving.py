@@ -1,4 +1,4 @@
-"""How the sandbox is served: it stops at once, and can drop a connection."""
+"""A server for the sandbox, which stops at once, and can drop a connection."""
 
 from __future__ import annotations
 

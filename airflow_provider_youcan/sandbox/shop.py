@@ -221,7 +221,7 @@ class Shop:
 
     @property
     def suspended(self) -> bool:
-        """Whether the store is suspended: every request is then answered with 402."""
+        """True if the store is suspended: every request is then answered with 402."""
         return self._is_set("suspended")
 
     @suspended.setter
@@ -230,7 +230,7 @@ class Shop:
 
     @property
     def keeps_refresh_tokens(self) -> bool:
-        """Whether a refresh token works many times, and the token endpoint returns no new one."""
+        """True if a refresh token works many times, and the token endpoint returns no new one."""
         return self._is_set("keeps_refresh_tokens")
 
     @keeps_refresh_tokens.setter

@@ -25,7 +25,7 @@ EVENTS = ("order.created", "order.updated", "order.paid")
 MAX_SUBSCRIPTIONS = 7
 MAX_FAILURES = 1000
 RETRY_SECONDS = (60.0, 300.0, 1200.0, 3600.0, 9000.0)
-"""When a delivery that met a 5xx, or no answer, comes again: five times, over about four hours."""
+"""The pauses before a delivery that met a 5xx, or no answer, comes again: five times, over about four hours."""
 _TIMEOUT_SECONDS = 2.5
 
 
@@ -68,7 +68,7 @@ class Webhooks:
 
     @property
     def has_template_routes(self) -> bool:
-        """Whether subscriptions are listed and ended at the routes of YouCan's app template."""
+        """True if subscriptions are listed and ended at the routes of YouCan's app template."""
         return self._misbehaviours.has_template_resthooks
 
     def subscribe(self, event: str, target_url: str) -> str | None:

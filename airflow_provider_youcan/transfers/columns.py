@@ -1,4 +1,4 @@
-"""What is kept of an order: the columns, and what stands in them. Nothing of the customer, unless a user names it."""
+"""The columns that are kept of an order. Nothing of the customer, unless a user names it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ COLUMNS = {
 """The columns, each with its type in SQL."""
 
 _SUB_RESOURCES = ("customer", "variants", "discount", "coupon", "comments", "refunds", "referenced_order")
-"""What YouCan sends along only if it is asked for, other than ``payment`` and ``shipping``."""
+"""The parts of an order that YouCan sends only on request, other than ``payment`` and ``shipping``."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _PATH = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
@@ -77,7 +77,7 @@ def check_extra_columns(extra_columns: object) -> dict[str, tuple[str, ...]]:
 
 @dataclass
 class Counts:
-    """What was read so far."""
+    """The counts of the orders that were read so far."""
 
     orders: int = 0
     unreadable: int = 0

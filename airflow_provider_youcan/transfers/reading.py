@@ -1,4 +1,4 @@
-"""Which orders are read, and how: by pages of the list, newest first, or one by one, many at a time."""
+"""Reads the shop's orders: by pages of the list, newest first, or one by one, many at a time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Take = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
 
 _NEWEST_FIRST = {"sort_field": "created_at", "sort_order": "desc"}
 _MEMORY_PAGES = 4
-"""Of how many pages for each request under way it is remembered what was on them: new orders push others on."""
+"""The pages that are remembered for each request in flight: new orders push others from page to page."""
 
 
 class _Page(NamedTuple):
@@ -34,7 +34,7 @@ class _Page(NamedTuple):
 
 class _Coverage:
     """
-    Which pages have to be read again, because new orders have pushed others from one to the next meanwhile.
+    Finds the pages to read again, because new orders have pushed others from one to the next meanwhile.
 
     Counted from the list's end, an order keeps its place, whatever comes in at the front. If a page was read when the
     list was shorter than when the page before it was, what lay between the two was on neither.

@@ -19,7 +19,7 @@ from airflow_provider_youcan.transfers.columns import Row
 __all__ = ["OrdersTable"]
 
 _CHUNK = 100
-"""How many rows a statement has: some databases take 2,100 values at most."""
+"""The number of rows in a statement: some databases take 2,100 values at most."""
 
 
 class OrdersTable(WarehouseTable):

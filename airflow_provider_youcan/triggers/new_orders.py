@@ -27,10 +27,10 @@ else:
 __all__ = ["YouCanNewOrdersTrigger"]
 
 _KEY = "youcan_newest_orders"
-"""Where the asset's state store has the newest page."""
+"""The key of the newest page in the asset's state store."""
 
 _MAX_PAGES = 20
-"""How far back new orders are looked for, in pages of fifty."""
+"""The most pages of fifty that are searched for new orders."""
 
 _LEAST_PAUSE = 60.0
 """The shortest pause, in seconds, after an error that a person has to cure."""
@@ -106,7 +106,7 @@ class _Newest(NamedTuple):
 
     ids: list[str]
     since: str | None
-    """When the oldest order on it was created: what is older is not new, whatever was deleted meanwhile."""
+    """The time at which its oldest order was created: an older order is not new, whatever was deleted meanwhile."""
 
 
 class _Memory:

@@ -1,5 +1,5 @@
 """
-What a wait for an order's status has seen, and what follows from it.
+The state of a wait for an order's status, and the decision after each look.
 
 The sensor asks from a worker and the trigger from an event loop; what an answer means to the wait is decided
 here once, so that waiting in one mode can't come to differ from waiting in another.
@@ -64,7 +64,7 @@ class OrderStatusWait:
         self.resume_at: float = seen.get("resume_at", 0.0)
         """Until when, in seconds since 1970, the shop asked to wait."""
         self.is_connected: bool = seen.get("is_connected", False)
-        """Whether the Airflow connection was found, so that it is there."""
+        """True once the Airflow connection was found."""
         self._log: Logger = _log if logger is None else logger
         self._status: str | None = seen.get("status")
         self._logged_unreadable: bool = seen.get("logged_unreadable", False)
@@ -73,7 +73,7 @@ class OrderStatusWait:
 
     @property
     def seen(self) -> dict[str, Any]:
-        """What was seen so far, as plain JSON, for the way from a worker to the triggerer."""
+        """The state so far, as plain JSON, for the way from a worker to the triggerer."""
         return {
             "resume_at": self.resume_at,
             "is_connected": self.is_connected,

@@ -19,10 +19,10 @@ from airflow_provider_youcan.webhooks.deliveries import Delivery
 __all__ = ["AirflowClient", "AirflowError", "AirflowTimeoutError", "RefusedEventError", "UnknownAssetError"]
 
 TIMEOUT_SECONDS = 30.0
-"""As long as an event may take; one without an answer is sent again, and may be there twice."""
+"""The seconds that an event may take; one without an answer is sent again, and may be there twice."""
 
 ASSET_SECONDS = 60.0
-"""How long an asset's id is believed: an id may belong to another asset later."""
+"""The seconds that an asset's id is believed: it may belong to another asset later."""
 
 
 class AirflowError(Exception):

@@ -39,18 +39,18 @@ class OtherStoreError(InvalidDeliveryError):
 
 @dataclass(frozen=True)
 class Delivery:
-    """What a delivery says: nothing of a customer's."""
+    """The content of a delivery, without anything of a customer's."""
 
     delivery_id: str
     event: str
     order_id: str
     store: str
     time: str
-    """When it happened, or when it came, where YouCan does not say."""
+    """The time of the event, or of the delivery if YouCan does not say."""
 
     @property
     def key(self) -> Key:
-        """What it is known by."""
+        """Its identity."""
         return self.delivery_id, self.event, self.order_id
 
     @property

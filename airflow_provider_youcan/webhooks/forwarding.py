@@ -24,19 +24,19 @@ from airflow_provider_youcan.webhooks.spool import Spool, Waiting
 __all__ = ["Forwarder"]
 
 UNKNOWN_ASSET_SECONDS = 4 * 3600.0
-"""How long a delivery is kept once Airflow has said that no DAG uses its asset: one that is being deployed may."""
+"""The seconds that a delivery is kept whose asset no DAG uses: one that is being deployed may."""
 
 REST_SECONDS = 10.0
-"""How long an asset is left alone that Airflow does not know."""
+"""The seconds that an asset is left alone that Airflow does not know."""
 
 REFUSED_SECONDS = 86_400.0
-"""How long a delivery is kept that Airflow refuses."""
+"""The seconds that a delivery is kept that Airflow refuses."""
 
 TIMED_OUT_SECONDS = 60.0
-"""How long an event rests that Airflow may have taken without an answer: it may be there twice if it is sent again."""
+"""The seconds before an event without an answer is sent again: Airflow may have taken it."""
 
 _LAST_SECONDS = 10.0
-"""How long a receiver that is told to stop waits for Airflow's last answers."""
+"""The seconds that a receiver that is told to stop waits for Airflow's last answers."""
 
 _BATCH = 50
 _AT_A_TIME = 8
@@ -182,7 +182,7 @@ class Forwarder:
 
 
 class _Outcome(NamedTuple):
-    """What became of a delivery that was to be handed to Airflow."""
+    """The result of handing a delivery to Airflow."""
 
     one: Waiting
     error: AirflowError | None = None

@@ -34,13 +34,13 @@ __all__ = ["build_application"]
 
 MAX_BODY_BYTES = 1_000_000
 MAX_BYTES = 32_000_000
-"""How many bytes of bodies are held at a time, whoever sends them."""
+"""The most bytes of bodies that are held at a time, whoever sends them."""
 
 BODY_SECONDS = 5.0
-"""How long a body may take to come."""
+"""The seconds that a body may take to come."""
 
 KEEP_SECONDS = 1.8
-"""How long the spool may take before YouCan is asked to deliver again: it waits for some two seconds."""
+"""The seconds that the spool may take before YouCan is asked to deliver again: it waits for some two seconds."""
 
 _log = logging.getLogger(__name__)
 

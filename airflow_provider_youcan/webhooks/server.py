@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 __all__ = ["Protocol", "serve"]
 
 CONNECTION_SECONDS = 15.0
-"""How long a connection may last, whatever comes on it: a delivery is one request."""
+"""The seconds that a connection may last, whatever comes on it: a delivery is one request."""
 
 MAX_HEAD_BYTES = 16_384
 MAX_CONNECTIONS = 200

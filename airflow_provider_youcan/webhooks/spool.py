@@ -17,7 +17,7 @@ from airflow_provider_youcan.webhooks.deliveries import Delivery, Key
 __all__ = ["Spool", "SpoolError", "Waiting"]
 
 KEPT_SECONDS = 7 * 86_400.0
-"""How long a delivery is known: YouCan delivers again over some four hours."""
+"""The seconds that a delivery is remembered: YouCan delivers again over some four hours."""
 
 _KEY = "delivery_id, event, order_id"
 _COLUMNS = f"{_KEY}, store, time, taken_at, due_at"
@@ -51,7 +51,7 @@ class Waiting:
     failing_since: float | None = None
     """Since when Airflow itself refuses it, or does not know its asset; ``None`` if it does not."""
     reason: str | None = None
-    """What Airflow last said of it."""
+    """Airflow's last answer to it."""
     dropped_at: float | None = None
 
 

@@ -47,7 +47,7 @@ class LocalFile:
 
     def __init__(self, path: str, target: ObjectStoragePath) -> None:
         self.path = path
-        """Where it is, once it is open."""
+        """Its path, once it is open."""
         self.name = f"The report at {path}"
         self._target = target
         self._descriptor: int | None = None
@@ -99,7 +99,7 @@ class StoredFile:
 
     def __init__(self, path: str, target: ObjectStoragePath) -> None:
         self.path = path
-        """Where it is, once it is open."""
+        """Its path, once it is open."""
         self.name = f"The report at {path}"
         self._target = target
         self._token = secrets.token_hex(4)

@@ -34,13 +34,13 @@ class RecordedLine:
     outcome: Outcome
     unconfirmed: bool
     recorded_at: str = ""
-    """When it was written; empty in a file."""
+    """The time at which it was written; empty in a file."""
     error: YouCanInvalidInputError | None = None
-    """Why ``wanted`` can't be set, if it can't."""
+    """The reason for which ``wanted`` can't be set, if it can't."""
 
     @property
     def key(self) -> tuple[str, StatusContext]:
-        """Which status of which order it is about."""
+        """The order, and which of its statuses."""
         return self.order_id, self.context
 
 
@@ -49,26 +49,26 @@ class RecordedTry:
     """The record of one try of a run, or a plan."""
 
     name: str
-    """Where it was read from, for messages."""
+    """Its source, for messages."""
     map_index: int | None = None
     try_number: int | None = None
-    """Of a task in a table; a file doesn't say."""
+    """The map index of the task, in a table; a file doesn't say."""
     lines: list[RecordedLine] = field(default_factory=list)
     """In the order in which they were written, without those whose order was not found."""
     invalid: int = 0
-    """How many rows could not be used."""
+    """The number of rows that could not be used."""
     end: Mapping[str, Any] | None = None
     """Its last line, ``None`` if the run was cut off."""
     cut_line: int | None = None
     """The number of the line that is cut off."""
     is_plan: bool = False
-    """Whether nothing was sent: it says what a dry run planned."""
+    """True if it is the record of a dry run, which sent nothing."""
     statuses: set[tuple[Any, StatusContext]] = field(default_factory=set)
     """The statuses that it is about, each once, however many rows asked for it."""
 
     @property
     def is_empty(self) -> bool:
-        """Whether it says nothing at all, not even that there was nothing to do."""
+        """True if it says nothing at all, not even that there was nothing to do."""
         return not self.statuses and not self.invalid and self.end is None
 
     def add(self, number: int, line: Mapping[str, Any]) -> None:

@@ -27,7 +27,7 @@ class Record:
 
     def __init__(self, sinks: Sequence[Sink] = ()) -> None:
         self.is_kept = bool(sinks)
-        """Whether lines are kept anywhere."""
+        """True if lines are kept anywhere."""
         self._writers = [_make_writer(sink) for sink in sinks]
         self._lines = 0
 

@@ -47,12 +47,12 @@ class DesiredState:
         self.rows = 0
         self.invalid: list[InvalidRow] = []
         self.columns = Columns(columns, latest_by)
-        """Which columns are read."""
+        """The columns that are read."""
         self._moments = None if latest_by is None else Moments(latest_by)
         self._words = _check_status_map(status_map)
         translated = {STATUS_COLUMNS[context] for context, words in self._words.items() if "" in words}
         self.empty_is_null = empty_is_null
-        """Whether an empty text is a null, where ``status_map`` has no word for it."""
+        """True if an empty text is a null, unless ``status_map`` has a word for it."""
         self._nullable = set(COLUMNS) - translated
         # One object for each combination of statuses, of which a million rows have a handful.
         self._combinations: dict[tuple[str | None, ...], Statuses] = {}

@@ -1,4 +1,4 @@
-"""Which row of an order is the latest, by a column of the table."""
+"""The latest row of each order, by a column of the table."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class InvalidRow:
     """A row that can't be used, and why."""
 
     row: int
-    """Which row, from 1."""
+    """The number of the row, from 1."""
     order_id: str | None
     ref: str | None
     reason: str
@@ -40,9 +40,9 @@ class DesiredOrder:
     row: int
     """The first row that names it."""
     statuses: Statuses
-    """What that row asks for."""
+    """The statuses that this row asks for."""
     desired: Statuses
-    """What each status should be that a row asks for."""
+    """The desired statuses, of all rows together."""
     more: list[tuple[int, Statuses]] | None = None
     """Further rows that name it."""
     other_ref: str | None = None

@@ -22,7 +22,7 @@ _ROWS_A_FETCH = 1000
 _MAX_SECONDS = 6 * 3600.0
 """The longest time, in seconds, that a database may take for its next rows."""
 _READING = ("SELECT", "WITH", "VALUES", "FROM", "TABLE", "SHOW", "DESCRIBE", "DESC", "SUMMARIZE", "PIVOT", "UNPIVOT")
-"""What a statement that reads begins with."""
+"""The first words of statements that read."""
 _CHANGING = ("INSERT", "UPDATE", "DELETE", "MERGE", "UPSERT", "INTO")
 _LOCKING = ("FOR", "KEY")
 
