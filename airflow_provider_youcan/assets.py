@@ -28,7 +28,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
     Return the URI of a shop's asset with its store in lower case. Airflow calls this for each one of this scheme.
 
     :param uri: the URI, in its parts.
-    :raises ValueError: if it is none of those that there are.
+    :raises ValueError: for any other event.
     """
     store = uri.netloc.lower()
     if _STORE.fullmatch(store) is None or uri.path not in _PATHS or uri.query or uri.fragment:

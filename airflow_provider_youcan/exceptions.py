@@ -126,7 +126,7 @@ class YouCanConnectionError(YouCanTransientError):
 
 class YouCanConnectionNotFoundError(YouCanConnectionError):
     """
-    Airflow 3 handed out no such Airflow connection: there is none, or its secrets backend is out of reach.
+    Airflow 3 did not return the Airflow connection: it does not exist, or the secrets backend is out of reach.
 
     The Task SDK answers both with ``AirflowNotFoundException``, so it may work later. Airflow 2 distinguishes them,
     and a connection that is not there is a :class:`YouCanInvalidInputError` on it.
@@ -238,7 +238,7 @@ class YouCanUnknownStatusError(YouCanInvalidInputError):
 
 
 def to_dict(error: YouCanError) -> dict[str, Any]:
-    """Return an error as plain JSON, for the way from the triggerer to the task."""
+    """Return an error as plain JSON, which the triggerer sends to the task."""
     return {"error": type(error).__name__, "message": str(error), "attributes": vars(error)}
 
 

@@ -153,7 +153,7 @@ def _read_slug(part: Any, top_level: Any, known: Collection[str] | None) -> str 
 
 
 def read_time(value: object) -> datetime | None:
-    """Return a time of YouCan's in UTC, ``None`` if it is none. One without a zone is taken for UTC."""
+    """Return a time of YouCan's in UTC, ``None`` for any other value. A time without a zone counts as UTC."""
     if not isinstance(value, str):
         return None
     try:

@@ -152,7 +152,7 @@ class Attempts:
         :param error: what came of it.
         :param was_sent: whether it is the answer to the request, rather than what kept it from being sent (default
             ``True``).
-        :raises YouCanError: the error itself, where there is no other attempt.
+        :raises YouCanError: the error itself, if there is no further attempt.
         """
         if was_sent and request.freshness is not None:
             self._attempted_at, self._stale_reads = self._clock(), 0
@@ -204,14 +204,14 @@ class Attempts:
             )
 
     def describe(self, seconds: float) -> str:
-        """Return in a sentence that the next attempt comes in so many seconds."""
+        """Return a sentence about the next attempt."""
         attempts = self._credentials.max_attempts if self._credentials else 1
         return f"Trying again in {seconds:.1f} s (attempt {self.failures + 1} of {attempts})."
 
 
 def back_off(failures: int, rng: random.Random) -> float:
     """
-    Return the seconds to wait after so many failures in a row.
+    Return the seconds to wait after a number of failures in a row.
 
     Full jitter: between nothing and a bound that doubles, so that tasks which failed together don't come back
     together (https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).

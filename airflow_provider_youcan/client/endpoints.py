@@ -1,5 +1,5 @@
 """
-The requests, without I/O: what each one looks like, and what a success of it is.
+The requests, without I/O: the form of each, and of its success.
 
 The functions return plain :class:`Request` data; ``responses`` turns unsuccessful answers into errors. What is passed
 to them was checked where it came in.

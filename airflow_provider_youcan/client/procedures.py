@@ -87,7 +87,7 @@ def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> end
     # What may have been applied stays unknown, whatever went wrong after it.
     answer.unconfirmed = attempts.unconfirmed  # type: ignore[attr-defined]  # a YouCanError or a StaleReadError
     request = procedure.throw(answer)
-    # It goes on after a refusal, which may have been for one missing scope.
+    # The procedure continues after a refusal, which may have been for one missing scope.
     attempts.forget_refusals()
     return request
 
@@ -112,7 +112,7 @@ class UpdateResult(NamedTuple):
     reason: str | None = None
     """A remark: how it was confirmed, or why it was not set although its guard allows it."""
     statuses: OrderStatuses | None = None
-    """All of the order's statuses, where they were read for this."""
+    """All of the order's statuses, if they were read for this."""
 
 
 class Decision(Enum):

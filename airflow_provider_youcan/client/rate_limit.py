@@ -1,7 +1,7 @@
 """
 The shop's rate limit, which YouCan doesn't publish, learned from its answers.
 
-The limit is taken for a fixed window, as Laravel's throttle has it: so many requests in so many seconds, counted
+The limit is assumed to be a fixed window, as Laravel's throttle has it: a number of requests in a time, counted
 from the first of them. Other tasks may use the same window, so what is learned is the share that is left to this one.
 """
 
@@ -20,7 +20,7 @@ MAX_SILENCE = 900.0
 
 
 _MAX_PROBE_INTERVAL = 16
-"""At most so many windows pass until it is tried whether the limit has risen."""
+"""The most windows that pass before a probe whether the limit has risen."""
 
 _FREE_START = 4
 """The number of requests in flight at first: if they meet a limit, at most as many are refused."""
@@ -278,7 +278,7 @@ class RateLimit:
             self.length = max(shorter, math.floor(self._longest_wait))
             self._is_length_exact = window.is_exact
         if is_early and self.length is not None and elapsed < 1.5 * self.length and retry_after <= 1:
-            # It is the same window, which goes on for a little longer than it was thought to.
+            # It is the same window, which is a little longer than expected.
             self.length = max(self.length, math.floor(elapsed) + 1.0)
         elif is_early and self.length is not None:
             # Perhaps others have begun a window, and filled it.

@@ -64,7 +64,7 @@ def read_response(
     :param request: what was asked.
     :param answer: what came back.
     :param connection: what to call the Airflow connection in the error.
-    :param secret: the access token, which no error may pass on should the answer echo it.
+    :param secret: the access token, which is removed from errors if the answer echoes it.
     :return: the JSON object of the answer.
     :raises YouCanError: for everything that is not YouCan's success.
     """
@@ -76,7 +76,7 @@ def read_response(
         payload = {"data": payload}
     if request.method == "DELETE" and answer.status_code in (200, 202, 204) and not answer.body.strip():
         return {}
-    # Of what is made, and of what is deleted, it is not documented which success the answer says.
+    # YouCan does not document which 2xx a POST or a DELETE returns.
     is_success = answer.status_code == 200 or (answer.status_code == 201 and request.method == "POST")
     if is_success and isinstance(payload, dict) and request.is_success(payload):
         return payload
@@ -158,7 +158,7 @@ _NO_STATUS = _Row(YouCanUnexpectedResponseError, "Not a valid HTTP status ({stat
 # Laravel, on which YouCan is built, has errors of its own shape for these.
 _LARAVELS = {401, 403, 405, 422, 429, 503}
 
-# Of these an update may have been applied before they came: a gateway says so, too, if the backend breaks off.
+# Before these an update may have been applied: a gateway answers so, too, if the backend breaks off.
 _MAY_HAVE_BEEN_APPLIED = (YouCanServerError, YouCanUnexpectedResponseError)
 
 
@@ -260,7 +260,7 @@ def read_retry_after(headers: Mapping[str, str]) -> float | None:
         return min(float(value), A_YEAR)  # a number of any length, so perhaps an infinite one
     if (until := _parse_http_date(value)) is None:
         return None
-    # The shop's own clock, where it shows it: this machine's may be minutes off.
+    # The shop's own clock, if it shows it: this machine's may be minutes off.
     now = _parse_http_date(headers.get("Date", "")) or datetime.now(timezone.utc)
     return min(max(0.0, (until - now).total_seconds()), A_YEAR)
 

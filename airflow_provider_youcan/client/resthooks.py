@@ -35,7 +35,7 @@ def list_webhooks(page: int = 1, *, is_template: bool = False) -> Request:
 
 
 def read_subscriptions(payload: Mapping[str, Any]) -> list[dict[str, Any]] | None:
-    """Return the subscriptions of a list, ``None`` if it is none."""
+    """Return the subscriptions of a list, ``None`` if it is not a list."""
     found = payload.get("data")
     if isinstance(found, dict):  # PHP writes a list with gaps in it as an object
         found = list(found.values())

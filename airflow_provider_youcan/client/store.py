@@ -130,7 +130,7 @@ class StatusCheck(NamedTuple):
 
 def check_statuses(statuses: Iterable[tuple[StatusContext, str]], youcan_conn_id: str) -> Procedure[StatusCheck]:
     """
-    Check many statuses against the store's own lists, which are read once and decide, where they may be read.
+    Check many statuses against the store's own lists, which are read once and decide, if the token may read them.
 
     :param statuses: what is to be set.
     :param youcan_conn_id: the Airflow connection to name in the error.

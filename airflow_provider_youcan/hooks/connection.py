@@ -62,7 +62,7 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
     :param host: a host name or a whole URL; empty for YouCan's own.
     :param schema: the protocol, if the host does not contain it (default https).
     :param port: the port, if the host does not contain it.
-    :raises ValueError: that goes on from the name of the field: "host is not a base URL …".
+    :raises ValueError: with a sentence that begins with the field: "host is not a base URL …".
     """
     host = (host or "").strip()
     if not host:
@@ -99,7 +99,7 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
 _log = logging.getLogger(__name__)
 _warned_names: set[str] = set()
 
-# Each of these raises a ValueError that names the field and goes on: "password is empty: set it to …".
+# Each raises a ValueError with a sentence that begins with the field: "password is empty: set it to …".
 
 
 def _read_token(password: str | None, *, required: bool) -> str:

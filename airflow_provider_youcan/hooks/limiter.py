@@ -21,13 +21,13 @@ from airflow_provider_youcan.timeouts import timeout
 __all__ = ["RateLimiter", "Turn"]
 
 _MAX_REFUSALS = 10
-"""A shop that says how long to wait, and refuses so often in a row over a minute, is left to Airflow's retries."""
+"""The refusals in a row, over a minute and with a Retry-After, after which Airflow's retries decide."""
 
 _CATCH_UP_SECONDS = 0.05
 """The seconds that a ceiling may fall behind and catch up: an event loop wakes a little late each time."""
 
 _LEAST_WAIT = 0.01
-"""A shorter wait, in seconds, is none for the metrics."""
+"""Shorter waits, in seconds, are not counted by the metrics."""
 
 
 class Turn:
@@ -69,7 +69,7 @@ class RateLimiter:
 
     :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
     :param max_in_flight: how many requests are under way at most; ``None`` sets no bound (default).
-    :param max_windows: after so many windows in a row in which no guarded update could be sent, it gives up (default
+    :param max_windows: the number of windows in a row without a guarded update after which it gives up (default
         4).
     :param clock: returns the time in seconds (default the machine's monotonic one).
     """

@@ -187,7 +187,7 @@ class _HTTPConnectionPool(urllib3.HTTPConnectionPool):
 
 
 class _Connection(_BoundedConnect, urllib3.connection.HTTPSConnection):
-    """Marks an error of its TLS handshake: nothing was sent before it, as is not so with one that comes later."""
+    """Marks errors raised while connecting: nothing has been sent yet."""
 
     response_class = _Response
 

@@ -67,7 +67,7 @@ def with_current_token(
     max_retry_seconds: float | None = None,
 ) -> Credentials:
     """
-    Return the credentials with a token that is valid, as far as is known without a request to YouCan.
+    Return the credentials with a token that is valid, as far as can be known without a request to YouCan.
 
     :param credentials: the credentials as the Airflow connection has them.
     :param youcan_conn_id: the id of that connection, for the error messages.

@@ -199,7 +199,7 @@ class YouCanHook(BlockingDriver):
         """
         Try the connection, for Airflow's Test button and ``airflow connections test``, and change nothing.
 
-        A token that is renewed by itself is renewed by this as well, where it has run out.
+        This also renews an expired token, if the connection can.
 
         :return: whether the shop was reached, and its name and what the token may do, or what is wrong.
         """
@@ -230,7 +230,7 @@ class YouCanHook(BlockingDriver):
 
     def check_assumptions(self) -> list[Assumption]:
         """
-        Find out, by a few requests that read, whether what this provider takes for granted holds in this shop.
+        Check in this shop, by a few reading requests, what the provider assumes about YouCan.
 
         :return: each assumption with its source, whether it holds, and what was seen: nothing of a customer.
         :raises YouCanError: if the shop can't be asked.
@@ -247,7 +247,7 @@ class YouCanHook(BlockingDriver):
 
     def get_order_page(self, order_id: str) -> str:
         """
-        Return the address of an order's page: in YouCan's seller area, or in the sandbox, where that is the shop.
+        Return the address of an order's page: in YouCan's seller area, or in the sandbox.
 
         :param order_id: the order's UUID.
         :raises YouCanError: if the Airflow connection is missing or makes no sense.

@@ -1,7 +1,7 @@
 """
 Lineage, for OpenLineage: which tables or files a task read, and of which shop it changed how many statuses.
 
-Nothing of it is imported where the openlineage provider isn't installed, and nothing of it can fail a task.
+It is not imported without the openlineage provider, and it never fails a task.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _describe_file(path: str) -> Any:
     address = urlsplit(path)
     if address.scheme in ("", "file"):
         return Dataset(namespace="file", name=address.path)
-    # Before an @ stands the Airflow connection, but for Azure, where it is the container.
+    # The part before an @ is the Airflow connection; for Azure it is the container.
     is_azure = address.scheme.startswith(("abfs", "wasb"))
     place = address.netloc if is_azure else address.netloc.rpartition("@")[2]
     return Dataset(namespace=f"{address.scheme}://{place}", name=address.path.lstrip("/"))

@@ -66,7 +66,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     :param hook_params: what the hook of that database is made with, as for Airflow's own SQL operators, such as
         ``{"location": "EU"}`` for BigQuery (templated; default none).
     :param parameters: the parameters of ``sql``, as its database takes them (templated; default none).
-    :param columns: what the table calls a column, where it is another name: ``{"order_id": "youcan_id"}`` (templated).
+    :param columns: the table's names of the columns, if they differ: ``{"order_id": "youcan_id"}`` (templated).
         Where it names any status, only the named ones are read, so that a table's own ``status`` is not taken for one.
     :param status_map: for each context the table's words and the slugs that they mean, ``None`` for a word that leaves
         the status alone: ``{"payment": {"COLLECTED": "paid"}}`` (templated). Other words are taken for slugs.

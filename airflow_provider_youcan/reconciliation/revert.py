@@ -136,7 +136,7 @@ def _find_notes(tries: Iterable[RecordedTry], effects: dict[_Key, list[_Effect]]
 
 
 def _refuse_silence(one: RecordedTry, tries: Sequence[RecordedTry]) -> None:
-    """Refuse what would have a revert succeed that did nothing."""
+    """Refuse records with which a revert would succeed and do nothing."""
     if not one.is_plan and one.end is None and any(line.outcome is Outcome.PLANNED for line in one.lines):
         raise YouCanInvalidInputError(
             f"The plan {one.name} is cut off: its last line is missing", advice="give the whole one."

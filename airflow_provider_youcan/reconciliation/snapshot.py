@@ -92,7 +92,7 @@ class Snapshot:
         self._changes = 0  # how many orders of the last pages are not what they should be
 
     def learn_slugs(self, known: Mapping[StatusContext, Collection[str]]) -> None:
-        """Take the slugs that there are: a list's text that is none of them may be a translated label."""
+        """Take the known slugs: any other text in YouCan's list may be a translated label."""
         self._known = {context: frozenset(known[context]) for context in StatusContext}
 
     async def read_list(self) -> AsyncGenerator[list[DesiredOrder], None]:

@@ -43,7 +43,7 @@ class Report:
         self.invalid = 0
         self.requests = 0
         self.store: str | None = None
-        """The slug of the shop's store, where it was asked for."""
+        """The slug of the shop's store, if it was asked for."""
         self.describe_line: Callable[[int], str] = lambda _row: ""
         """Returns which line of a file a row is, in parentheses."""
         self.failed_rows: dict[Outcome, set[int]] = {Outcome.FAILED: set(), Outcome.NOT_FOUND: set()}

@@ -24,7 +24,7 @@ class Threshold:
     """True if ``number`` is a percentage."""
 
     def allows(self, count: int, total: int) -> bool:
-        """Return whether so many of a total are within the limit."""
+        """Return whether a number, out of a total, is within the limit."""
         return count <= (self.number * total / 100 if self.is_share else self.number)
 
     def __str__(self) -> str:

@@ -119,7 +119,7 @@ class WarehouseTable:
         try:
             with closing(self._connection.cursor()) as cursor:
                 if self._hook.conn_type == "duckdb":
-                    # Each of its cursors is a connection of its own, which commits each statement unless it is told.
+                    # Each of its cursors is a connection of its own, which commits each statement without a begin.
                     owner = cursor
                     cursor.begin()
                 yield cursor
@@ -172,7 +172,7 @@ class WarehouseTable:
             cursor.execute(f"create table {self._table} ({', '.join(columns + key)}){options}")
 
     def _try_to_write(self) -> None:
-        """Write a row, and take it back: whoever may read a table need not be allowed to write to it."""
+        """Write a row, and roll it back: a user who may read a table may lack the right to write to it."""
         with self._transaction(is_kept=False) as cursor:
             if self._hook.get_autocommit(self._connection):
                 # It could not be taken back.

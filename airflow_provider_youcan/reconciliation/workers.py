@@ -44,7 +44,7 @@ class WorkerPool(Generic[T]):
         """
         Work on all items, while the next ones are read.
 
-        :param batches: the items, so many at a time as they become known.
+        :param batches: the items, in batches as they become known.
         :param work: works on one. An error that it raises ends the pool.
         :raises Exception: what ended the pool.
         """
@@ -63,7 +63,7 @@ class WorkerPool(Generic[T]):
         while not self._is_ending:
             try:
                 if not self._is_exhausted and not self._is_reading and len(self._items) <= 2 * self._size:
-                    # A worker that reads is none that sends: no more is under way than there are workers.
+                    # A worker that reads does not send: the requests in flight never exceed the workers.
                     await self._read(batches)
                 elif self._items:
                     await work(self._items.popleft())

@@ -185,7 +185,7 @@ class _Gate:
             return
         body = await _read_body(receive)
         answer = await self._answer(scope, body)
-        # Before it is sent, so that whoever has the answer finds the request.
+        # Before it is sent, so that the request is logged once a client has its answer.
         request = self._shop.log_request(
             scope["method"],
             scope["path"],

@@ -51,7 +51,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     It waits on a worker slot (``mode="poke"``), comes back to one for each look (``mode="reschedule"``), or
     waits on the triggerer (``deferrable=True``), and does the same in each.
 
-    What may pass does not end the wait: no connection, an error of the shop's, a rate limit, which is waited out.
+    Transient errors do not end the wait: no connection, an error of the shop's, a rate limit, which is waited out.
     What can't get better does, at once: a revoked token, an order that is gone. When ``timeout`` comes, the
     error says what was last seen.
 

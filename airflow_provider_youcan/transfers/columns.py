@@ -102,7 +102,7 @@ class OrderColumns:
         self.store: str | None = None
         """The store's slug, once it is known."""
         self.known: Mapping[StatusContext, Collection[str]] | None = None
-        """For each context the slugs that there are: a list's text that is none of them is a translated label."""
+        """For each context the known slugs: any other text in YouCan's list is a translated label."""
         self._extra = dict(extra)
 
     def make_row(self, order: Mapping[str, Any], read_at: datetime) -> Row:

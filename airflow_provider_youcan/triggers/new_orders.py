@@ -85,7 +85,7 @@ class YouCanNewOrdersTrigger(BaseEventTrigger):
                         self.log.info("New are the orders that come in from now on: no earlier ones are remembered.")
                     now, orders = await _find_new(hook, newest)
                 except YouCanError as error:
-                    # A watcher has no task to fail: it goes on, and says once in a while what is wrong.
+                    # A watcher has no task to fail: it continues, and logs once in a while what is wrong.
                     warn("%s Still watching.", error)
                     retry_after = error.retry_after if isinstance(error, YouCanTransientError) else _LEAST_PAUSE
                     pause = max(pause, retry_after or 0.0)

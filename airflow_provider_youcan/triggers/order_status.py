@@ -29,7 +29,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
     """
     Polls one status of one order until it is one that was waited for, or the deadline comes.
 
-    A triggerer that is started again goes on where the last one was: the deadline is a point in time. The first
+    A restarted triggerer continues where the last one was: the deadline is a point in time. The first
     poll comes at a random moment of the first interval, so that triggers which start together do not poll
     together.
 
@@ -45,7 +45,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
     :param failure_status: the slugs that mean the target will never come.
     :param youcan_conn_id: the Airflow connection of the shop.
     :param poke_interval: seconds from one poll to the next (default 60).
-    :param timeout: for how many seconds the wait goes on in all, for the message (default a week, as Airflow's).
+    :param timeout: the seconds of the whole wait, for the message (default a week, as Airflow's).
     :param deadline: when the wait ends, in seconds since 1970; by default ``timeout`` from now.
     :param exponential_backoff: let the intervals grow (default ``False``).
     :param max_wait: the longest interval in seconds, or ``None`` (default).

@@ -109,7 +109,7 @@ class OrderStatusWait:
 
     def record_error(self, error: YouCanError, now: float) -> None:
         """
-        Record an error that may pass: "not yet".
+        Record a transient error, which means "not yet".
 
         :param error: what came instead of the status.
         :param now: the time, in seconds since 1970.
@@ -129,7 +129,7 @@ class OrderStatusWait:
         """
         Return in a sentence that the wait was in vain, and what was last seen.
 
-        :param timeout: for how many seconds it goes on at most.
+        :param timeout: the most seconds of the wait.
         :param ended_early: whether it ended before that, because the shop asked to wait for longer.
         """
         if self._last_error is not None and self._failing_since is not None:

@@ -1,4 +1,4 @@
-"""Airflow's REST API, as far as it takes asset events: of Airflow 3, and of 2.11, where they are dataset events."""
+"""The part of Airflow's REST API that takes asset events, which are dataset events in Airflow 2.11."""
 
 from __future__ import annotations
 

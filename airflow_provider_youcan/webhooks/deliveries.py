@@ -30,7 +30,7 @@ Key: TypeAlias = tuple[str, str, str]
 
 
 class InvalidDeliveryError(ValueError):
-    """The body is none of YouCan's."""
+    """The body is not YouCan's."""
 
 
 class OtherStoreError(InvalidDeliveryError):

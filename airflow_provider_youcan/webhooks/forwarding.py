@@ -1,4 +1,4 @@
-"""Hands the deliveries of the spool to Airflow, and goes on when Airflow was away."""
+"""Hands the deliveries of the spool to Airflow, and continues after an outage."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Forwarder:
                         await self._has_more.wait()
 
     async def _forward(self, waiting: list[Waiting]) -> None:
-        """Hand deliveries to Airflow, those of each asset for themselves, and keep what became of them."""
+        """Hand deliveries to Airflow, asset by asset, and record the results."""
         by_asset: dict[tuple[str, str], list[Waiting]] = {}
         for one in waiting:
             if one.delivery.key not in self._sent:
@@ -123,7 +123,7 @@ class Forwarder:
             await asyncio.to_thread(self._record_failures, outcomes)
 
     async def _forward_asset(self, group: list[Waiting], slots: asyncio.Semaphore) -> list[_Outcome]:
-        """Hand the deliveries of one asset on: the first of them for itself, and the others if Airflow knows it."""
+        """Hand on the deliveries of one asset: the first alone, and the others if Airflow knows the asset."""
         first = await self._forward_one(group[0], slots)
         if first.error is not None and not isinstance(first.error, RefusedEventError):
             is_unknown = isinstance(first.error, UnknownAssetError)
@@ -142,7 +142,7 @@ class Forwarder:
         return _Outcome(one)
 
     def _record_failures(self, outcomes: list[_Outcome]) -> None:
-        """Put off what Airflow did not take, and aside what it will never take."""
+        """Postpone deliveries that Airflow did not take, and drop those that it will never take."""
         for one, error, is_asked in outcomes:
             asset = one.delivery.store, one.delivery.event
             if error is None:
@@ -166,7 +166,7 @@ class Forwarder:
                 self._warn("%s: deliveries wait in the spool.", error)
 
     def _postpone(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
-        """Try again what Airflow itself does not take, or put it aside once it has said so for so long."""
+        """Retry a delivery that Airflow refuses, and drop it after ``most`` seconds of refusals."""
         # What Airflow said before of something else does not count.
         since = one.failing_since if one.reason == str(error) else None
         if since is None or self._clock() <= since + most:

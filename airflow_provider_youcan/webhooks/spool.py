@@ -146,7 +146,7 @@ class Spool:
 
     def postpone(self, key: Key, seconds: float, reason: str | None = None) -> None:
         """
-        Try a delivery again in so many seconds.
+        Postpone a delivery.
 
         :param key: which delivery.
         :param seconds: after how long.

@@ -170,7 +170,7 @@ def read_lines(path: str) -> Iterator[bytes]:
 
 
 def find_newer(path: str) -> str | None:
-    """Return the newest file that stands beside one because its name was taken, ``None`` if there is none."""
+    """Return the newest file that was written beside another because its name was taken, else ``None``."""
     target = as_path(path)
     base, _, number = target.stem.rpartition(".")
     names = _names(target)

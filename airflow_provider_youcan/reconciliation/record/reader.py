@@ -103,7 +103,7 @@ def read_record(lines: Iterable[bytes], name: str) -> RecordedTry:
 
     :param lines: its lines.
     :param name: where they come from, for messages.
-    :raises YouCanInvalidInputError: if it is none. A line that is cut off ends it.
+    :raises YouCanInvalidInputError: if it is not a record. A line that is cut off ends it.
     """
     record = RecordedTry(name)
     for number, raw in enumerate(lines, 1):

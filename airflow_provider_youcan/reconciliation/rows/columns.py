@@ -23,7 +23,7 @@ class Columns:
     """
     Finds the columns that are read among those of a table, ignoring letter case.
 
-    :param columns: the table's names, where they differ: ``{"order_id": "youcan_id"}``. Where it names a status, only
+    :param columns: the table's names, if they differ: ``{"order_id": "youcan_id"}``. If it names a status, only
         the named ones are read.
     :param latest_by: the name of the column that says which row is the latest, ``None`` if there is none.
     :raises YouCanInvalidInputError: if ``columns`` makes no sense.

@@ -66,7 +66,7 @@ class DesiredState:
         """
         Take a row.
 
-        :param row: a mapping from column names to values; or the error that says why there is none.
+        :param row: a mapping from column names to values; or the error that stands in for it.
         :param line: which line of a file it is (default: it is of no file).
         """
         self.rows += 1
@@ -78,7 +78,7 @@ class DesiredState:
                 raise row
             values = self._read_values(row)
             if values and _are_empty(values.values()):
-                self.rows -= 1  # a row of nothing, such as a feed's last line, is none
+                self.rows -= 1  # an empty row, such as a feed's last line, does not count
                 return
             order_id, ref = read_order_id(values.get("order_id")), read_ref(values.get("ref"))
             if self._moments is not None:
@@ -207,7 +207,7 @@ class DesiredState:
             order.remove(refused)
 
     def _find_near_word(self, context: StatusContext, status: str) -> str:
-        """Return that a word of the ``status_map`` resembles a status that is none."""
+        """Return a hint if a word of the ``status_map`` resembles an unknown status."""
         closest = closest_statuses(status, [word for word in self._words.get(context, ()) if isinstance(word, str)])
         return f" (status_map has {closest[0]!r})" if closest else ""
 

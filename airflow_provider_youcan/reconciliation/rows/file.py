@@ -209,7 +209,7 @@ def _read_csv(lines: Iterator[str], path: str, delimiter: str | None, header_row
     skipped, header = 0, ""
     for header in lines:
         if skipped == 0 and (named := re.fullmatch(r"sep=(.)\s*", header, re.IGNORECASE)):
-            delimiter = delimiter or named[1]  # Excel's own line, for itself
+            delimiter = delimiter or named[1]  # Excel's own line, with its delimiter
         elif skipped + 1 == header_row or (not header_row and header.strip()):
             break
         skipped += 1

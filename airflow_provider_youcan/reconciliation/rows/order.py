@@ -28,7 +28,7 @@ class InvalidRow:
     ref: str | None
     reason: str
     error: YouCanInvalidInputError | None = None
-    """The error that says so, where there is one."""
+    """The error that says so, if there is one."""
 
 
 @dataclass(slots=True, eq=False)
