@@ -77,7 +77,7 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "asset-uris": [uris],
-        # What Airflow 2 calls them.
+        # Airflow 2's names for them.
         "dataset-uris": [uris],
         "task-decorators": [
             {
@@ -85,7 +85,7 @@ def get_provider_info() -> dict[str, Any]:
                 "class-name": "airflow_provider_youcan.decorators.reconcile.youcan_reconcile_task",
             }
         ],
-        # From Airflow 3.2 on; others pass over it.
+        # Airflow 3.2 and later read it; others ignore it.
         "cli": ["airflow_provider_youcan.cli.definition.get_youcan_cli_commands"],
         "extra-links": ["airflow_provider_youcan.links.YouCanOrderLink"],
     }

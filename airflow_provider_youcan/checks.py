@@ -196,7 +196,7 @@ def check_slugs(name: str, slugs: object) -> tuple[str, ...]:
         which a template makes without ``render_template_as_native_obj``.
     """
     found = (slugs,) if isinstance(slugs, str) else slugs
-    # Airflow's own lazy sequence of a mapped task's results is one, too.
+    # Airflow's lazy sequence of a mapped task's results is a Sequence, too.
     if not isinstance(found, (Sequence, Set)) or isinstance(found, bytes) or not len(found):
         raise _slugs_error(name, slugs, "which has no slug in it")
     for slug in found:

@@ -146,7 +146,7 @@ def _read_slug(part: Any, top_level: Any, known: Collection[str] | None) -> str 
         if isinstance(slug, str) and slug.strip() and (slug.isascii() or is_text(slug)):
             return slug
         texts = [part.get("status_text"), top_level]
-    # A number stays a number where it is written as text.
+    # A number may be written as text.
     texts = [text for text in texts if isinstance(text, str) and text.strip() and not text.strip().isdigit()]
     text = next(filter(is_text, texts), None)
     return text if known is None or text in known else None

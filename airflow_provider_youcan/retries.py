@@ -55,7 +55,7 @@ class YouCanRetryPolicy(RetryPolicy or object):  # type: ignore[misc]
         if isinstance(exception, YouCanPermanentError):
             return RetryDecision.fail(reason=str(exception))
         if isinstance(exception, YouCanRateLimitError) and exception.retry_after is not None:
-            # A day is longer than any window of a rate limit; what is more is a mistake of the shop's.
+            # A day is longer than any window of a rate limit; more is a mistake of the shop's.
             seconds = min(exception.retry_after, 86_400.0)
             return RetryDecision.retry(
                 delay=timedelta(seconds=seconds), reason=f"The shop asked to wait for {seconds:g} s."

@@ -165,8 +165,6 @@ def test_reading_takes_no_more_memory_than_what_is_kept_of_a_row(database: tuple
 
 
 @pytest.mark.parametrize("sql", ["select order_id from no_such_table", "select no_such_column from courier_orders"])
-    "sql", ["select order_id, status from no_such_table", "select no_such_column from courier_orders"]
-)
 def test_sql_that_is_wrong_is_a_permanent_mistake(sandbox: Sandbox, database: tuple[str, Any], sql: str) -> None:
     fill(database[1], [("abc", "shipped", None)])
 

@@ -264,6 +264,6 @@ def _is_target(url: str) -> bool:
         address = urlsplit(url)
     except ValueError:
         return False
-    # Receivers for the sandbox are on this machine.
+    # The sandbox's receivers are on this machine.
     is_own = address.scheme == "http" and address.hostname in ("127.0.0.1", "localhost", "::1")
     return bool(address.hostname) and (address.scheme == "https" or is_own)

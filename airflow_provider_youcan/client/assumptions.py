@@ -100,7 +100,7 @@ def collect(send: Callable[[endpoints.Request], Answer], token: str) -> Answers:
     ask("settings", endpoints.get_store_statuses())
     ask("page", endpoints.list_orders(page_size=100))
     if all(answer.status_code == 401 for _, answer in answers.by_name.values()):
-        # One or two of them may be for a missing scope.
+        # One or two refusals may be for a missing scope.
         answers.payload("page")
     ask("first", endpoints.list_orders(page_size=3, query=oldest_first))
     ask("second", endpoints.list_orders(2, page_size=3, query=oldest_first))
@@ -161,7 +161,7 @@ def _run(check: _Check, answers: Answers) -> tuple[bool | None, str]:
     except LookupError:
         return None, "this shop has too few orders to see it by"
     except YouCanServerError as error:
-        # A failure of the moment, which says nothing about the assumption.
+        # A transient failure says nothing about the assumption.
         return None, _describe(error)
     except YouCanError as error:
         return False, _describe(error)
@@ -291,7 +291,7 @@ def _unknown_order(answers: Answers) -> tuple[bool, str]:
 def _unknown_route(answers: Answers) -> tuple[bool, str]:
     (request, _), (_, answer) = answers.by_name["unknown order"], answers.by_name["unknown route"]
     try:
-        # Read as the answer to a request for an order.
+        # Judged as the answer to a request for an order.
         read_response(request, answer)
     except YouCanOrderNotFoundError:
         return False, "it speaks of an order"

@@ -119,7 +119,7 @@ def update_order_status(
 
 
 def _is_confirmation(payload: Mapping[str, Any]) -> bool:
-    # The documented answer repeats the status code. A bare {} or an order does not say that it was done.
+    # The documented answer repeats the status code. A bare {} or an order confirms nothing.
     return payload.get("status") == 200 and "error" not in payload
 
 
@@ -196,7 +196,7 @@ def list_orders(
         return (
             is_list_of(payload.get("data"), lambda order: isinstance(order.get("id"), str) and bool(order["id"]))
             and type(pagination.get("total_pages")) is int
-            # Only the last page can be empty, and behind it there is nothing.
+            # Only the last page can be empty.
             and (page >= pagination["total_pages"] or len(payload["data"]) > 0)
             and (page <= pagination["total_pages"] or len(payload["data"]) == 0)
             and pagination.get("current_page", page) == page

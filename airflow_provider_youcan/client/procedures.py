@@ -84,7 +84,7 @@ def resume(procedure: Procedure[Any], answer: object, attempts: Attempts) -> end
     """
     if not isinstance(answer, Exception):
         return procedure.send(answer)  # type: ignore[arg-type]
-    # What may have been applied stays unknown, whatever went wrong after it.
+    # An unconfirmed update stays unconfirmed, whatever went wrong after it.
     answer.unconfirmed = attempts.unconfirmed  # type: ignore[attr-defined]  # a YouCanError or a StaleReadError
     request = procedure.throw(answer)
     # The procedure continues after a refusal, which may have been for one missing scope.
@@ -238,7 +238,7 @@ def _read_for_update(
     except YouCanOrderNotFoundError:
         if not is_unconfirmed:
             raise
-        # Gone after an update that may have been applied: that is what there is to say.
+        # The order is gone after an update that may have been applied.
         return OrderStatuses()
     except YouCanError as error:
         error.status_before = before

@@ -106,7 +106,7 @@ class RateLimit:
             return math.inf if self._in_flight >= self._max_in_flight else 0.0
         if self.phase is Phase.OPEN and not self._has_ended(now) and not self._may_probe(now):
             return self._next_moment - now
-        # Alone, or the shop may take it first and refuse one of the others.
+        # A probe is sent alone: else the shop may accept it first, and refuse one of the others.
         return math.inf if self._in_flight else 0.0
 
     def delay_of_reserved(self, now: float) -> float:
@@ -127,7 +127,7 @@ class RateLimit:
         elif self._room < 1 and self.phase is Phase.OPEN:
             self.phase, self._alone = Phase.PROBING, self.sent
         elif self._has_ended(now):
-            # A window passed that was not used up.
+            # A window passed without being used up.
             self._begin_window(now)
         self._in_flight += 1
         self._window.taken += 1
@@ -189,10 +189,10 @@ class RateLimit:
         self._learn_length(now, retry_after, is_early)
         pause = self._pause(now, retry_after)
         if self.refusals and retry_after is not None and retry_after > 1:
-            # Others have used up the whole window before: come a little earlier than the shop's whole seconds say.
+            # Other tasks have used up the whole window: come a little earlier than the shop's whole seconds say.
             pause = min(pause, retry_after - self._rng.uniform(0.0, 1.0))
         self._is_end_known = retry_after is not None
-        # Those that were refused together would come back together.
+        # Requests that were refused together would come back together.
         self._until = max(self._until, now + pause + self._rng.uniform(0.0, 0.04 * pause))
         self.refusals += 1
         if not is_early:
@@ -212,7 +212,7 @@ class RateLimit:
             return 0
         others = self._headers.share_of_others(self._window.accepted) if self._headers else 0
         room = self.capacity - self._window.taken
-        # Others will take the last ones; what they have under way is not seen.
+        # Others will take the last ones; their requests in flight are not seen.
         return room if room >= others / 2 else 0
 
     @property
@@ -236,7 +236,7 @@ class RateLimit:
 
     @property
     def _probe_at(self) -> float:
-        # Late in the window, when other tasks have used their shares: what is taken then was really left.
+        # Late in the window, when other tasks have used their shares: only then is a free slot really free.
         share = 0.0 if self._probe.is_early(self.capacity or 0) else 0.85
         return (self._window.start or 0.0) + share * (self.length or 0.0)
 
@@ -272,7 +272,7 @@ class RateLimit:
         if is_early:
             length = max(length, math.floor(elapsed) + 1.0)
         if window.is_exact or self.length is None:
-            # Too much where other tasks have filled another window meanwhile, and never too little.
+            # May overestimate if other tasks filled a window in between; never underestimates.
             self._longest_wait = max(self._longest_wait, retry_after)
             shorter = min(length, self.length) if self._is_length_exact and self.length else length
             self.length = max(shorter, math.floor(self._longest_wait))
@@ -281,7 +281,7 @@ class RateLimit:
             # It is the same window, which is a little longer than expected.
             self.length = max(self.length, math.floor(elapsed) + 1.0)
         elif is_early and self.length is not None:
-            # Perhaps others have begun a window, and filled it.
+            # Other tasks may have begun a window, and filled it.
             taken = self._in_flight + self._reserved
             self._window = _Window(start=now + retry_after - self.length, taken=taken)
 
@@ -291,7 +291,7 @@ class RateLimit:
             left = self._window.start + self.length - now
         if retry_after is None:
             return min(left, MAX_RETRY_AFTER) if 0 < left < math.inf else min(2.0**self.refusals, MAX_RETRY_AFTER)
-        # The shop rounds to whole seconds. Who waits for all of them finds the next window used up by others.
+        # The shop rounds to whole seconds. After all of them the next window is used up by others.
         if left > 0 and abs(left - retry_after) < 1:
             return left
         return retry_after or min(2.0**self.refusals, MAX_RETRY_AFTER)
@@ -309,7 +309,7 @@ class RateLimit:
         headers.latest, headers.taken = number, taken
         if self.phase is Phase.FREE:
             self.phase = Phase.OPEN
-        # Those under way may be in the shop's count already; to count them twice only makes it slower by a few.
+        # Requests in flight may be in the shop's count already; counting them twice costs only a few.
         self.capacity, self._window.taken = limit, taken + self._in_flight + self._reserved
 
 
@@ -358,7 +358,7 @@ class _Probe:
         return step
 
     def fail(self, *, was_probe: bool) -> None:
-        # That the capacity stands makes it worth trying ever more seldom.
+        # Each failed probe confirms the capacity, so probe less often.
         self._interval = min(self._interval * 4, _MAX_PROBE_INTERVAL) if was_probe else 1
         if was_probe:
             self._since_early = 0

@@ -39,7 +39,7 @@ def redact(value: object, secrets: Iterable[str] = (), own: str | None = None) -
     words += [encode(word) for word in words for encode in (partial(quote, safe=""), quote_plus)]
     for word in sorted(set(words), key=len, reverse=True):
         text = re.sub(re.escape(word), "***", text, flags=re.IGNORECASE)
-    # What was cut in two would not be known any more.
+    # Cut in two, a secret would not be recognised.
     text = text[: MAX_TEXT + 100]
     kept = rf"(?<![\w-]){re.escape(own)}(?![\w-])" if own else "(?!)"
     parts = re.split(f"({kept})", text, flags=re.IGNORECASE)

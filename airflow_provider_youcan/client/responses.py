@@ -94,7 +94,7 @@ class _Row(NamedTuple):
 _LATER = "it may work later"
 _HOST = "check the host of {connection}"
 
-# Whoever says it: a gateway's own word about this request counts as the shop's.
+# From anybody: a gateway's answer to this request counts as the shop's.
 _BY_ANYBODY = {
     408: _Row(YouCanServerError, "YouCan timed out (408)", _LATER),
     429: _Row(YouCanRateLimitError, "Too many requests (429)", "it may work {when}"),
@@ -110,7 +110,7 @@ _BY_CLASS = {
     ),
     5: _Row(YouCanServerError, "YouCan failed ({status})", _LATER),
 }
-# YouCan's alone.
+# Only from YouCan itself.
 _BY_YOUCAN = {
     401: _Row(
         YouCanAuthenticationError,
@@ -131,7 +131,7 @@ _NO_ORDER = _Row(
     "The shop has no such order (404)",
     "check the order id{uuid_hint}, and that {connection} is the right shop's",
 )
-# Of the token endpoint, by its ``error`` (RFC 6749, 5.2).
+# The token endpoint's errors, by ``error`` (RFC 6749, 5.2).
 _WRONG_CLIENT = _Row(
     YouCanAuthenticationError, "App refused ({status})", "check the client id and the client secret{in_connection}"
 )
@@ -145,7 +145,7 @@ _WRONG_GRANT = {
         YouCanAuthenticationError, "Authorization code refused ({status})", "start again, and approve it again"
     ),
 }
-# The other errors of RFC 6749 that trying again does not help.
+# Other permanent errors of RFC 6749.
 _WRONG_REQUEST = {"invalid_request", "unauthorized_client", "unsupported_grant_type", "invalid_scope", "access_denied"}
 # Nobody's verdict: a gateway, a firewall or a login page.
 _NOT_YOUCANS = _Row(
@@ -196,7 +196,7 @@ def _is_youcans(status_code: int, payload: object) -> bool:
 
 
 def _read_error(request: Request, answer: Answer, payload: object, connection: str, secret: str) -> YouCanError:
-    # What was asked for may be a customer's name or phone.
+    # A search may hold a customer's name or phone.
     secrets = [secret, secret.rpartition("|")[2], *request.params.values()]
     secrets += [text for name, text in (request.form or {}).items() if name not in ("grant_type", "client_id")]
     hide = partial(redact, secrets=secrets, own=request.order_id)
@@ -230,7 +230,7 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
         detail=detail,
         **attributes,
     )
-    # Laravel in its maintenance mode takes no request.
+    # In its maintenance mode Laravel handles no request.
     is_maintenance = answer.status_code == 503 and _is_youcans(503, payload) and attributes["retry_after"] is not None
     may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and not is_maintenance
     error.unconfirmed = request.method == "PUT" and may_have_been_applied
@@ -249,7 +249,7 @@ def read_rate_limit(headers: Mapping[str, str]) -> tuple[int | None, int | None]
     limit, remaining = headers.get("X-RateLimit-Limit", ""), headers.get("X-RateLimit-Remaining", "")
     if not (limit.isdecimal() and remaining.isdecimal()):
         return None, None
-    # A number of thousands of digits is no limit, and would take its time.
+    # A number of thousands of digits would take long to parse.
     return (int(limit), int(remaining)) if len(limit) < 10 and len(remaining) < 10 else (None, None)
 
 

@@ -213,7 +213,7 @@ def unsubscribe_webhook(subscription_id: str) -> Procedure[bool]:
         except _NO_SUCH_ROUTE as error:
             if error.detail is not None and error.detail.strip(" .").casefold() == "subscription not found":
                 return False
-            # Another 404 is about the route.
+            # Any other 404 is about the route.
             if error.status_code not in (404, 405) or is_template:
                 raise
         else:

@@ -38,7 +38,7 @@ def youcan_reconcile_task(python_callable: Callable[..., Any] | None = None, **a
         raise YouCanInvalidInputError(
             f"Leave {' and '.join(sources)} out of @task.youcan_reconcile: the rows are what the function returns."
         )
-    # The summary is one XCom, whatever the function is annotated with.
+    # The summary is one XCom, whatever the function's annotation says.
     arguments["multiple_outputs"] = False
     return task_decorator_factory(
         python_callable=python_callable, decorated_operator_class=_ReconcileDecoratedOperator, **arguments

@@ -79,7 +79,7 @@ class ConnectionUser(BaseHook):
         missing = f"There is no Airflow connection {self.youcan_conn_id!r}"
         add = "add one of type 'youcan' with the access token as its password, or name another with youcan_conn_id"
         if not isinstance(error, AirflowNotFoundException):
-            # A secrets backend that is out of reach may come back. Its own words may hold what is secret.
+            # An unreachable secrets backend may come back. Its own words may hold secrets.
             return YouCanConnectionError(
                 f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__})",
                 advice="it may work later; nothing was sent.",

@@ -98,7 +98,7 @@ class BlockingDriver(ConnectionUser):
                 count_request(request.method, answer.status_code, self.youcan_conn_id)
                 payload = read_response(request, answer, self.connection_name, credentials.token)
             except YouCanError as error:
-                # What else comes on this connection may be the late answer to this request, and must not be taken
+                # Anything that comes later on this connection may be the late answer to this request, and must not be taken
                 # for the answer to the next one.
                 self.close()
                 if was_sent and error.status_code is None:
@@ -122,8 +122,8 @@ class BlockingDriver(ConnectionUser):
 
     def _get_session(self, credentials: Credentials) -> Session:
         if self._session is not None and self._session_pid != os.getpid():
-            # This process was forked: on the same connection each would read the other's answers. It is the other's
-            # to close.
+            # This process was forked: on a shared connection each would read the other's answers. The parent closes
+            # it.
             self._session = None
         if self._session is None:
             self._session_pid = os.getpid()

@@ -66,7 +66,7 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
     """
     host = (host or "").strip()
     if not host:
-        # The port of https says nothing that isn't so.
+        # 443 is the default anyway.
         if schema or port not in (None, 443):
             raise ValueError("host is empty though the schema or the port is set: set it, or clear them.")
         return BASE_URL
@@ -92,7 +92,7 @@ def read_base_url(host: str | None, schema: str | None = None, port: int | None 
             f"host leads to {url.scheme}://{name}, where the access token would travel in clear: use https."
         )
     port_suffix = "" if port is None else f":{port}"
-    # Put together from the parts that were checked, so that no other parser can read it otherwise.
+    # Rebuilt from the checked parts, so that requests and aiohttp parse it the same way.
     return f"{url.scheme}://{f'[{name}]' if ':' in name else name}{port_suffix}{url.path.rstrip('/')}"
 
 
@@ -137,7 +137,7 @@ def _read_oauth_client(extra: Mapping[str, Any]) -> OAuthClient | None:
 
 
 def _read_extra(connection: Connection) -> Mapping[str, Any]:
-    # Airflow's own extra_dejson makes {} of what is not JSON, and would so pass over every setting in it.
+    # Airflow's own extra_dejson returns {} for invalid JSON, and so ignores every setting in it.
     try:
         extra = json.loads(connection.extra or "{}")
     except ValueError:
@@ -145,7 +145,7 @@ def _read_extra(connection: Connection) -> Mapping[str, Any]:
     if not isinstance(extra, Mapping):
         raise ValueError('extra is not a JSON object: write it as {"timeout": 30}.')
     _check_names(extra)
-    # A field of a connection form that was left empty comes as null, or on Airflow 2 as an empty text.
+    # An empty field of a connection form is null, or on Airflow 2 an empty text.
     return {name: value for name, value in extra.items() if value is not None and value != ""}
 
 

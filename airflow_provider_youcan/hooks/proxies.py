@@ -71,7 +71,7 @@ def find_proxy(credentials: Credentials, *, may_be_socks: bool) -> str | None:
     named = requests.utils.select_proxy(credentials.base_url, proxies)
     if not named:
         return None
-    # What has no scheme, "proxy:3128", is an http proxy to requests and curl.
+    # Without a scheme, "proxy:3128" is an http proxy to requests and curl.
     try:
         proxy = str(requests.utils.prepend_scheme_if_needed(named, "http"))  # type: ignore[no-untyped-call]
         url = urlsplit(proxy)
@@ -82,7 +82,7 @@ def find_proxy(credentials: Credentials, *, may_be_socks: bool) -> str | None:
         is_usable = may_be_socks and find_spec("socks") is not None
     if is_usable:
         return proxy
-    # Not the proxy itself: it may hold a login.
+    # The proxy itself is not shown: it may hold a login.
     is_socks = url.scheme.startswith("socks")
     what = f"is of the kind {url.scheme!r}, which can't be used here" if is_socks else "is not a URL"
     raise YouCanInvalidInputError(

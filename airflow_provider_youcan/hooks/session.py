@@ -72,12 +72,12 @@ class Session(requests.Session):
             return self._send_request(request, credentials)
         except Exception as error:  # requests lets some errors of what is below it through
             failure = _read_failure(request, error, credentials, self._connection)
-        # Raised out here, so that it has no trace of the library's error: that one's text holds the whole
-        # address, and so what a search asked for.
+        # Raised outside the except block: the library's error must not be its context, because its text holds the whole
+        # address, and so the words of a search.
         raise failure
 
     def _send_request(self, request: endpoints.Request, credentials: Credentials) -> Answer:
-        # From the connect to the last byte; what requests calls a timeout is for each look at the socket.
+        # The whole request, to the last byte; the timeout of requests is for each read of the socket.
         with (
             _end_within(2 * credentials.timeout),
             self.request(
@@ -116,7 +116,7 @@ def _end_within(seconds: float) -> Iterator[None]:
     try:
         yield
     finally:
-        # A request that somebody sends through the session himself has its own timeout alone.
+        # A user's own request through the session has only its own timeout.
         _deadline.at = math.inf
 
 
@@ -230,7 +230,7 @@ class _BearerToken(requests.auth.AuthBase):
         self._credentials = credentials
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        # A request for a token has none.
+        # A request for a token carries no token.
         if self._credentials.token and (request.url or "").startswith(f"{self._credentials.base_url}/"):
             request.headers["Authorization"] = f"Bearer {self._credentials.token}"
         return request
@@ -263,7 +263,7 @@ _ERRORS: dict[type[BaseException], TransportFailure] = {
     requests.Timeout: TransportFailure.NOT_IN_TIME,
     urllib3.exceptions.ReadTimeoutError: TransportFailure.NOT_IN_TIME,
 }
-# What urllib3 gives as the reason of a requests.ConnectionError.
+# The reasons that urllib3 gives for a requests.ConnectionError.
 _REASONS: dict[type[BaseException], TransportFailure] = {
     urllib3.exceptions.NameResolutionError: TransportFailure.NO_HOST,
     urllib3.exceptions.NewConnectionError: TransportFailure.NO_CONNECTION,

@@ -105,7 +105,7 @@ class SharedClient:
             if (credentials := cache.find(refused)) is not None:
                 return credentials
             if cache.failure is not None and cache.failed_at > asked_at:
-                # It was tried while this one waited, and took its time.
+                # Another look-up failed while this one waited.
                 return cache.fail(copy(cache.failure), refused)
             try:
                 return cache.keep(await look_up())
@@ -142,13 +142,13 @@ class SharedClient:
             why = lookup_by_type(_ERRORS, error) or TransportFailure.LOST
         # The connection's host may have been corrected meanwhile.
         self.credentials.expire()
-        # Raised out here, so that it has no trace of the library's error: that one's text holds the address.
+        # Raised outside the except block: the library's error, whose text holds the address, must not be its context.
         connection = f"the Airflow connection {self._conn_id!r}"
         raise connection_error(request, why, credentials.base_url, credentials.timeout, connection)
 
     async def _find_route(self, credentials: Credentials) -> Route:
         route = Route.of(credentials)
-        # In a thread, because it takes a while to load the certificates, once.
+        # In a thread: loading the certificates takes a while, once.
         await asyncio.to_thread(route.load_tls)
         self._route = route
         return route
@@ -180,7 +180,7 @@ class _Connector(aiohttp.TCPConnector):
         while True:
             connection = await super().connect(req, traces, timeout)
             protocol = connection.protocol
-            # On one that is new, the rest of a TLS handshake may be on its way.
+            # On a new connection the rest of a TLS handshake may be on its way.
             is_new = protocol not in self._used
             if protocol is None or is_new or not (protocol.should_close or _has_unread_data(connection)):
                 self._used.add(protocol)
@@ -211,7 +211,7 @@ async def _read_body(response: aiohttp.ClientResponse) -> bytes:
 
 @lru_cache(maxsize=8)
 def _timeout(seconds: float) -> aiohttp.ClientTimeout:
-    # In all, an answer that never ends takes twice as long as one that never begins.
+    # An answer that never ends takes twice as long as one that never begins.
     return aiohttp.ClientTimeout(total=2 * seconds, sock_connect=seconds, sock_read=seconds)
 
 

@@ -19,7 +19,7 @@ __all__ = ["open_hook", "outside_task"]
 def outside_task() -> Iterator[None]:
     """Find connections as Airflow's own commands do, and log nothing."""
     read_from_database()
-    # Airflow 2 logs to the standard output, where the answer of the command is.
+    # Airflow 2 logs to standard output, where the command prints its answer.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

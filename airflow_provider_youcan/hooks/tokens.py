@@ -177,7 +177,7 @@ class _Renewal:
         """Exchange the refresh token for a new pair, and store that, in as many attempts as the connection allows."""
         refresh_token = kept.refresh_token if kept else self.client.refresh_token
         request = oauth.exchange_refresh_token(self.client.client_id, self.client.client_secret, refresh_token)
-        # The request for a token is sent without one.
+        # The request for a token carries no token.
         anonymous = replace(self.credentials, token="")
         attempts = Attempts(self.max_retry_seconds)
 

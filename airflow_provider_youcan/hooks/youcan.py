@@ -239,7 +239,7 @@ class YouCanHook(BlockingDriver):
 
         credentials = self._get_credentials(Attempts())
         if credentials.oauth_client is not None:
-            # What follows is sent as it is; this renews a token that ran out.
+            # The checks below bypass renewal, so renew an expired token first.
             self.run(store.test_connection(self._get_token))
             credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
@@ -256,7 +256,7 @@ class YouCanHook(BlockingDriver):
         # An http base is on this machine.
         return f"{base_url}/sandbox/orders/{order_id}" if base_url.startswith("http://") else order_page(order_id)
 
-    # Airflow looks for these two in the class of the hook itself, and in none above it.
+    # Airflow looks for these two in the hook's own class, not in its base classes.
 
     @classmethod
     def get_connection_form_widgets(cls) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class YouCanAsyncHook(ConnectionUser):
         if not waits_for_limit:
             # A wait may last for weeks, and its connection be edited meanwhile; a task stays with its shop.
             client.credentials.expire()
-        # Retained for this procedure, which another coroutine's close() must not cut off.
+        # Retained, so that another coroutine's close() does not cut this procedure off.
         client.retain()
         answer: dict[str, Any] | Exception | None = None
         try:
@@ -247,7 +247,7 @@ class YouCanAsyncHook(ConnectionUser):
                     _log.debug("%s %s", request.method, request.path)
                     answer = await client.send_request(request, credentials)
                 except asyncio.CancelledError as cancelled:
-                    # Whoever cut it off has to know that the update had left.
+                    # The caller that cancelled it has to know that the update was sent.
                     cancelled.unconfirmed = request.freshness is not None  # type: ignore[attr-defined]
                     raise
                 finally:

@@ -58,7 +58,7 @@ def complete_record(
         not_reached=report.count(Outcome.NOT_REACHED),
         max_changes=None if exceeded is None else str(exceeded),
     )
-    # A record that takes no lines is given a moment more.
+    # A moment more, for a record that takes no lines.
     hurried = time.monotonic() + _HURRIED_SECONDS if isinstance(failure, YouCanRecordError) else None
     try:
         report.record.close(last_line, lambda: hurried or ends_at())
@@ -97,7 +97,7 @@ def publish(
         return
     preview = write_preview(report, notes, youcan_conn_id)
     try:
-        # Now, so that a task that comes after a failure finds it, too.
+        # Before a failure is raised, so that a task that follows the failure finds it.
         task_instance.xcom_push(key="summary", value=summary)
         task_instance.xcom_push(key="preview", value=preview)
     except Exception:  # an XCom that is refused must hide nothing

@@ -91,7 +91,7 @@ def describe_transfer(operator: Any, columns: OrderColumns) -> Any:
 def _find_targets(operator: Any) -> Iterable[Any]:
     if operator.path is not None:
         return [_describe_file(operator.path)]
-    # It is parsed, and not run.
+    # The sql is parsed, not run.
     statement = f"insert into {operator.table} select 1"
     outputs: Iterable[Any] = _parse(statement, get_database_hook(operator.conn_id), operator.conn_id).outputs
     return outputs

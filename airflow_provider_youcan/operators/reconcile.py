@@ -121,7 +121,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         *ReconcilingOperator.template_fields,
     )
     template_ext: Sequence[str] = (".sql",)
-    # Airflow keeps the arguments of a task, too; a generator among them can't be copied.
+    # Airflow also keeps the task's arguments, and a generator can't be copied.
     shallow_copy_attrs: Sequence[str] = (OPERATOR_ARGUMENTS,)
     template_fields_renderers: ClassVar[dict[str, str]] = {"sql": "sql", "orders": "json", "parameters": "json"}
 
@@ -152,7 +152,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     ) -> None:
         super().__init__(**kwargs)
         self._set_optional(plan=plan, orders_file=orders_file, only_from=only_from, latest_by=latest_by)
-        # Anything else would be in the serialized DAG as text, which is another each time the file is parsed.
+        # Other iterables are serialized as their repr, which differs at each parse.
         is_rendered = orders is None or isinstance(orders, (str, list, tuple, XComArg))
         self._table = None if is_rendered else TableInHand(orders)
         self.orders = orders if is_rendered else None

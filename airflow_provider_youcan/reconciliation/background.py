@@ -75,7 +75,7 @@ class BackgroundWriter(Generic[T]):
         self._is_closing = False
         self._is_abandoned = False
         self._failure: Exception | None = None
-        # One thread has the sink from its beginning to its end: a connection of SQLite belongs to one.
+        # One thread opens, uses and closes the sink: a connection of SQLite belongs to one thread.
         self._thread = threading.Thread(target=self._run, name="youcan-writer", daemon=True)
 
     @property
@@ -146,7 +146,7 @@ class BackgroundWriter(Generic[T]):
             return None  # it was never opened
         begun_at = time.monotonic()
         while self._thread.is_alive():
-            # In slices, because a stop may come meanwhile.
+            # In slices, so that a stop is noticed.
             end = ends_at() or max(begun_at, self._progress_at) + MAX_WAIT
             if (left := end - time.monotonic()) <= 0:
                 break
@@ -198,7 +198,7 @@ class BackgroundWriter(Generic[T]):
         kept = 0
         while kept < len(batch.items):
             if self._is_abandoned:
-                # Nobody waits any longer: what comes later would belong to nothing.
+                # Nobody waits any longer for a later result.
                 self._give_back(batch, kept)
                 return
             items = batch.items[kept : kept + self._max_batch]
@@ -234,5 +234,5 @@ class BackgroundWriter(Generic[T]):
 def _describe(error: Exception) -> str:
     if isinstance(error, YouCanError):
         return str(error)
-    # The first line: a database puts the row that it refuses, and so a cell, into the next ones.
+    # Only the first line: the next ones may quote the refused row.
     return " ".join(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".split())[:300]

@@ -37,7 +37,7 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
         add = "install the Airflow provider of your database, restart Airflow, and add the connection"
         if IS_AIRFLOW_2:
             raise YouCanInvalidInputError(missing, advice=add) from None
-        # Airflow 3 says so, too, when its secrets backend is out of reach.
+        # Airflow 3 raises this also when its secrets backend is out of reach.
         raise YouCanConnectionError(
             missing,
             advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach; nothing was sent.",
@@ -69,7 +69,7 @@ def database_error(problem: str, error: Exception, advice: str) -> YouCanError:
     """
     problem = f"{problem} ({describe_error(error)})"
     kinds = {kind.__name__ for kind in type(error).__mro__}
-    # SQLite has one class for a table that is missing and for a database that is locked, and a code for each.
+    # SQLite raises one class for a missing table and for a locked database, with a code for each.
     if kinds & _PERMANENT or getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR":
         return YouCanInvalidInputError(problem, advice=f"{advice}.")
     return YouCanConnectionError(problem, advice=f"{advice}; it may work later; nothing was sent.")
@@ -78,10 +78,10 @@ def database_error(problem: str, error: Exception, advice: str) -> YouCanError:
 def describe_error(error: Exception) -> str:
     """Return a database's error in one line of at most 300 characters."""
     name = type(error).__name__
-    # A value that a database can't read is in its words.
+    # Its message quotes the value that the database can't read.
     if "DataError" in {kind.__name__ for kind in type(error).__mro__}:
         return name
-    # The first line: the next ones may have a row that it refuses, and so a cell.
+    # Only the first line: the next ones may quote the refused row.
     return " ".join(f"{name}: {str(error).partition(chr(10))[0]}".split())[:300]
 
 
@@ -89,7 +89,7 @@ def _make_hook(connection: Any, params: dict[str, Any]) -> Any:
     if connection.conn_type in ("gcpbigquery", "google_cloud_platform"):
         from airflow.providers.google.cloud.hooks.bigquery import BigQueryHook
 
-        # Legacy SQL is the hook's default, and nobody else's.
+        # The hook's default is legacy SQL.
         return BigQueryHook(**{"gcp_conn_id": connection.conn_id, "use_legacy_sql": False, **params})
     if connection.conn_type == "databricks":
         from airflow.providers.databricks.hooks.databricks_sql import DatabricksSqlHook
@@ -102,7 +102,7 @@ def _make_hook(connection: Any, params: dict[str, Any]) -> Any:
 def _no_hook(conn_id: str, conn_type: str | None, error: Exception) -> YouCanInvalidInputError:
     start = f"This Airflow has no hook for the Airflow connection {conn_id!r} of type {conn_type!r}"
     if conn_type == "generic":
-        # What Airflow's command line makes of a type that it does not know.
+        # Airflow's command line stores this for a type that it does not know.
         return YouCanInvalidInputError(
             start,
             advice=(

@@ -114,14 +114,14 @@ class Interruption:
         :param seconds: how long it may take, before it is stopped; ``None`` sets no bound (default).
         :return: what it returns, ``None`` if it had to be cancelled.
         """
-        # From here to the end of the block that watches, signals wait for what is written down.
+        # From here to the end of the watched block, signals wait until everything is written down.
         self._is_reading = False
         loop = asyncio.new_event_loop()
         try:
             return loop.run_until_complete(self._run(coroutine, on_stop, seconds))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
-            # Threads are not waited for, as asyncio.run does: a look-up that hangs would outlast a stop.
+            # Unlike asyncio.run, this does not wait for threads: a hanging look-up would outlast a stop.
             loop.close()
 
     def handle_signals(self) -> None:

@@ -186,7 +186,7 @@ class OrderUpdater:
                 return step, read
             before = step.before
         if block := self._find_block(progress, context):
-            # What it is now need not be read for this.
+            # No need to read the present status for this.
             return Step(Outcome.PROTECTED, before, block), read
         return await self._update(progress, context, wanted, guard, read)
 

@@ -55,7 +55,7 @@ def _unknown_orders(report: Report) -> str:
 def _invalid_rows(report: Report) -> str:
     if not report.invalid:
         return ""
-    # Their numbers alone: what a cell holds may be a customer's.
+    # Only the row numbers: a cell may hold a customer's data.
     rows = ", ".join(str(row.row) for row in report.invalid_rows)
     more = report.invalid - len(report.invalid_rows)
     return f"**Rows that can't be used**: {rows}{f' and {more:,} more' if more else ''}; the report says why."

@@ -104,7 +104,7 @@ class Reconciliation:
 
     async def _check_statuses(self) -> None:
         statuses = self._desired.statuses
-        # What a revert restores was there before.
+        # A revert restores statuses that the shop had before.
         if self._options.allow_custom_label or self._input.is_revert or not statuses:
             return
         checked = await self._run(check_statuses(statuses, self._options.youcan_conn_id))
@@ -303,7 +303,7 @@ class Reconciliation:
         fresh += [
             OrderProgress(order, dict(order.desired)) for order in self._desired.orders if order not in self._begun
         ]
-        # Lines for all of them would take longer than Airflow waits for a task that it stops.
+        # Lines for all of them would take longer than Airflow waits for a stopped task.
         has_lines = sum(len(progress.left) for progress in fresh) <= _MAX_UNREACHED_LINES
         for progress in fresh:
             if has_lines:

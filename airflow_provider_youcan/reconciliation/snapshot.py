@@ -108,7 +108,7 @@ class Snapshot:
         missing = len([order for order in self._desired.orders if order.order_id is not None]) + len(refs)
         pages, batch = Pages(), 1 + self._max_concurrency // MAX_PAGE_SIZE
         while missing >= 2 and not pages.is_over:
-            # From when it was asked for: the server may have read the data at any moment until the answer.
+            # The time of the request: the server may have read the data at any moment until the answer.
             read_at, self._changes = self._clock(), 0
             listed = await self._read_pages(pages, batch)
             known = [order for order in [self._add(order, read_at) for order in listed] if order is not None]
@@ -118,13 +118,13 @@ class Snapshot:
             costs_more = pages.pages_left > missing and len(known) <= batch
             if costs_more or (lacks_statuses and not refs):
                 return
-            # Where most orders change, a few pages keep all workers busy, and are fresh when their orders come up.
+            # If most orders change, a few pages keep all workers busy, and are still fresh when their orders are updated.
             grows = refs or self._changes < self._max_concurrency
             batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
 
     async def search(self, ref: str) -> None:
         """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
-        # By ref, so that several of the same ref stand side by side.
+        # Sorted by ref, so that orders with the same ref are neighbours.
         pages = Pages(query={"q": ref, "sort_field": "ref", "sort_order": "asc"})
         self.ids.setdefault(ref, set())
         self._has_refs = True
@@ -150,7 +150,7 @@ class Snapshot:
         read = self._reads.pop(order.order_id or "", None)
         if read is None or self._clock() - read.at > MAX_READ_AGE:
             return None
-        # An order that a ref was joined to asks for more than it did when its page was read.
+        # Rows joined by their ref may ask for more than was known when the page was read.
         is_whole = order.more is None or None not in [read.statuses[context] for context in order.desired]
         return read if is_whole else None
 
@@ -168,7 +168,7 @@ class Snapshot:
         try:
             return [order for payload in payloads if payload is not None for order in pages.add(payload)]
         except YouCanUnexpectedResponseError as error:
-            # It has no end. What it lacks is read order by order.
+            # The list does not end. Missing orders are read one by one.
             self._log.warning("%s", error)
             pages.end()
             return []

@@ -79,7 +79,7 @@ class Report:
             return
         for row, wanted in order.rows_for(context):
             if first is not None and step.outcome in _CHANGES:
-                # It happens once.
+                # The change happens once.
                 again = Step(Outcome.UNCHANGED, step.before, f"row {first} asks for the same")
                 self._add(order, context, row, wanted, again)
                 continue

@@ -175,7 +175,7 @@ class WarehouseTable:
         """Write a row, and roll it back: a user who may read a table may lack the right to write to it."""
         with self._transaction(is_kept=False) as cursor:
             if self._hook.get_autocommit(self._connection):
-                # It could not be taken back.
+                # With autocommit the row could not be rolled back.
                 columns = ", ".join(self._columns)
                 nothing = f"select {columns} from {self._table} where 1 = 0"  # noqa: S608  # the name is checked
                 cursor.execute(f"insert into {self._table} ({columns}) {nothing}")

@@ -44,7 +44,7 @@ class Api:
             Route("/resthooks/list", self._list_subscriptions, methods=["GET"]),
             Route("/resthooks/subscribe", self._subscribe, methods=["POST"]),
             Route("/resthooks/unsubscribe/{subscription_id}", self._unsubscribe, methods=["POST"]),
-            # Those of YouCan's app template.
+            # The routes of YouCan's app template.
             Route("/resthooks", self._list_subscriptions, methods=["GET"]),
             Route("/resthooks/{subscription_id}", self._unsubscribe, methods=["DELETE"]),
         ]

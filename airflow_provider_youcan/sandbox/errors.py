@@ -35,7 +35,7 @@ def error_body(status_code: int) -> dict[str, Any]:
         402: {"status": 402, "error": "store is suspended"},
         403: {"status": 403, "detail": "Invalid scope(s) provided.", "meta": []},
         404: {"status": 0, "detail": "order not found", "meta": []},
-        # The page's own example of this one has a 404 in it.
+        # YouCan's own example of this error has a 404 in it.
         405: {"status": 404, "detail": "The method is not allowed for this route.", "meta": []},
         422: {"status": 422, "detail": "The given data was invalid.", "meta": {"fields": {}}},
         429: {"message": "Too Many Attempts."},

@@ -61,7 +61,7 @@ class Sandbox:
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._socket.bind((host, port))
-        # From here on, so that no request can come too early.
+        # Opened here, so that no request comes too early.
         self._socket.listen(2048)
         self.host, self.port = self._socket.getsockname()[:2]
         connections: dict[Any, asyncio.Transport] = {}
@@ -223,7 +223,7 @@ class _Gate:
         if trouble.kind == "terse":
             body = json.dumps(_without_status_objects(json.loads(answer.body))).encode()
             return dataclasses.replace(answer, body=body, headers=limit_headers)
-        # What is left reaches the shop, and is lost on the way back.
+        # The other kinds reach the shop, and lose its answer.
         return dataclasses.replace(answer, sent_share=0.5 if trouble.kind == "half-body" else 0)
 
     async def _send(self, answer: _Answer, scope: Scope, receive: Receive, send: Send) -> None:
@@ -241,7 +241,7 @@ class _Gate:
             await send({"type": "http.response.body", "body": part, "more_body": answer.sent_share < 1})
         if answer.sent_share < 1:
             connection = self._connections[scope["client"]]
-            # What was written is still delivered by close(), and thrown away by abort().
+            # close() still delivers what was written; abort() drops it.
             connection.close() if answer.sent_share > 0 else connection.abort()
             await receive()  # until the connection is gone
 

@@ -141,7 +141,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
         wait.is_connected = wait.is_connected or self._was_rescheduled(context)
         if time.time() < wait.resume_at:
             return False
-        # Trying again within one look must not hold the worker until the next.
+        # Retries within one look must not last until the next look.
         self._interruption.check()
         with YouCanHook(self.youcan_conn_id, max_retry_seconds=self.poke_interval) as hook:
             try:
@@ -171,7 +171,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _complete(self, event: object) -> dict[str, Any]:
         found = event if isinstance(event, Mapping) else {}
         outcome, message, status = found.get("outcome"), found.get("message"), found.get("status")
-        # It is as the store has it, which may be another Unicode form than the argument's.
+        # The store's spelling may be another Unicode form than the argument's.
         if outcome == "reached" and isinstance(status, str) and find_same(status, self._wait.target_status):
             return self._result(status)
         if outcome == "timeout" and isinstance(message, str):
@@ -268,7 +268,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     def _get_next_poke_interval(
         self, started_at: datetime | float, run_duration: Callable[[], float], poke_count: int
     ) -> float:
-        # Out here, because Airflow swallows an error of a look under silent_fail.
+        # Raised here, because Airflow swallows an error of a look under silent_fail.
         self._interruption.check()
         if self._connection_error is not None:
             raise self._connection_error
@@ -278,7 +278,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
             return interval
         time_left = max(0.0, self.timeout - run_duration())
         if self.reschedule and left_alone > time_left:
-            # The next process would not know that the shop is to be left alone, and ask it once more.
+            # The next process would not know of the pause, and ask the shop again.
             self._ended_early = True
             raise AirflowSensorTimeout
         return min(left_alone, time_left + 0.1)

@@ -143,7 +143,7 @@ class OrderColumns:
 
 
 def _read_slug(slug: str | None) -> str | None:
-    # A text that the warehouse would alter is no slug any more.
+    # A slug that the warehouse would alter is stored as null.
     return None if slug is None or make_storable(slug) != slug else slug
 
 

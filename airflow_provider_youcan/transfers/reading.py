@@ -96,7 +96,7 @@ class OrderReader:
             created_at = read_time(order.get("created_at"))
             return created_at is None or created_at >= horizon
 
-        # A whole page of older ones: whether the list is sorted is YouCan's word alone.
+        # A whole page of older orders ends it: the list's order is only YouCan's word.
         await self._read_list(is_within, lambda orders, _: bool(orders) and not any(map(is_within, orders)))
 
     async def read_ids(self, order_ids: Collection[str]) -> None:
@@ -131,9 +131,9 @@ class OrderReader:
         is_over = False
         try:
             while True:
-                # Twice as many as were read: an end that is near is not passed by a dozen pages.
+                # Twice as many as were read, so that a near end is not passed by a dozen pages.
                 most = min(self._max_concurrency, 1 + self.pages if is_enough else self._max_concurrency)
-                # The next are asked for before what came is looked at, so that the shop does not wait for that.
+                # The next pages are requested before these are handled, so that the shop is never idle.
                 while len(under_way) < most and (again or not (is_over or self._is_last(pages))):
                     number = again.pop() if again else pages.next_page
                     page_request = pages.make_request(number) if number < pages.next_page else pages.take_requests()[0]
@@ -159,12 +159,12 @@ class OrderReader:
             await asyncio.gather(*under_way, *done, return_exceptions=True)
 
     def _is_last(self, pages: Pages) -> bool:
-        # By the largest number that was seen: answers come in another order than their requests were sent.
+        # By the largest number that was seen: answers overtake each other.
         pages.total_pages = max(pages.total_pages, self.total_pages or 1)
         return pages.is_over
 
     async def _read_page(self, number: int, page: endpoints.Request) -> _Page:
-        # From when it was asked for: the server may have read the data at any moment until the answer.
+        # The time of the request: the server may have read the data at any moment until the answer.
         read_at = datetime.now(timezone.utc)
         return _Page(number, await self._run(request(page)), read_at)
 

@@ -64,7 +64,7 @@ class OrdersTable(WarehouseTable):
             cursor.execute(insert, [value for row in rows for value in self._as_values(row)])
 
     def _delete(self, cursor: Any, ids: list[str], read_at: datetime) -> None:
-        # What another run has written meanwhile is later, so it stays, and the primary key refuses ours.
+        # A row that another run has written meanwhile is later: it stays, and the primary key refuses ours.
         where = f"where order_id in ({self._mark(len(ids))}) and (read_at is null or read_at <= {self.placeholder})"
         cursor.execute(f"delete from {self._table} {where}", [*ids, self._as_value(read_at)])  # noqa: S608  # checked
 
@@ -82,7 +82,7 @@ class OrdersTable(WarehouseTable):
         """Return a moment, which is in UTC, as the database takes it."""
         kind = self._hook.conn_type
         if kind == "postgres":
-            # With its zone, which a column without one leaves out, whatever zone the session has.
+            # With its zone, so that the session's zone does not matter.
             return moment.isoformat(" ", "microseconds")
         naive = moment.replace(tzinfo=None)
         return naive.isoformat(" ", "microseconds") if kind == "sqlite" else naive

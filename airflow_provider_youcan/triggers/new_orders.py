@@ -125,7 +125,7 @@ class _Memory:
             self._store = None
             return None
         except Exception as error:
-            # Without it, what came in meanwhile would not be new.
+            # Without the state, orders that came in meanwhile would not count as new.
             raise YouCanTransientError(
                 f"Airflow's state store can't be read ({type(error).__name__}); it may work later."
             ) from None

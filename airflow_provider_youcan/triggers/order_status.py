@@ -128,7 +128,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                         status = await self._look(hook)
                     except YouCanError as error:
                         wait.record_error(error, time.time())
-                        # A shop in trouble is given a rest, however long its answer took.
+                        # A shop in trouble gets a pause, however long its answer took.
                         due = max(due, time.time() - rng.uniform(0, self.poke_interval / 2))
                     else:
                         if wait.record_status(status):
@@ -140,7 +140,7 @@ class YouCanOrderStatusTrigger(BaseTrigger):
                 interval = poll_interval(
                     self.poke_interval, poll, exponential=self.exponential_backoff, longest=self.max_wait, rng=rng
                 )
-                # From when the poll was due, not from when it was over, so that polls keep their pace; and after a
+                # Counted from when the poll was due, so that polls keep their pace; and after a
                 # rate limit not all at once.
                 due = max(due + interval, now)
                 if wait.resume_at > now:

@@ -191,7 +191,7 @@ class AirflowClient:
             async with self._request(method, path, headers=headers, **arguments) as response:
                 is_renewable = token is not None and token != self._fixed_token and not is_open
                 if response.status in (401, 403) and is_renewable and not is_last:
-                    # It ran out; 403 is Airflow's answer to one that an older key has signed.
+                    # The token expired; 403 is Airflow's answer to one that an older key has signed.
                     await self._log_in(token)
                     continue
                 # Airflow 2 calls its errors application/problem+json.

@@ -73,7 +73,7 @@ def is_genuine(body: bytes, signature: str, secrets: tuple[str, ...]) -> bool:
     """
     given = signature.strip().lower().encode("utf-8", "replace")
     expected = [hmac.new(secret.encode(), body, hashlib.sha256).hexdigest().encode() for secret in secrets]
-    # All of them, whichever fits.
+    # All of them are tried: one comparison must not reveal which key fits.
     return sum(hmac.compare_digest(given, one) for one in expected) > 0
 
 

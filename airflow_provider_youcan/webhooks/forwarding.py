@@ -113,10 +113,10 @@ class Forwarder:
         try:
             done = await asyncio.shield(asyncio.gather(*groups))
         except asyncio.CancelledError:
-            # What Airflow is being told has its answer, so that it is not told again after a restart.
+            # Requests in flight get their answer, so that no event is sent again after a restart.
             await asyncio.wait(groups, timeout=_LAST_SECONDS)
             raise
-        # An error of the spool must not make Airflow hear of them once more, so they are remembered until it has them.
+        # An error of the spool must not repeat events, so they are remembered until the spool knows.
         await asyncio.to_thread(self._spool.mark_forwarded, list(self._sent))
         self._sent.clear()
         for outcomes in done:
@@ -167,7 +167,7 @@ class Forwarder:
 
     def _postpone(self, one: Waiting, error: AirflowError, seconds: float, most: float) -> None:
         """Retry a delivery that Airflow refuses, and drop it after ``most`` seconds of refusals."""
-        # What Airflow said before of something else does not count.
+        # An earlier refusal for another reason does not count.
         since = one.failing_since if one.reason == str(error) else None
         if since is None or self._clock() <= since + most:
             self._spool.postpone(one.delivery.key, seconds, str(error))

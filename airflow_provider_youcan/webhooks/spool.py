@@ -78,7 +78,7 @@ class Spool:
             timeout=1,
         )
         if not is_read_only:
-            # What was answered with 200 has to be there after the machine died.
+            # A delivery that was answered with 200 has to survive the machine.
             self._database.executescript("pragma journal_mode = wal; pragma synchronous = full;" + _SCHEMA)
             if self._database.execute("select 1 from sqlite_master where name = 'deliveries'").fetchone():
                 self._database.executescript(f"begin immediate; {_MIGRATION} commit;")

@@ -57,7 +57,7 @@ def read_rows(
     desired.empty_is_null = _is_sheet(table)
     columns, read = _open_table(table, name)
     if _is_sheet(table) and not desired.columns.find(columns or ()):
-        # What stands there instead is not shown: it may be a customer's.
+        # The row itself is not shown: it may be a customer's.
         raise YouCanInvalidInputError(
             f"{name} is a list of lists whose first row is not a header",
             advice=(

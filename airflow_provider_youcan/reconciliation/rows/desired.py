@@ -259,7 +259,7 @@ class DesiredState:
 
     def _read_statuses(self, values: Mapping[str, Any]) -> Statuses:
         cells = tuple([values.get(column) for column in STATUS_COLUMNS.values()])
-        # Cells that came before were checked before. 1 and True are the same key, so only texts and nulls are kept.
+        # Cells that were seen were checked. 1 and True are the same key, so only texts and nulls are remembered.
         is_plain = {*map(type, cells)} <= _PLAIN
         if is_plain and (known := self._by_cells.get(cells)):
             return known

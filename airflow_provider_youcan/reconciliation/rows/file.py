@@ -261,7 +261,7 @@ def _find_delimiter(header: str) -> str:
 
 def _check_header(names: Sequence[str], where: str, delimiter: str | None, desired: DesiredState) -> None:
     if not (found := desired.columns.find(names)):
-        # What stands there instead is not shown: it may be a customer's.
+        # The line itself is not shown: it may be a customer's.
         separated = "" if delimiter is None else f"separated by {delimiter!r}, "
         other = "file_options names another row" + ("" if delimiter is None else ", or another delimiter")
         raise YouCanInvalidInputError(

@@ -96,7 +96,7 @@ def _query(hook: DbApiHook, statement: str, parameters: Any) -> Iterator[Batch]:
         raise
     except Exception as error:  # whatever a database's driver raises
         failure = database_error("The sql failed", error, "look at the sql, and at what its connection may read")
-    # Raised out here, without the driver's error, whose text may hold a cell.
+    # Raised outside the except block: the driver's error, whose text may hold a cell, must not be its context.
     raise failure
 
 
@@ -167,7 +167,7 @@ def _connect(hook: DbApiHook) -> Any:
 def _open_cursor(hook: DbApiHook, connection: Any) -> Any:
     """Return a cursor that leaves the rows in the database until they are fetched."""
     if hook.conn_type == "postgres":
-        # PostgreSQL's drivers fetch in batches only with a cursor that has a name.
+        # PostgreSQL's drivers fetch in batches only with a named cursor.
         return connection.cursor("youcan_reconcile")
     if type(connection).__module__.partition(".")[0] == "MySQLdb":
         from MySQLdb.cursors import SSCursor
