@@ -291,7 +291,7 @@ def test_credentials_that_are_known_go_on_being_used(hook: YouCanHook, monkeypat
     monkeypatch.delenv("AIRFLOW_CONN_YOUCAN_DEFAULT")
     known = hook._credentials.find()
     assert known is not None
-    hook._credentials.keep(dataclasses.replace(known, renew_at=0.0))
+    hook._credentials.store(dataclasses.replace(known, renew_at=0.0))
 
     if AIRFLOW_3:
         assert hook.get_store()["slug"] == "sandbox"

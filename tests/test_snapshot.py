@@ -268,14 +268,14 @@ def test_what_was_read_more_than_five_minutes_ago_is_read_again_before_it_is_rep
     snapshot, desired = snapshot_of(shop, clock)
     read_list(snapshot)
     first, second, _ = desired.orders
-    read = snapshot.take(first)
+    read = snapshot.pop_read(first)
     assert read is not None
     assert read.at == clock.now
 
     clock.now += seconds
 
-    assert (snapshot.keep_fresh(read) is not None) is is_known
-    assert (snapshot.take(second) is not None) is is_known
+    assert (snapshot.if_fresh(read) is not None) is is_known
+    assert (snapshot.pop_read(second) is not None) is is_known
 
 
 def test_a_status_is_as_old_as_the_request_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,7 +293,7 @@ def test_a_status_is_as_old_as_the_request_for_it(monkeypatch: pytest.MonkeyPatc
     read_list(snapshot)
 
     # One page, and then two together.
-    reads = [snapshot.take(order) for order in desired.orders]
+    reads = [snapshot.pop_read(order) for order in desired.orders]
     assert [read and read.at for read in reads] == [asked_at, asked_at + 4.0, asked_at + 4.0]
 
 
@@ -302,8 +302,8 @@ def test_what_was_read_is_handed_out_once() -> None:
     read_list(snapshot)
     first, *_ = desired.orders
 
-    assert snapshot.take(first) is not None
-    assert snapshot.take(first) is None
+    assert snapshot.pop_read(first) is not None
+    assert snapshot.pop_read(first) is None
 
 
 def test_the_orders_of_a_page_that_can_not_be_read_now_are_left_for_later() -> None:

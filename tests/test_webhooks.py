@@ -176,10 +176,10 @@ def test_what_was_kept_is_there_after_the_process_was_killed(tmp_path: Path) -> 
     process.join(30)
     again = Spool(path)
 
-    assert [one.delivery for one in again.take(10)] == [deliver(1), deliver(2)]
+    assert [one.delivery for one in again.find_due(10)] == [deliver(1), deliver(2)]
     again.mark_forwarded([deliver(1).key])
     again.add([deliver(1)])
-    assert [one.delivery for one in again.take(10)] == [deliver(2)]
+    assert [one.delivery for one in again.find_due(10)] == [deliver(2)]
     assert again.count_waiting() == 1
 
 
@@ -188,11 +188,11 @@ def test_what_was_put_off_comes_later_and_what_is_old_is_forgotten(tmp_path: Pat
     spool = Spool(str(tmp_path / "spool.db"), clock=lambda: now[0])
     spool.add([deliver()])
     spool.postpone(deliver().key, 60, "422")
-    assert spool.take(10) == []
+    assert spool.find_due(10) == []
     now[0] += 61
-    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
+    assert [(one.failing_since, one.reason) for one in spool.find_due(10)] == [(1000.0, "422")]
     spool.postpone(deliver().key, 0, "422")
-    assert [(one.failing_since, one.reason) for one in spool.take(10)] == [(1000.0, "422")]
+    assert [(one.failing_since, one.reason) for one in spool.find_due(10)] == [(1000.0, "422")]
     spool.mark_forwarded([deliver().key])
     now[0] += 8 * 86_400
     spool.forget_old()
@@ -221,7 +221,7 @@ def test_an_id_that_comes_back_for_another_order_is_another_delivery(tmp_path: P
 
     assert spool.count_waiting() == 3
     spool.mark_forwarded([deliver().key])
-    assert {one.delivery for one in spool.take(10)} == set(others)
+    assert {one.delivery for one in spool.find_due(10)} == set(others)
 
 
 def test_a_spool_of_an_older_version_keeps_what_waits_in_it(tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_a_spool_of_an_older_version_keeps_what_waits_in_it(tmp_path: Path) -> N
         database.commit()
 
     spool = Spool(str(tmp_path / "spool.db"))
-    assert [one.delivery for one in spool.take(10)] == [deliver(1)]
+    assert [one.delivery for one in spool.find_due(10)] == [deliver(1)]
     spool.add([deliver(2)])
     assert spool.count_waiting() == 1
     spool.close()
@@ -250,7 +250,7 @@ def test_each_asset_has_its_turn(tmp_path: Path) -> None:
     spool.add([deliver(number) for number in range(100)])
     spool.add([replace(deliver(100), event="order.updated")])
 
-    assert "order.updated" in [one.delivery.event for one in spool.take(2)]
+    assert "order.updated" in [one.delivery.event for one in spool.find_due(2)]
 
 
 # --- the receiver ---
@@ -719,10 +719,10 @@ def test_a_doubt_in_between_begins_the_time_of_a_refusal_again(tmp_path: Path) -
     for seconds, reason, since in ((0, "unknown", 0), (60, "unknown", 0), (70, None, None), (80, "unknown", 80)):
         now[0] = seconds
         spool.postpone(deliver().key, 0, reason)
-        assert spool.take(1)[0].failing_since == since
+        assert spool.find_due(1)[0].failing_since == since
     now[0] = 90
     spool.postpone(deliver().key, 0, "422")
-    assert spool.take(1)[0].failing_since == 90
+    assert spool.find_due(1)[0].failing_since == 90
 
 
 def test_a_refusal_of_one_kind_does_not_count_for_another(airflow: StandIn, tmp_path: Path) -> None:

@@ -108,7 +108,7 @@ class CredentialsCache:
         is_due = self._is_expired or (known.renew_at < math.inf and known.is_running_out)
         return None if is_due and self._clock() > self.failed_at + _COOLDOWN else known
 
-    def keep(self, found: Credentials) -> Credentials:
+    def store(self, found: Credentials) -> Credentials:
         """Keep what a look-up found, and return it."""
         self._known, self._found_at, self._is_expired = found.with_age_of(self._known), self._clock(), False
         return self._known

@@ -92,7 +92,7 @@ class _ReconcileDecoratedOperator(DecoratedOperator, YouCanReconcileOrdersOperat
         self._context = context
         return super().execute(context)
 
-    def _take_table(self) -> tuple[object, str]:
+    def _get_table(self) -> tuple[object, str]:
         context_merge(self._context, self.op_kwargs)
         arguments = load_determine_kwargs()(self.python_callable, self.op_args, self._context)
         table = self.python_callable(*self.op_args, **arguments)

@@ -98,8 +98,8 @@ class BlockingDriver(ConnectionUser):
                 count_request(request.method, answer.status_code, self.youcan_conn_id)
                 payload = read_response(request, answer, self.connection_name, credentials.token)
             except YouCanError as error:
-                # Anything that comes later on this connection may be the late answer to this request, and must not be taken
-                # for the answer to the next one.
+                # Later bytes on this connection may be the late answer to this request, and must not be taken for the
+                # answer to the next one.
                 self.close()
                 if was_sent and error.status_code is None:
                     count_request(request.method, None, self.youcan_conn_id)
@@ -144,7 +144,7 @@ class BlockingDriver(ConnectionUser):
         except Exception as error:  # whatever a secrets backend raises
             failure = self._look_up_error(error)
         else:
-            credentials = self._credentials.keep(found)
+            credentials = self._credentials.store(found)
             if self._session is not None:
                 self._session.use(credentials)
             return credentials

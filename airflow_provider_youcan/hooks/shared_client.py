@@ -108,7 +108,7 @@ class SharedClient:
                 # Another look-up failed while this one waited.
                 return cache.fail(copy(cache.failure), refused)
             try:
-                return cache.keep(await look_up())
+                return cache.store(await look_up())
             except YouCanError as error:
                 credentials = cache.fail(error, refused)
                 _log.warning("%s Continuing with the last known credentials.", error)

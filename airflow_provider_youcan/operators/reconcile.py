@@ -255,7 +255,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             path = check_rendered_text("orders_file", self.orders_file)
             read_orders_file(path, self.file_options, desired)
         else:
-            read_rows(*self._take_table(), desired, self._interruption.interrupt)
+            read_rows(*self._get_table(), desired, self._interruption.interrupt)
         return read_table(desired, guards)
 
     def _check_mapped(self, desired: DesiredState) -> None:
@@ -289,9 +289,9 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
             )
         return {context: check_slugs(f"only_from[{context.value!r}]", slugs) for context, slugs in named.items()}
 
-    def _take_table(self) -> tuple[object, str]:
+    def _get_table(self) -> tuple[object, str]:
         """Return the rows, and what to call them in errors."""
-        return (self.orders if self._table is None else self._table.take()), "orders"
+        return (self.orders if self._table is None else self._table.get()), "orders"
 
     def _query(self, desired: DesiredState) -> None:
         hook = get_database_hook(str(self.conn_id), self.hook_params)

@@ -94,7 +94,7 @@ class OrderUpdater:
         :raises YouCanError: if it could not be read.
         """
         order = progress.order
-        progress.read = self._snapshot.take(order) or await self._read(progress)
+        progress.read = self._snapshot.pop_read(order) or await self._read(progress)
         progress.planned = {}
         if self._report_other_ref(progress):
             return
@@ -122,7 +122,7 @@ class OrderUpdater:
         read = None
         if not progress.unconfirmed:
             planned, progress.read = progress.read, None
-            read = (planned and self._snapshot.keep_fresh(planned)) or self._snapshot.take(progress.order)
+            read = (planned and self._snapshot.if_fresh(planned)) or self._snapshot.pop_read(progress.order)
         if read is None and (progress.order.ref is not None or not self._is_first_guarded(progress)):
             read = await self._read(progress)
         if self._report_other_ref(progress):
@@ -244,7 +244,7 @@ class OrderUpdater:
         return plan_status(wanted, result.before, guard), read
 
     def _report_other_ref(self, progress: OrderProgress) -> bool:
-        if (ref := self._snapshot.take_ref(progress.order)) is None or progress.order.ref in (None, ref):
+        if (ref := self._snapshot.pop_ref(progress.order)) is None or progress.order.ref in (None, ref):
             progress.ref = progress.ref or ref
             return False
         self.report_all(

@@ -118,7 +118,7 @@ class Snapshot:
             costs_more = pages.pages_left > missing and len(known) <= batch
             if costs_more or (lacks_statuses and not refs):
                 return
-            # If most orders change, a few pages keep all workers busy, and are still fresh when their orders are updated.
+            # If most orders change, a few pages keep all workers busy, and are fresh when their orders are updated.
             grows = refs or self._changes < self._max_concurrency
             batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
 
@@ -145,7 +145,7 @@ class Snapshot:
         self._refs[order.order_id] = str(payload.get("ref"))
         return Read(OrderStatuses.from_order(payload), read_at)
 
-    def take(self, order: DesiredOrder) -> Read | None:
+    def pop_read(self, order: DesiredOrder) -> Read | None:
         """Return what is known of an order, once, unless it is too old or lacks a status that is desired."""
         read = self._reads.pop(order.order_id or "", None)
         if read is None or self._clock() - read.at > MAX_READ_AGE:
@@ -154,11 +154,11 @@ class Snapshot:
         is_whole = order.more is None or None not in [read.statuses[context] for context in order.desired]
         return read if is_whole else None
 
-    def keep_fresh(self, read: Read) -> Read | None:
+    def if_fresh(self, read: Read) -> Read | None:
         """Return what was read, unless it is too old to report anything of it."""
         return None if self._clock() - read.at > MAX_READ_AGE else read
 
-    def take_ref(self, order: DesiredOrder) -> str | None:
+    def pop_ref(self, order: DesiredOrder) -> str | None:
         """Return the ref by which the shop knows an order, once, if it was read."""
         ref = self._refs.pop(order.order_id or "", None)
         return None if ref == "None" else ref

@@ -149,11 +149,11 @@ class YouCanOrdersToSqlOperator(InterruptibleOperator):
         writer = self._open_writer(columns)
         hook = self._make_hook()
 
-        async def take(orders: Sequence[Mapping[str, Any]], read_at: datetime) -> None:
+        async def write(orders: Sequence[Mapping[str, Any]], read_at: datetime) -> None:
             writer.write(*[columns.make_row(order, read_at) for order in orders])
             await writer.drain()
 
-        reader = OrderReader(hook.run, columns.include, self.max_concurrency, take)
+        reader = OrderReader(hook.run, columns.include, self.max_concurrency, write)
         error: YouCanError | None = None
         try:
             self._interruption.run(

@@ -16,9 +16,9 @@ from airflow_provider_youcan.orders import read_time
 from airflow_provider_youcan.reconciliation.snapshot import Run
 from airflow_provider_youcan.reconciliation.workers import WorkerPool
 
-__all__ = ["OrderReader", "Take"]
+__all__ = ["OrderReader", "HandleOrders"]
 
-Take = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
+HandleOrders = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
 """Takes orders, and when they were asked for."""
 
 _NEWEST_FIRST = {"sort_field": "created_at", "sort_order": "desc"}
@@ -67,10 +67,10 @@ class OrderReader:
     :param run: runs a procedure against the shop.
     :param include: the sub-resources to send along.
     :param max_concurrency: how many requests are under way at a time, at most.
-    :param take: takes the orders of a page, or one.
+    :param handle: is awaited with the orders of a page, or one.
     """
 
-    def __init__(self, run: Run, include: Collection[str], max_concurrency: int, take: Take) -> None:
+    def __init__(self, run: Run, include: Collection[str], max_concurrency: int, handle: HandleOrders) -> None:
         self.pages = 0
         """The number of pages that were read."""
         self.total_pages: int | None = None
@@ -80,7 +80,7 @@ class OrderReader:
         self._run = run
         self._include = tuple(include)
         self._max_concurrency = max_concurrency
-        self._take = take
+        self._handle = handle
 
     async def read_since(self, horizon: datetime | None) -> None:
         """
@@ -147,7 +147,7 @@ class OrderReader:
                     wanted = [order for order in pages.add(page.payload) if is_wanted(order)]
                     is_over = is_over or (is_enough is not None and is_enough(page.payload["data"], pages))
                     if wanted:
-                        await self._take(wanted, page.read_at)
+                        await self._handle(wanted, page.read_at)
                 if not (under_way or again) and (is_over or self._is_last(pages)):
                     return
                 done = set()
@@ -175,7 +175,7 @@ class OrderReader:
         except YouCanOrderNotFoundError:
             self.not_found += 1
         else:
-            await self._take([order], read_at)
+            await self._handle([order], read_at)
 
 
 async def _stream(order_ids: Collection[str]) -> AsyncGenerator[list[str], None]:

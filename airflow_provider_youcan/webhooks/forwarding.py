@@ -89,7 +89,7 @@ class Forwarder:
                     last_cleared = self._clock()
                     await asyncio.to_thread(self._spool.forget_old)
                 resting = {asset for asset, until in self._rests_until.items() if self._clock() < until}
-                waiting = await asyncio.to_thread(self._spool.take, _BATCH, resting)
+                waiting = await asyncio.to_thread(self._spool.find_due, _BATCH, resting)
                 await self._forward(waiting)
             except Exception as error:  # whatever it is, this has to go on
                 self._warn("The spool can't be used (%s): deliveries wait in it. See the disk.", type(error).__name__)

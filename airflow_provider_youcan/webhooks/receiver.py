@@ -62,7 +62,7 @@ def build_application(settings: Settings, clock: Callable[[], float] = time.time
             yield
 
     routes = [
-        Route("/", receiver.take, methods=["POST"]),
+        Route("/", receiver.receive, methods=["POST"]),
         Route("/health", receiver.show_health, methods=["GET"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan, exception_handlers={HTTPException: _refuse})
@@ -93,7 +93,7 @@ class _Receiver:
         await self._client.close()
         self._spool.close()
 
-    async def take(self, request: Request) -> Response:
+    async def receive(self, request: Request) -> Response:
         """Answer a delivery, and close its connection."""
         try:
             async with timeout(BODY_SECONDS):

@@ -108,7 +108,7 @@ class Spool:
         with self._lock:
             self._waiting += self._change(statement, rows)
 
-    def take(self, most: int, resting: Collection[tuple[str, str]] = ()) -> list[Waiting]:
+    def find_due(self, most: int, resting: Collection[tuple[str, str]] = ()) -> list[Waiting]:
         """
         Return deliveries that are due to be forwarded: of each asset in turn those that are due longest.
 

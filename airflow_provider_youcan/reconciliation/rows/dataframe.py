@@ -24,7 +24,7 @@ class TableInHand:
     def __deepcopy__(self, memo: object) -> TableInHand:
         return self
 
-    def take(self) -> object:
+    def get(self) -> object:
         """
         Return the table.
 
