@@ -1,4 +1,4 @@
-# make demo    real Airflow DAGs change the statuses of orders in a local shop
+# make demo    Airflow changes orders of a local shop, is killed in the middle, and takes it back
 # make test    the tests
 # make help    the other targets
 
@@ -47,7 +47,7 @@ export AIRFLOW__CORE__LOAD_EXAMPLES := False
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo            real Airflow DAGs change the statuses of orders in a local shop"
+	@echo "make demo            Airflow changes orders of a local shop, is killed in the middle, and takes it back"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
 	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12), but for those of test-lowest"
 	@echo "make test-airflow-3.0, -3.1, -3.2, -3.4: the tests that stand on Airflow itself, on these"

@@ -92,6 +92,10 @@ class Airflow:
         """The environment variables of all services."""
         return dict(self._environment)
 
+    def set_environment(self, **variables: str) -> None:
+        """Give the services that start from now on further environment variables."""
+        self._environment |= variables
+
     def start(self) -> None:
         """Make the database, and start all services."""
         self.run_command("db", "migrate")

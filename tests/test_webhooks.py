@@ -1107,7 +1107,7 @@ def test_an_address_of_airflow_with_a_password_in_it_is_refused_and_not_repeated
 
 def test_a_connection_without_an_app_is_refused(app: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_YOUCAN_DEFAULT", app.connection())
-    with pytest.raises(YouCanInvalidInputError, match="webhooks take an app"):
+    with pytest.raises(YouCanInvalidInputError, match="signs webhooks with an app"):
         read_settings()
 
 

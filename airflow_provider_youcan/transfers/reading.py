@@ -16,7 +16,7 @@ from airflow_provider_youcan.orders import read_time
 from airflow_provider_youcan.reconciliation.snapshot import Run
 from airflow_provider_youcan.reconciliation.workers import WorkerPool
 
-__all__ = ["OrderReader", "HandleOrders"]
+__all__ = ["HandleOrders", "OrderReader"]
 
 HandleOrders = Callable[[Sequence[Mapping[str, Any]], datetime], Awaitable[None]]
 """Takes orders, and when they were asked for."""
