@@ -11,7 +11,8 @@ html_title = f"YouCan for Airflow {__version__}"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 html_theme = "furo"
-html_static_path: list[str] = []
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 templates_path: list[str] = []
 exclude_patterns: list[str] = []
 
