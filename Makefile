@@ -111,7 +111,7 @@ needs-celery:
 	  echo "There is no Redis: on Debian, apt-get install redis-server" >&2; exit 1; }
 
 test-browser: $(VENV)/installed
-	@command -v chromium chromium-browser google-chrome >/dev/null || { \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
 	  echo "There is no Chromium: on Debian, apt-get install chromium fonts-noto-core" >&2; exit 1; }
 	$(VENV)/bin/python -m pytest -m browser tests/test_browser.py
 

@@ -63,7 +63,7 @@ def get_provider_info() -> dict[str, Any]:
         "transfers": [
             {
                 "source-integration-name": "YouCan",
-                "target-integration-name": "SQL",
+                "target-integration-name": "Common SQL",
                 "python-module": "airflow_provider_youcan.transfers.orders_to_sql",
             }
         ],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 __all__ = [
+    "FATAL_ERRORS",
     "YouCanAuthenticationError",
     "YouCanConnectionError",
     "YouCanConnectionNotFoundError",
@@ -93,9 +94,12 @@ class YouCanError(AirflowException):
         detail: str | None = None,
     ) -> None:
         message = problem if advice is None else f"{problem}: {advice}"
-        super().__init__(message if outcome is None else f"{message.rstrip('.')}. {outcome}.")
+        if outcome is not None:
+            message = f"{message.rstrip('.')}{'; ' if outcome[:1].islower() else '. '}{outcome}."
+        super().__init__(message)
         self.problem = problem
         self.advice = advice
+        self.outcome = outcome
         self.method = method
         self.url = url
         self.status_code = status_code  # type: ignore[assignment]  # Airflow 2 types it as always there
@@ -206,13 +210,11 @@ class YouCanInvalidInputError(YouCanPermanentError, ValueError):
         outcome: str | None = "nothing was sent",
         **details: Unpack[_Exchange],
     ) -> None:
-        ends_with_outcome = advice is not None and outcome is not None
-        message = f"{problem}: {(advice or '').rstrip('.')}; {outcome}." if ends_with_outcome else problem
-        super().__init__(message, advice=None if ends_with_outcome else advice, **details)
-        self.problem, self.advice = problem, advice
+        super().__init__(problem, advice=advice, outcome=None if advice is None else outcome, **details)
 
     def drop_outcome(self) -> None:
         """Say no more that nothing was sent: for a task that only reads."""
+        self.outcome = None
         self.args = (self.problem if self.advice is None else f"{self.problem}: {self.advice}",)
 
     @property
@@ -235,6 +237,18 @@ class YouCanUnknownStatusError(YouCanInvalidInputError):
     def __init__(self, problem: str = "", *, advice: str | None = None, closest: Sequence[str] = ()) -> None:
         super().__init__(problem, advice=advice)
         self.closest = list(closest)
+
+
+FATAL_ERRORS = (
+    YouCanAuthenticationError,
+    YouCanStoreSuspendedError,
+    YouCanPermissionError,
+    YouCanInvalidInputError,
+    YouCanRateLimitError,
+    YouCanRecordError,
+    YouCanTaskStoppedError,
+)
+"""A reconciliation ends at one of these: the other orders would fail, too. Transient or not is another question."""
 
 
 def to_dict(error: YouCanError) -> dict[str, Any]:

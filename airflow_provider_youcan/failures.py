@@ -43,4 +43,4 @@ def _lines(error: YouCanError) -> Iterator[str]:
         yield str(error)
         return
     yield f"{error.problem.rstrip('.')}."
-    yield f"{error.advice[:1].upper()}{error.advice[1:].rstrip('.')}."
+    yield " ".join(f"{part[:1].upper()}{part[1:].rstrip('.')}." for part in (error.advice, error.outcome) if part)

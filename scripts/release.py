@@ -1,6 +1,6 @@
 """
-Prepare a release: build wheel and sdist twice and find them identical, try the wheel in each Airflow, write the
-changelog's date, and say what is left to do.
+Prepare a release: write the changelog's date, build wheel and sdist twice and find them identical, try the wheel in
+each Airflow, and say what is left to do.
 
     python scripts/release.py AIRFLOW…
 """
@@ -18,6 +18,8 @@ from try_package import DIST, ROOT, build, try_wheel
 
 
 def main() -> None:
+    version = read_version()
+    write_date(version)
     packages = build(DIST)
     with tempfile.TemporaryDirectory() as folder:
         again = build(Path(folder) / "dist")
@@ -27,14 +29,21 @@ def main() -> None:
         for airflow in sys.argv[1:]:
             try_wheel(packages, Path(folder) / airflow, airflow)
             print(f"Airflow {airflow} lists the wheel")
-    version = packages[0].name.split("-")[1]
-    write_date(version)
-    print(f"What is left:\n  git commit -am 'Release {version}'\n  git tag -a v{version} -m {version}")
+    print("What is left:\n  take the sentence 'not on a package index yet' out of README.md and docs/install.md")
+    print(f"  git commit -am 'Release {version}'\n  git tag -a v{version} -m {version}")
     print(f"  git push origin v{version}")
 
 
 def digests(packages: list[Path]) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in packages}
+
+
+def read_version() -> str:
+    """Return the version of the package."""
+    found = re.search(r'^__version__ = "(.+)"$', (ROOT / "airflow_provider_youcan" / "__init__.py").read_text(), re.M)
+    if found is None:
+        sys.exit("airflow_provider_youcan/__init__.py has no __version__.")
+    return found[1]
 
 
 def write_date(version: str) -> None:

@@ -7,12 +7,14 @@ Build wheel and sdist, check them, and install the wheel into a bare Airflow to 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+from zipfile import ZipFile
 
 ROOT = Path(__file__).resolve().parent.parent
 DIST = ROOT / "dist"
@@ -41,8 +43,15 @@ def main() -> None:
 def build(folder: Path) -> list[Path]:
     """Build wheel and sdist into a folder, in the place of what is in it, and check what is said of them."""
     shutil.rmtree(folder, ignore_errors=True)
-    run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(folder))
+    # With the pinned build tools, so that anybody can build the same bytes.
+    constraint = ROOT / "constraints" / f"airflow-{version('apache-airflow')}.txt"
+    environment = os.environ | {"UV_BUILD_CONSTRAINT": str(constraint), "UV_CONSTRAINT": str(constraint)}
+    run(sys.executable, "-m", "build", "--installer", "uv", "--outdir", str(folder), environment=environment)
     packages = sorted(folder.iterdir())
+    with ZipFile(next(path for path in packages if path.suffix == ".whl")) as wheel:
+        (metadata,) = (wheel.read(name).decode() for name in wheel.namelist() if name.endswith("/METADATA"))
+    if relative := re.findall(r"\]\((?!https?:|#)[^)]*\)", metadata):
+        sys.exit(f"On an index these links of the README lead nowhere: {', '.join(relative)}")
     run(sys.executable, "-m", "twine", "check", "--strict", *map(str, packages))
     return packages
 

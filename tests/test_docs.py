@@ -22,6 +22,7 @@ import pytest
 import requests
 import sqlalchemy
 
+from airflow_provider_youcan import exceptions
 from airflow_provider_youcan.sandbox.warehouse import write_warehouse
 from tests.conftest import AIRFLOW_3, DAGS_FOLDER, HAS_RETRY_POLICIES, ROOT, Sandbox, all_statuses, load_dags
 from tests.forked import run_airflow, run_file, run_module
@@ -268,7 +269,8 @@ def test_the_tutorial_is_a_story_that_works(environment: dict[str, str], tmp_pat
     assert "payment 'pending' → 'paid'" in outputs["first_status"][0]
     first = outputs["first_status"][1]
     assert outputs["courier_plan"][1] == first != before
-    assert "shipping: unfulfilled → shipped: " in outputs["courier_plan"][0]
+    shown = page[page.index("rows (0 invalid), ") :].partition("```")[0].splitlines()
+    assert [line for line in shown[1:] if line not in outputs["courier_plan"][0]] == []
     assert outputs["courier_apply"][1] != first
     assert outputs["courier_undo"][1] == first
 
@@ -312,6 +314,28 @@ def test_the_week_of_a_couriers_files_is_reconciled_by_the_dag_of_the_page(
     for order in orders:
         statuses = sandbox.shop.statuses(order["id"])
         assert (statuses["shipping"], statuses["payment"]) == ("fulfilled", "paid")
+
+
+def test_the_house_lists_every_module() -> None:
+    house = (ROOT / "docs" / "development.md").read_text().partition("## The house")[2].partition("Imports run")[0]
+    package = ROOT / "airflow_provider_youcan"
+
+    missing = [
+        str(path.relative_to(package))
+        for path in sorted(package.rglob("*.py"))
+        if path.name not in ("__init__.py", "py.typed") and not re.search(rf"\b{re.escape(path.name)}\b", house)
+    ]
+
+    assert missing == []
+
+
+def test_the_table_of_errors_says_what_the_classes_are() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    rows = re.findall(r"^\| .* \| `(\w+)`.* \| (yes|no) \|$", page, re.MULTILINE)
+
+    assert {name for name, _ in rows} > {"YouCanServerError", "YouCanStoreSuspendedError", "YouCanRecordError"}
+    for name, retries in rows:
+        assert issubclass(getattr(exceptions, name), exceptions.YouCanTransientError) is (retries == "yes"), name
 
 
 def test_make_says_what_a_system_has_to_have_as_the_readme_does(tmp_path: Path) -> None:

@@ -33,11 +33,16 @@ def test_all_that_the_provider_info_names_is_there() -> None:
     info = get_provider_info()
     kinds = ("hooks", "operators", "sensors", "triggers")
     modules = [module for kind in kinds for part in info[kind] for module in part["python-modules"]]
+    modules += [transfer["python-module"] for transfer in info["transfers"]]
+    callables = [decorator["class-name"] for decorator in info["task-decorators"]] + info["cli"]
+    callables += [
+        handler for uri in info["asset-uris"] for name, handler in uri.items() if name != "schemes" and handler
+    ]
     classes = [connection["hook-class-name"] for connection in info["connection-types"]] + info["extra-links"]
 
-    for name in modules + [name.rpartition(".")[0] for name in classes]:
+    for name in modules + [name.rpartition(".")[0] for name in classes + callables]:
         __import__(name)
-    for name in classes:
+    for name in classes + callables:
         module, _, cls = name.rpartition(".")
         assert hasattr(sys.modules[module], cls)
 

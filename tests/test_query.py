@@ -72,7 +72,7 @@ def test_a_connection_that_runs_no_sql_is_refused(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("connection", "message"),
     [
-        (None, "install the Airflow provider of your database, restart Airflow, and add the connection"),
+        (None, "add the connection of your warehouse"),
         ({"conn_type": "no_such_database"}, "has no hook for the Airflow connection 'warehouse'"),
         ({"conn_type": "youcan"}, "which runs no SQL"),
     ],

@@ -45,7 +45,7 @@ def test_what_failed_for_now_is_left_to_airflows_retries(
     sandbox.misbehave("status", route=f"PUT /orders/{fresh[0]}/*", status=503, headers={"Retry-After": "90"})
     rows = [{"order_id": order_id, "status": "closed"} for order_id in fresh]
 
-    with pytest.raises(YouCanTransientError, match="A retry sends only what is missing") as error:
+    with pytest.raises(YouCanTransientError, match="a retry sends only what is missing") as error:
         reconcile(rows)
     assert error.value.retry_after == 90
     sandbox.misbehaviours.clear()

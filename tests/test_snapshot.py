@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from airflow_provider_youcan.exceptions import (
+    FATAL_ERRORS,
     YouCanError,
     YouCanInvalidInputError,
     YouCanPermanentError,
@@ -18,7 +19,7 @@ from airflow_provider_youcan.exceptions import (
     YouCanTransientError,
 )
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
-from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Snapshot
+from airflow_provider_youcan.reconciliation.snapshot import Snapshot
 from airflow_provider_youcan.sandbox.shop import Request
 from tests.conftest import FRESH, Clock, Sandbox, paths, reconcile
 

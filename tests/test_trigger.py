@@ -110,7 +110,7 @@ def test_a_shop_that_hangs_does_not_hold_a_wait_beyond_its_deadline(
     async def late() -> float:
         one = trigger(order_id, poke_interval=0.2, timeout=1)
         events = [event.payload async for event in one.run()]
-        assert "no answer before the wait's deadline" in events[0]["message"]
+        assert "No answer before the wait's deadline" in events[0]["message"]
         return time.time() - one.deadline
 
     assert max(asyncio.run(main())) < 15
@@ -170,7 +170,7 @@ def test_a_trigger_whose_wait_has_found_the_connection_before_waits(monkeypatch:
     event = fire(trigger(ORDER_ID, youcan_conn_id="nowhere", timeout=0.2, seen=wait.seen))
 
     assert event["outcome"] == "timeout"
-    assert "There is no Airflow connection 'nowhere', or" in event["message"]
+    assert "There is no Airflow connection 'nowhere'" in event["message"]
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2])

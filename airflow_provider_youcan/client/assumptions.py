@@ -47,6 +47,7 @@ class Answers:
     """A shop's answers to a few requests, by a name for each."""
 
     token: str = field(repr=False)
+    connection: str
     by_name: dict[str, tuple[endpoints.Request, Answer]] = field(default_factory=dict)
 
     def payload(self, name: str) -> dict[str, Any]:
@@ -59,7 +60,7 @@ class Answers:
         if name not in self.by_name:
             self.payload("page")
         request, answer = self.by_name[name]
-        return read_response(request, answer, secret=self.token)
+        return read_response(request, answer, self.connection, self.token)
 
     def orders(self, name: str = "page") -> list[dict[str, Any]]:
         """Return the orders of a page."""
@@ -78,22 +79,25 @@ class Answers:
         return pagination
 
 
-def collect(send: Callable[[endpoints.Request], Answer], token: str) -> Answers:
+def collect(
+    send: Callable[[endpoints.Request], Answer], token: str, connection: str = "the Airflow connection 'youcan_default'"
+) -> Answers:
     """
     Send a shop eleven requests, or twelve, whose answers show whether the assumptions hold. Each of them only reads.
 
     :param send: sends a request.
     :param token: the access token, which no finding may contain.
+    :param connection: what to call the Airflow connection in an error.
     :raises YouCanError: if an answer is missing, the token or the store is refused, or there were too many requests.
     """
-    answers = Answers(token)
+    answers = Answers(token, connection)
 
     def ask(name: str, request: endpoints.Request) -> None:
         answer = send(request)
         answers.by_name[name] = request, answer
         if answer.status_code in (402, 429):
             # Not specific to this request; the others would fail too.
-            read_response(request, answer, secret=token)
+            read_response(request, answer, connection, token)
 
     oldest_first = {"sort_field": "created_at", "sort_order": "asc"}
     ask("store", endpoints.get_store())

@@ -157,7 +157,8 @@ def move_order_status(
     if only_from is not None and result.before is None and not result.changed:
         raise YouCanPermanentError(
             f"The {context} status can't be read, so only_from can't be checked",
-            advice=f"look at order {order_id}, or leave only_from out; nothing was sent.",
+            advice=f"look at order {order_id}, or leave only_from out",
+            outcome="nothing was sent",
         )
     return result
 

@@ -102,7 +102,7 @@ _BY_ANYBODY = {
 _BY_CLASS = {
     2: _Row(
         YouCanUnexpectedResponseError,
-        "Not YouCan's confirmation ({status}), so the result is unknown",
+        "Not YouCan's confirmation ({status}), perhaps a login page's or a gateway's answer",
         "check that the host of {connection} is YouCan's API",
     ),
     3: _Row(
@@ -220,20 +220,21 @@ def _read_error(request: Request, answer: Answer, payload: object, connection: s
         "when": "later" if retry_after is None else f"in {retry_after:g} s",
         "refused_fields": f": {refused}" if refused else "",
     }
+    # In its maintenance mode Laravel handles no request.
+    is_maintenance = answer.status_code == 503 and _is_youcans(503, payload) and retry_after is not None
+    unconfirmed = request.method == "PUT" and issubclass(row.kind, _MAY_HAVE_BEEN_APPLIED) and not is_maintenance
+    doubt = ", and whether YouCan took it is unknown" if unconfirmed else ""
     error = row.kind(
         row.cause.format(**words),
         advice=row.remedy.format(**words),
-        outcome=f"Could not {request.purpose}: {words['said']}",
+        outcome=f"Could not {request.purpose}: {words['said']}{doubt}",
         method=request.method,
         url=request.path,
         status_code=answer.status_code,
         detail=detail,
         **attributes,
     )
-    # In its maintenance mode Laravel handles no request.
-    is_maintenance = answer.status_code == 503 and _is_youcans(503, payload) and attributes["retry_after"] is not None
-    may_have_been_applied = isinstance(error, _MAY_HAVE_BEEN_APPLIED) and not is_maintenance
-    error.unconfirmed = request.method == "PUT" and may_have_been_applied
+    error.unconfirmed = unconfirmed
     return error
 
 

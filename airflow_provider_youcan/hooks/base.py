@@ -82,13 +82,14 @@ class ConnectionUser(BaseHook):
             # An unreachable secrets backend may come back. Its own words may hold secrets.
             return YouCanConnectionError(
                 f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__})",
-                advice="it may work later; nothing was sent.",
+                advice="it may work later",
+                outcome="nothing was sent",
             )
         if IS_AIRFLOW_2:
             return YouCanInvalidInputError(missing, advice=add)
         # Airflow 3's Task SDK swallows the errors of a secrets backend, and says that there is no such connection.
         return YouCanConnectionNotFoundError(
             missing,
-            advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach, and it may work "
-            "later; nothing was sent.",
+            advice=f"{add}. If it is there, Airflow's database or secrets backend is out of reach; it may work later",
+            outcome="nothing was sent",
         )

@@ -243,7 +243,10 @@ class YouCanHook(BlockingDriver):
             self.run(store.test_connection(self._get_token))
             credentials = self._get_credentials(Attempts())
         session = self._get_session(credentials)
-        return evaluate(collect(lambda request: session.send_request(request, credentials), credentials.token))
+        answers = collect(
+            lambda request: session.send_request(request, credentials), credentials.token, self.connection_name
+        )
+        return evaluate(answers)
 
     def get_order_page(self, order_id: str) -> str:
         """

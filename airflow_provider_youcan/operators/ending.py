@@ -140,13 +140,15 @@ def check_failures(
     shown = report.failures[Outcome.FAILED] + ([] if skips_not_found else report.failures[Outcome.NOT_FOUND])
     others = "" if arguments.dry_run else " The others are done."
     where = f"The report at {report_path}" if report_path else "A report, if you set report_path,"
-    message = (
+    problem = (
         f"{failed:,} of {total:,} rows failed, more than max_failures={arguments.max_failures} "
-        f"({len(refused):,} refused, {0 if skips_not_found else len(missing):,} not in this shop). "
-        f"{' '.join(shown[:_MAX_SHOWN])}{others} {where} says why each failed."
+        f"({len(refused):,} refused, {failed - len(refused):,} not in this shop)"
     )
+    advice = "look at the first ones"
+    if failed > len(refused):
+        advice = "leave orders of other shops out with on_not_found='skip', or correct the rows"
+    outcome = f"{' '.join(shown[:_MAX_SHOWN])}{others} {where} says why each failed"
     if run.is_retryable:
-        raise YouCanTransientError(
-            f"{message} A retry sends only what is missing.", retry_after=run.retry_after or None
-        )
-    raise YouCanPermanentError(message)
+        advice = f"{advice}; a retry sends only what is missing"
+        raise YouCanTransientError(problem, advice=advice, outcome=outcome, retry_after=run.retry_after or None)
+    raise YouCanPermanentError(problem, advice=advice, outcome=outcome)

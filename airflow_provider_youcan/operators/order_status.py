@@ -149,7 +149,7 @@ class _UpdateStatusOperator(BaseOperator):
             self.log.warning("only_from names %r: did you mean %r?", slug, closest)
         raise AirflowSkipException(
             f"Order {self.order_id}: the {self.status_context} status is {found!r}, not "
-            f"{join_slugs(only_from)}, so it was left alone."
+            f"{join_slugs(only_from)}, so it was left alone (only_from)."
         )
 
 

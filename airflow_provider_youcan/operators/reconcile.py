@@ -233,7 +233,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         if (newer := find_newer(path)) is not None:
             raise YouCanInvalidInputError(
                 f"There is a newer plan than {path}: {newer}",
-                advice="name the one that was approved, and delete or move the other.",
+                advice="name the one that was approved, or move the newer one away.",
             )
         return read_plan(plan)
 

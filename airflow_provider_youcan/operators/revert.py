@@ -116,7 +116,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         return run_input
 
     def _read_reports(self) -> list[RecordedTry]:
-        from airflow_provider_youcan.reconciliation.record.file import read_lines
+        from airflow_provider_youcan.reconciliation.record.file import find_newer, read_lines
         from airflow_provider_youcan.reconciliation.record.reader import read_record
 
         is_list = isinstance(self.report, Sequence) and not isinstance(self.report, (str, bytes))
@@ -128,6 +128,8 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
             tries.append(read_record(self._interruption.interrupt(read_lines(path)), path))
             if (cut_line := tries[-1].cut_line) is not None:
                 self.log.warning("Line %d of %s is cut off, and left out: the run was killed there.", cut_line, path)
+            if (newer := find_newer(path)) is not None and newer not in paths:
+                self.log.warning("There is a newer report: %s is not taken back; name it, too, if it should be.", newer)
         return tries
 
     def _read_table(self) -> list[RecordedTry]:

@@ -12,6 +12,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Generic, Protocol, TypeVar
 
 from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError
+from airflow_provider_youcan.reconciliation.databases import describe_error
 
 __all__ = ["MAX_WAIT", "BackgroundWriter", "Sink"]
 
@@ -98,7 +99,8 @@ class BackgroundWriter(Generic[T]):
             return
         raise YouCanConnectionError(
             f"{self._sink.name} could not be opened within {_MAX_OPENING:g} s",
-            advice="it may work later; nothing was sent.",
+            advice="it may work later",
+            outcome="nothing was sent",
         )
 
     def write(self, *items: T) -> None:
@@ -232,7 +234,4 @@ class BackgroundWriter(Generic[T]):
 
 
 def _describe(error: Exception) -> str:
-    if isinstance(error, YouCanError):
-        return str(error)
-    # Only the first line: the next ones may quote the refused row.
-    return " ".join(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}".split())[:300]
+    return str(error) if isinstance(error, YouCanError) else describe_error(error)

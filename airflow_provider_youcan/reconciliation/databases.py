@@ -34,13 +34,17 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
         connection = BaseHook.get_connection(conn_id)
     except AirflowNotFoundException:
         missing = f"There is no Airflow connection {conn_id!r}"
-        add = "install the Airflow provider of your database, restart Airflow, and add the connection"
+        add = (
+            "add the connection of your warehouse; if its type is not offered, install the Airflow provider of its "
+            "database, and restart Airflow"
+        )
         if IS_AIRFLOW_2:
             raise YouCanInvalidInputError(missing, advice=add) from None
         # Airflow 3 raises this also when its secrets backend is out of reach.
         raise YouCanConnectionError(
             missing,
-            advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach; nothing was sent.",
+            advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach",
+            outcome="nothing was sent",
         ) from None
     if not isinstance(hook_params or {}, Mapping):
         raise YouCanInvalidInputError(
@@ -72,7 +76,7 @@ def database_error(problem: str, error: Exception, advice: str) -> YouCanError:
     # SQLite raises one class for a missing table and for a locked database, with a code for each.
     if kinds & _PERMANENT or getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR":
         return YouCanInvalidInputError(problem, advice=f"{advice}.")
-    return YouCanConnectionError(problem, advice=f"{advice}; it may work later; nothing was sent.")
+    return YouCanConnectionError(problem, advice=f"{advice}; it may work later", outcome="nothing was sent")
 
 
 def describe_error(error: Exception) -> str:

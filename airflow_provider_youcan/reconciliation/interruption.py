@@ -64,7 +64,7 @@ class Interruption:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Handle signals from here to the end of the block: at first a SIGTERM ends at once what runs."""
+        """Handle signals from here to the end of the block: until :meth:`run` is called, SIGTERM raises at once."""
         # Python lets only the main thread handle signals, and only there does Airflow raise from them.
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -97,7 +97,7 @@ class Interruption:
                 signal.signal(number, handler)
 
     def interrupt(self, items: Iterable[T]) -> Iterator[T]:
-        """Return items, and end before the next one if the task was stopped: what makes them may swallow an error."""
+        """Return items, and end before the next one if the task was stopped: their source may swallow an exception."""
         for item in items:
             if self.was_stopped:
                 self.check()

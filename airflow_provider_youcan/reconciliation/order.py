@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from airflow_provider_youcan.client.endpoints import Request
 from airflow_provider_youcan.client.procedures import Read, UpdateResult, update_under_guard
 from airflow_provider_youcan.exceptions import (
+    FATAL_ERRORS,
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
@@ -26,7 +27,7 @@ from airflow_provider_youcan.reconciliation.planner import (
     plan_status,
 )
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder
-from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
+from airflow_provider_youcan.reconciliation.snapshot import Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage
 
@@ -42,7 +43,7 @@ class OrderProgress:
 
     order: DesiredOrder
     left: dict[StatusContext, str]
-    """The statuses of which it is not reported yet what became of them."""
+    """The statuses without a reported result."""
     settled: dict[StatusContext, Step] = field(default_factory=dict)
     """The results of the others."""
     failures: dict[StatusContext, Step] = field(default_factory=dict)
@@ -72,7 +73,7 @@ class OrderUpdater:
     :param snapshot: what the shop shows.
     :param report: takes what became of each status.
     :param outage: records each success.
-    :param run_input: what binds the run.
+    :param run_input: the desired statuses and the guards.
     :param options: how it works.
     """
 
@@ -108,7 +109,7 @@ class OrderUpdater:
                 self._settle(progress, context, step)
 
     def report_planned(self, progress: OrderProgress) -> None:
-        """Report of what is planned that it is planned, and no more."""
+        """Report the planned statuses as planned."""
         for context, step in (progress.planned or {}).items():
             self._settle(progress, context, step)
 
@@ -116,7 +117,7 @@ class OrderUpdater:
         """
         Bring one order to where it should be.
 
-        :raises YouCanTransientError: if some of it may work later; the rest is done.
+        :raises YouCanTransientError: if a status failed for now; the order's other statuses are done.
         :raises YouCanError: if nothing more can be done for it.
         """
         read = None
@@ -159,7 +160,7 @@ class OrderUpdater:
 
     def report_cut_off(self, progress: OrderProgress, *, was_sent: bool) -> None:
         """
-        Report what was under way when the run was cut off, and what it had not come to.
+        Report the interrupted update, and the statuses that were not tried.
 
         :param progress: how far it came.
         :param was_sent: whether the update that was announced had left.
@@ -231,8 +232,7 @@ class OrderUpdater:
                 raise
             if error.status_code is not None:
                 self._outage.record_success()  # the shop answered
-            reason = f"{error} {_UNCONFIRMED}" if error.unconfirmed else str(error)
-            return Step(Outcome.FAILED, before, reason, error.unconfirmed), read
+            return Step(Outcome.FAILED, before, str(error), error.unconfirmed), read
         progress.under_way = None
         self._outage.record_success()
         if result.statuses is not None:

@@ -18,7 +18,7 @@ __all__ = ["allow_from", "read_plan", "read_table"]
 
 def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collection[str]]) -> RunInput:
     """
-    Return the input that a table is.
+    Build the run's input from a table.
 
     :param desired: its rows.
     :param only_from: for the statuses that are guarded, the slugs that they may be moved from.
@@ -29,7 +29,7 @@ def read_table(desired: DesiredState, only_from: Mapping[StatusContext, Collecti
 
 def read_plan(plan: RecordedTry) -> RunInput:
     """
-    Return what applies a plan: each status that it planned, while that still is what the plan saw.
+    Build the input that applies a plan: each planned status, while it still is what the plan saw.
 
     :param plan: the report of a dry run.
     :raises YouCanInvalidInputError: if it is not the whole report of a dry run.
@@ -91,7 +91,7 @@ def _check_plan(plan: RecordedTry) -> Mapping[str, Any]:
 
 
 def _find_holds(lines: Iterable[RecordedLine]) -> dict[str, dict[StatusContext, str]]:
-    """Return the statuses for whose sake a general status was planned: they were what they should be."""
+    """Return the statuses that were already right, and that a planned general status depends on."""
     closed = {
         line.order_id for line in lines if line.context is StatusContext.GENERAL and line.outcome is Outcome.PLANNED
     }

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 
-from airflow_provider_youcan.exceptions import YouCanTransientError
-from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Snapshot
+from airflow_provider_youcan.exceptions import FATAL_ERRORS, YouCanTransientError
+from airflow_provider_youcan.reconciliation.snapshot import Snapshot
 from airflow_provider_youcan.reconciliation.workers import WorkerPool
 
 __all__ = ["search_refs"]

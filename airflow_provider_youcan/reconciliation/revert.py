@@ -21,10 +21,10 @@ _Key = tuple[str, StatusContext]
 
 def read_revert(tries: Sequence[RecordedTry]) -> RunInput:
     """
-    Return what takes a run back: each status that it set, or may have set, while that still is what the run set.
+    Build the input that takes a run back: each status that it set, or may have set, while that still stands.
 
     For each status the *effects* of a run are its changes, its unconfirmed updates, and each announcement that nothing
-    answers. Undo begins at the last effect; while its ``before`` is what an earlier effect set, it goes on to that one.
+    answers. Undo starts at the last effect; if an earlier effect of this run set its ``before``, it continues there.
 
     :param tries: the records of the run's tries, from the first on. A plan's lines count as announcements, beside other
         records for what none of them names.
@@ -115,7 +115,7 @@ def _find_target(effects: Sequence[_Effect]) -> str | None:
 
 
 def _find_shown(effects: Sequence[_Effect]) -> list[str | None]:
-    """Return what the shop may show after the run, the likeliest first: back to the last effect that is certain."""
+    """Return the values that the shop may show: all that were set since the last confirmed update, newest first."""
     confirmed = [number for number, effect in enumerate(effects) if effect.is_confirmed]
     last = effects[confirmed[-1] if confirmed else 0 :]
     return list(dict.fromkeys(effect.line.wanted for effect in reversed(last)))

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from airflow_provider_youcan.client.store import check_statuses
 from airflow_provider_youcan.exceptions import (
+    FATAL_ERRORS,
     YouCanError,
     YouCanInvalidInputError,
     YouCanOrderNotFoundError,
@@ -22,7 +23,7 @@ from airflow_provider_youcan.reconciliation.order import OrderProgress, OrderUpd
 from airflow_provider_youcan.reconciliation.planner import Outcome
 from airflow_provider_youcan.reconciliation.refs import search_refs
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow
-from airflow_provider_youcan.reconciliation.snapshot import FATAL_ERRORS, Run, Snapshot
+from airflow_provider_youcan.reconciliation.snapshot import Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.reconciliation.workers import Outage, WorkerPool
 
@@ -115,8 +116,7 @@ class Reconciliation:
             )
         self._snapshot.learn_slugs(checked.known)
         self._desired.rename_statuses(checked.same)
-        advice = "" if self._input.is_plan else ", or translate the word in status_map"
-        self._desired.refuse_statuses(checked.unknown, advice)
+        self._desired.refuse_statuses(checked.unknown, "" if self._input.is_plan else "translate it in status_map; ")
 
     def _settle_rows(self) -> None:
         """Decide between rows that name the same order."""
@@ -175,8 +175,9 @@ class Reconciliation:
             del self._open[progress.order]
         most = "; ".join(self._report.describe_transitions(3))
         raise YouCanTooManyChangesError(
-            f"{self._planned:,} of {total:,} statuses would change, above max_changes={limit}",
-            advice=f"look at the table, or raise max_changes; nothing was sent. Most frequent: {most}.",
+            f"{self._planned:,} of {total:,} statuses would change, more than max_changes={limit} allows",
+            advice=f"look at the {'plan' if self._input.is_plan else 'table'}, or raise max_changes",
+            outcome=f"nothing was sent. Most frequent: {most}",
         )
 
     async def _work_twice(
@@ -316,7 +317,7 @@ class Reconciliation:
             await asyncio.sleep(_PROGRESS_SECONDS)
             total, done = len(self._desired.orders), len(self._begun) - len(self._open)
             if not done:
-                self._log.info("Reading what the shop shows.")
+                self._log.info("0 of %d orders done: reading the shop's orders, or waiting for the shop.", total)
                 continue
             rate = done / self._report.seconds
             self._log.info(

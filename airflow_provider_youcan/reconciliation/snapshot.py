@@ -13,14 +13,8 @@ from airflow_provider_youcan.client.endpoints import MAX_PAGE_SIZE, Request
 from airflow_provider_youcan.client.pages import Pages
 from airflow_provider_youcan.client.procedures import Procedure, Read, request
 from airflow_provider_youcan.exceptions import (
-    YouCanAuthenticationError,
+    FATAL_ERRORS,
     YouCanError,
-    YouCanInvalidInputError,
-    YouCanPermissionError,
-    YouCanRateLimitError,
-    YouCanRecordError,
-    YouCanStoreSuspendedError,
-    YouCanTaskStoppedError,
     YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.logs import Logger
@@ -28,20 +22,10 @@ from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder
 
-__all__ = ["FATAL_ERRORS", "Run", "Snapshot"]
+__all__ = ["Run", "Snapshot"]
 
 T = TypeVar("T")
 
-FATAL_ERRORS = (
-    YouCanAuthenticationError,
-    YouCanStoreSuspendedError,
-    YouCanPermissionError,
-    YouCanInvalidInputError,
-    YouCanRateLimitError,
-    YouCanRecordError,
-    YouCanTaskStoppedError,
-)
-"""Nothing gets better for any other order after one of these."""
 
 MAX_READ_AGE = 300.0
 """A status that was read longer ago than this, in seconds, is read again before anything is reported of it."""
@@ -155,11 +139,11 @@ class Snapshot:
         return read if is_whole else None
 
     def if_fresh(self, read: Read) -> Read | None:
-        """Return what was read, unless it is too old to report anything of it."""
+        """Return the read, or ``None`` if it is too old to report anything of it."""
         return None if self._clock() - read.at > MAX_READ_AGE else read
 
     def pop_ref(self, order: DesiredOrder) -> str | None:
-        """Return the ref by which the shop knows an order, once, if it was read."""
+        """Remove and return the shop's ref of an order, ``None`` if it was not read."""
         ref = self._refs.pop(order.order_id or "", None)
         return None if ref == "None" else ref
 
@@ -186,7 +170,7 @@ class Snapshot:
         return self._desired.find(normalize_id(order["id"]), str(order.get("ref"))) is not None
 
     def _add(self, order: Mapping[str, Any], read_at: float) -> DesiredOrder | None:
-        """Keep an order of the list, and return whose it is, if that saves a request."""
+        """Keep a listed order's statuses, and return its order of the table, ``None`` if it has to be read alone."""
         order_id, ref = normalize_id(order["id"]), str(order.get("ref"))
         desired = self._desired.find(order_id, ref)
         is_new = desired is not None and order_id not in self._refs

@@ -43,12 +43,12 @@ def read_error(path: str, what: str, error: Exception) -> YouCanError:
         return YouCanInvalidInputError(f"The {what} at {path} can't be read", advice=f"{error}.")
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
-        f"The {what} at {path} can't be read ({reason})", advice="it may work later; nothing was sent."
+        f"The {what} at {path} can't be read ({reason})", advice="it may work later", outcome="nothing was sent"
     )
 
 
 class _StoredFile(io.RawIOBase):
-    """A file whose storage's errors are told from those of what is done with its bytes."""
+    """A file that turns its storage's errors into ours, so that they are not taken for parsing errors."""
 
     def __init__(self, file: BinaryIO, path: str, what: str) -> None:
         self._file = file

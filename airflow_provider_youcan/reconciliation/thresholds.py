@@ -1,4 +1,4 @@
-"""Limits of a run: a number of things, or a share of them."""
+"""Limits of a run: a count or a percentage."""
 
 from __future__ import annotations
 

@@ -258,5 +258,6 @@ def _refused(path: str, error: Exception) -> YouCanError:
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
         f"The report can't be written to {path} ({reason})",
-        advice="check report_path and what its storage allows; nothing was sent.",
+        advice="check report_path and what its storage allows",
+        outcome="nothing was sent",
     )

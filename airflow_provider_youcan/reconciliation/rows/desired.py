@@ -190,17 +190,16 @@ class DesiredState:
         Take the rows that ask for one of these statuses for invalid.
 
         :param errors: the statuses, each with what is wrong with it.
-        :param advice: what else can be done about it.
+        :param advice: what to do about it first.
         """
         near = {error: self._find_near_word(*item) for item, error in errors.items()}
         for order in self.orders if errors else ():
             refused = {
                 row: errors[item] for row, statuses in order.entries for item in statuses.items() if item in errors
             }
-            self.invalid += [
-                InvalidRow(row, order.order_id, order.ref, f"{error.reason}{near.get(error, '')}{advice}", error)
-                for row, error in refused.items()
-            ]
+            for row, error in refused.items():
+                reason = f"{error.problem}: {advice}{near[error]}{error.advice}".rstrip(".")
+                self.invalid.append(InvalidRow(row, order.order_id, order.ref, reason, error))
             if self._moments is not None:
                 for row in refused:
                     self._moments.refuse(row)
@@ -209,7 +208,7 @@ class DesiredState:
     def _find_near_word(self, context: StatusContext, status: str) -> str:
         """Return a hint if a word of the ``status_map`` resembles an unknown status."""
         closest = closest_statuses(status, [word for word in self._words.get(context, ()) if isinstance(word, str)])
-        return f" (status_map has {closest[0]!r})" if closest else ""
+        return f"status_map has {closest[0]!r}; " if closest else ""
 
     def leave_out_earlier(self) -> list[tuple[DesiredOrder, StatusContext, int, str, str]]:
         """

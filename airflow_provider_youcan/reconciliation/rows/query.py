@@ -84,7 +84,8 @@ def _wait_for(batches: Queue[Batch | BaseException | None], check: Callable[[], 
             return batches.get(timeout=1)
     raise YouCanConnectionError(
         f"The database returned nothing for {_MAX_SECONDS / 3600:g} hours",
-        advice="it may work later; nothing was sent.",
+        advice="it may work later",
+        outcome="nothing was sent",
     )
 
 
