@@ -329,3 +329,12 @@ def test_errors_of_the_shop_are_raised_by_the_hook(sandbox: Sandbox) -> None:
     sandbox.misbehave("drop")
     with pytest.raises(YouCanError):
         YouCanHook().check_assumptions()
+
+
+def test_a_refusal_names_the_connection_that_was_checked(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_CASABLANCA", sandbox.connection("revoked"))
+
+    with pytest.raises(YouCanError, match="'casablanca'") as error:
+        YouCanHook("casablanca").check_assumptions()
+
+    assert "youcan_default" not in str(error.value)

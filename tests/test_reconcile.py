@@ -158,7 +158,6 @@ def test_a_word_that_no_status_map_translates_is_refused_in_one_plain_sentence(
     assert second.startswith(
         f"row 1, order {fresh[0]}: 'COLECTED' is not a payment status of this store: translate it in status_map; "
     )
-    assert second.endswith("or translate the word in status_map")
     assert third.startswith("row 2: The order id is empty (''): check where")
     assert message.count("nothing was sent") == 1
     # No column is shown that has no number in it.
@@ -410,7 +409,7 @@ def test_orders_of_another_shop_can_be_left_out(
     rows[0]["status"] = "processed"
     for policy, missing in (("skip", 0), ("fail", 1)):
         with pytest.raises(
-            YouCanPermanentError, match=rf"\(1 refused, {missing} not in this shop\). Row 1, order .*422"
+            YouCanPermanentError, match=rf"\(1 refused, {missing} not in this shop\): .*\. Row 1, order .*422"
         ):
             reconcile(rows, on_not_found=policy)
 

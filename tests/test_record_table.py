@@ -27,6 +27,7 @@ from airflow_provider_youcan.hooks.youcan import YouCanHook
 from airflow_provider_youcan.operators.reconcile import (
     YouCanReconcileOrdersOperator,
 )
+from airflow_provider_youcan.reconciliation.background import BackgroundWriter
 from airflow_provider_youcan.reconciliation.record.reader import read_tries
 from airflow_provider_youcan.reconciliation.record.table import OutcomeTable
 from airflow_provider_youcan.sandbox.shop import Request
@@ -290,3 +291,30 @@ def test_a_permanent_error_is_not_hidden_by_the_warehouse(
     drop_outcomes_after(sandbox, 0, tmp_path)
     with pytest.raises(YouCanStoreSuspendedError):
         reconcile([{"order_id": order_id, "payment_status": "paid"}], **TABLE)
+
+
+def test_a_value_that_a_warehouse_refuses_is_in_no_warning_and_in_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    class DataError(Exception):
+        """As the drivers of PEP 249 name it."""
+
+    class Sink:
+        name = "The table orders"
+
+        def open(self) -> None:
+            """Nothing to do."""
+
+        def append(self, items: list[str]) -> None:
+            raise DataError(f"invalid input syntax for type integer: {items[0]!r}")
+
+        def close(self) -> None:
+            """Nothing to do."""
+
+    writer = BackgroundWriter[str](Sink(), 10, lambda why: YouCanRecordError(why))
+    writer.open()
+    writer.write("Salma +212600000000")
+
+    deadline = time.monotonic() + 0.3
+    error = writer.close(lambda: deadline)
+
+    assert "DataError" in str(error)
+    assert "212600000000" not in f"{error} {caplog.text}"
