@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 SECONDS = 120_000.0
+SCREEN = (1400, 1000)
 """How long the browser waits for something at most, in milliseconds."""
 
 
@@ -89,7 +90,9 @@ def page(airflow: Airflow, tmp_path: Path) -> Iterator[Page]:
     with sync_playwright() as playwright:
         # Chromium's own sandbox takes rights that a container hasn't; it sees nothing but this Airflow.
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(base_url=airflow.url, viewport={"width": 1280, "height": 800}, locale="en-US")
+        page = browser.new_page(
+            base_url=airflow.url, viewport={"width": SCREEN[0], "height": SCREEN[1]}, locale="en-US"
+        )
         page.set_default_timeout(SECONDS)
         yield page
         page.screenshot(path=tmp_path / "last.png")
@@ -165,6 +168,10 @@ def test_a_shop_is_driven_from_airflows_own_pages(
     page.get_by_role("link", name=re.compile("Required Action")).click()
     page.get_by_role("cell", name="planned").wait_for()
     page.get_by_text(re.compile("payment: pending → paid: [0-9]+")).wait_for()
+    # The buttons are on the first screen.
+    buttons = page.get_by_role("button", name="Approve").bounding_box()
+    assert buttons is not None
+    assert buttons["y"] + buttons["height"] <= SCREEN[1]
     take_picture("approval")
     approved = [order["id"] for order in sandbox.shop.orders() if order["payment_status"] in ("pending", "unpaid")]
     sandbox.shop.add_orders(50)

@@ -8,12 +8,16 @@ from collections.abc import Sequence
 
 from airflow_provider_youcan.orders import StatusContext
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.summary import MAX_SHOWN, Report
+from airflow_provider_youcan.reconciliation.summary import Report
 from airflow_provider_youcan.texts import pluralize
 
 __all__ = ["write_preview"]
 
 MAX_LENGTH = 4000
+_MAX_TRANSITIONS = 5
+_LINES = 16
+"""The lines for outcomes, transitions and changes: with more, the buttons are off a screen of 1400 x 1000."""
+
 _MAX_CELL = 60
 _WORDS = re.compile(r"[^\W_]+(?:[ _-][^\W_]+)*…?")
 
@@ -35,13 +39,15 @@ def write_preview(report: Report, notes: Sequence[str] = (), youcan_conn_id: str
     ]
     transitions = [
         f"{context}: {_status(before)} → {_escape(after)}: {number:,}"
-        for context, before, after, number in report.transitions(MAX_SHOWN)
+        for context, before, after, number in report.transitions(_MAX_TRANSITIONS)
     ]
     by_order: dict[str, list[str]] = {}
     for order, context, before, after in report.changes:
         by_order.setdefault(order, []).append(f"{context} {_status(before)} → {_escape(after)}")
-    changes = [f"{_escape(order)}: {', '.join(statuses)}" for order, statuses in by_order.items()]
-    parts += [_list("Transitions", transitions), _list(_title(report), changes)]
+    orders = list(by_order.items())[: _LINES - len(transitions) - len(report.outcomes())]
+    changes = [f"{_escape(order)}: {', '.join(statuses)}" for order, statuses in orders]
+    title = _title(report, sum(len(statuses) for _, statuses in orders))
+    parts += [_list("Transitions", transitions), _list(title, changes)]
     return _join([part for part in parts if part])
 
 
@@ -88,8 +94,8 @@ def _headline(report: Report, youcan_conn_id: str) -> str:
     return f"**{number} of {pluralize(len(report.changed_orders), 'order')}** {what} in the shop{shop}{connection}."
 
 
-def _title(report: Report) -> str:
-    total, shown = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED), len(report.changes)
+def _title(report: Report, shown: int) -> str:
+    total = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED)
     return "The changes" if shown == total else f"The first {shown} of {total:,} changes"
 
 
