@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 SECONDS = 120_000.0
+"""The longest time that the browser waits for something, in milliseconds."""
+
 SCREEN = (1400, 1000)
-"""How long the browser waits for something at most, in milliseconds."""
 
 
 @pytest.fixture
