@@ -338,3 +338,13 @@ def test_a_refusal_names_the_connection_that_was_checked(sandbox: Sandbox, monke
         YouCanHook("casablanca").check_assumptions()
 
     assert "youcan_default" not in str(error.value)
+
+
+def test_a_login_page_is_one_error_and_no_table_of_doubts(sandbox: Sandbox, capsys: pytest.CaptureFixture[str]) -> None:
+    sandbox.misbehave("html")
+
+    assert main(["check"]) != 0
+
+    said = capsys.readouterr()
+    assert "Not YouCan's confirmation (200), perhaps a login page's" in said.err + said.out
+    assert "The token has the scope" not in said.out

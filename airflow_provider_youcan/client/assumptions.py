@@ -18,9 +18,11 @@ from airflow_provider_youcan.client import endpoints, oauth, resthooks
 from airflow_provider_youcan.client.responses import Answer, read_response
 from airflow_provider_youcan.client.store import MAY_LACK_SCOPE
 from airflow_provider_youcan.exceptions import (
+    YouCanAuthenticationError,
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanServerError,
+    YouCanUnexpectedResponseError,
 )
 from airflow_provider_youcan.orders import OrderStatuses, StatusContext
 
@@ -61,6 +63,16 @@ class Answers:
             self.payload("page")
         request, answer = self.by_name[name]
         return read_response(request, answer, self.connection, self.token)
+
+    def is_refused(self, name: str) -> bool:
+        """Return whether the token was refused, or something else than YouCan answered."""
+        try:
+            self.payload(name)
+        except (YouCanAuthenticationError, YouCanServerError, YouCanUnexpectedResponseError):
+            return True
+        except YouCanError:
+            pass
+        return False
 
     def orders(self, name: str = "page") -> list[dict[str, Any]]:
         """Return the orders of a page."""
@@ -103,8 +115,8 @@ def collect(
     ask("store", endpoints.get_store())
     ask("settings", endpoints.get_store_statuses())
     ask("page", endpoints.list_orders(page_size=100))
-    if all(answer.status_code == 401 for _, answer in answers.by_name.values()):
-        # One or two refusals may be for a missing scope.
+    if all(answers.is_refused(name) for name in answers.by_name):
+        # One or two refusals may be for a missing scope; all of them are not about the assumptions.
         answers.payload("page")
     ask("first", endpoints.list_orders(page_size=3, query=oldest_first))
     ask("second", endpoints.list_orders(2, page_size=3, query=oldest_first))
