@@ -91,7 +91,7 @@ def _make_writer(sink: Sink) -> BackgroundWriter[NumberedLine]:
         return YouCanRecordError(
             f"{sink.name} takes no lines ({why})",
             advice="it may work later",
-            outcome="Nothing more was sent: no update is sent without its line",
+            outcome="nothing more was sent: no update is sent without its line",
         )
 
     return BackgroundWriter(sink, _MAX_BATCH, make_error)
