@@ -39,6 +39,10 @@ PYTEST := -m pytest -n 2 --dist loadgroup
 LOWEST_TESTS := $(patsubst %,tests/test_%.py,attempts connection desired endpoints exceptions hook limiter orders pages \
   planner procedures proxies rate_limit responses retries session shared_client store testing tls waiting workers)
 
+# Those that know nothing of Airflow, whose version changes nothing for them.
+PURE_TESTS := $(patsubst %,tests/test_%.py,calls cells dataframe failures reconcile_storm record_kills rows_file sandbox \
+  snapshot)
+
 # A user's own Airflow must never be touched by a test or a demo.
 unexport AIRFLOW_HOME PYTHONPATH
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
@@ -49,7 +53,7 @@ export AIRFLOW__CORE__LOAD_EXAMPLES := False
 help:
 	@echo "make demo            Airflow changes orders of a local shop, is killed in the middle, and takes it back"
 	@echo "make test            the tests, on Airflow $(AIRFLOW)"
-	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12), but for those of test-lowest"
+	@echo "make test-airflow-2  the tests, on Airflow $(AIRFLOW_2) (Python 3.10 to 3.12), but for those of test-lowest and pure ones"
 	@echo "make test-airflow-3.0, -3.1, -3.2, -3.4: the tests that stand on Airflow itself, on these"
 	@echo "make test-slow       the full size of the storms and of the kills"
 	@echo "make test-lowest     the unit tests, on Airflow $(AIRFLOW_2), with the lowest versions that pyproject.toml allows"
@@ -73,9 +77,9 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/python $(PYTEST) $(TESTS)
 
-# Those of test-lowest are on this Airflow, too.
+# Those of test-lowest are on this Airflow, too; the pure ones are in make test.
 test-airflow-2: $(VENV_2)/installed
-	$(VENV_2)/bin/python $(PYTEST) $(or $(TESTS),$(filter-out $(LOWEST_TESTS),$(wildcard tests/test_*.py)))
+	$(VENV_2)/bin/python $(PYTEST) $(or $(TESTS),$(filter-out $(LOWEST_TESTS) $(PURE_TESTS),$(wildcard tests/test_*.py)))
 
 test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-airflow-3.4: test-airflow-%: .venv-airflow-%/installed
 	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery and not slow' $(TESTS)
