@@ -118,7 +118,7 @@ def test_the_pauses_have_full_jitter_under_a_doubling_bound() -> None:
         assert max(seen) > bound * 0.8, "and up to the bound"
 
 
-def test_what_kept_a_request_from_being_sent_is_not_the_answer_to_it(clock: Clock) -> None:
+def test_a_failure_before_sending_is_not_an_answer(clock: Clock) -> None:
     attempts = begun(clock)
 
     assert attempts.fail(UPDATE, YouCanConnectionError("the database is out of reach"), was_sent=False) >= 0

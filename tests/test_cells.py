@@ -21,7 +21,7 @@ from airflow_provider_youcan.reconciliation.rows.desired import DesiredState
 @pytest.mark.parametrize(
     "null", [None, math.nan, np.nan, np.float32("nan"), pd.NA, pd.NaT, np.datetime64("NaT"), Decimal("NaN")]
 )
-def test_whatever_stands_for_a_null_is_one(null: object) -> None:
+def test_every_form_of_null_is_a_null(null: object) -> None:
     assert read_cell(null) is None
     assert read_ref(null) is None
 
@@ -59,7 +59,7 @@ def test_a_ref_is_text_or_a_whole_number(cell: object, ref: str) -> None:
         (10**18, "is not a ref"),
     ],
 )
-def test_what_is_no_ref_is_refused_with_the_reason(cell: object, message: str) -> None:
+def test_an_invalid_ref_is_refused_with_the_reason(cell: object, message: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match=message):
         read_ref(cell)
 

@@ -95,7 +95,7 @@ def test_a_plan_is_applied_without_a_person_only_with_yes(
         (["--conn-id", "nowhere"], "nowhere"),
     ],
 )
-def test_what_is_wrong_is_said_in_a_sentence(
+def test_mistakes_are_explained_in_a_sentence(
     sandbox: Sandbox, feed: Path, further: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert plan(feed, *further) == 1

@@ -122,7 +122,7 @@ def test_refs_of_a_frame_are_whole_numbers_or_refused(sandbox: Sandbox) -> None:
         (pd.DataFrame([["a", "b", "paid"]], columns=["order_id", "order_id", "status"]), "There are several columns"),
     ],
 )
-def test_what_is_no_table_of_rows_is_refused(sandbox: Sandbox, table: Any, message: str) -> None:
+def test_anything_but_a_table_is_refused(sandbox: Sandbox, table: Any, message: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match=message):
         reconcile(orders=table)
     assert sandbox.shop.requests() == []
@@ -168,7 +168,7 @@ def to_dict(dag: Any) -> Any:
     return Serialization.to_dict(dag)
 
 
-def test_what_is_no_list_stays_out_of_the_serialized_dag() -> None:
+def test_iterables_stay_out_of_the_serialized_dag() -> None:
     def serialize() -> str:
         with DAG("rows", schedule=None) as dag:
             YouCanReconcileOrdersOperator(task_id="a", orders=(row for row in []))

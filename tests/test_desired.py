@@ -237,7 +237,7 @@ def test_words_that_are_not_told_apart_are_refused_when_the_dag_is_parsed(words:
         YouCanReconcileOrdersOperator(task_id="x", orders=[], status_map={"payment": words})
 
 
-def test_what_joins_a_contradiction_is_part_of_it(sandbox: Sandbox) -> None:
+def test_rows_that_join_a_contradiction_are_part_of_it(sandbox: Sandbox) -> None:
     # Given two rows of an order that contradict each other, and a third that names it by its ref,
     (order,) = [one for one in sandbox.shop.orders() if one["ref"] == "003"]
     rows = [

@@ -134,7 +134,7 @@ def test_the_documented_answers_are_successes(request_: endpoints.Request, paylo
         (resthooks.list_webhooks(), 200, b"[]", {"data": []}),
     ],
 )
-def test_what_youcan_does_not_document_of_webhooks_may_be_any_of_the_usual(
+def test_undocumented_answers_about_webhooks_may_have_any_usual_form(
     request_: endpoints.Request, status_code: int, body: bytes, payload: dict[str, Any]
 ) -> None:
     assert responses.read_response(request_, Answer(status_code, {}, body)) == payload

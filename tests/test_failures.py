@@ -123,7 +123,7 @@ def test_a_task_that_is_skipped_logs_why(sandbox: Sandbox, order_id: str, log_li
     assert "the payment status is 'refunded', not 'pending'" in log_lines()[-1]
 
 
-def test_whatever_else_fails_a_task_is_left_to_airflow(caplog: pytest.LogCaptureFixture) -> None:
+def test_other_errors_are_left_to_airflow(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(KeyError), log_end(logging.getLogger(__name__)):
         raise KeyError("a mistake of ours")
 

@@ -358,9 +358,7 @@ def test_a_poking_sensor_that_is_stopped_looks_no_more(
     assert len(sandbox.shop.requests()) == 1
 
 
-def test_of_many_statuses_that_are_not_reached_only_the_number_is_kept(
-    sandbox: Sandbox, sigterm: list[Any], tmp_path: Path
-) -> None:
+def test_many_unreached_statuses_are_only_counted(sandbox: Sandbox, sigterm: list[Any], tmp_path: Path) -> None:
     sandbox.misbehave("status", route="PUT *", status=401)
     report, ti = tmp_path / "report.jsonl", TaskInstance()
     rows = [{"order_id": payable(sandbox)[0], "payment_status": "paid"}]

@@ -49,7 +49,7 @@ def test_orders_are_reconciled_with_a_query_through_odbc(sandbox: Sandbox, wareh
     assert {sandbox.shop.statuses(order_id)["shipping"] for order_id in order_ids} == {"shipped"}
 
 
-def test_what_changes_the_warehouse_is_not_run_through_odbc(sandbox: Sandbox, warehouse: Path) -> None:
+def test_changing_statements_are_not_run_through_odbc(sandbox: Sandbox, warehouse: Path) -> None:
     fill(warehouse, [("abc", "shipped", None)])
     operator = YouCanReconcileOrdersOperator(
         task_id="reconcile", sql="delete from courier_orders", conn_id="warehouse", hook_params=HOOK_PARAMS

@@ -235,7 +235,7 @@ def test_a_bad_order_id_fails_before_a_request(sandbox: Sandbox, order_id: Any) 
 
 
 @pytest.mark.parametrize("order_id", ["nan", "NaN", "null", "<NA>", "undefined"])
-def test_what_a_table_makes_of_nothing_is_no_order_that_the_shop_lacks(sandbox: Sandbox, order_id: str) -> None:
+def test_a_tables_empty_id_is_not_an_unknown_order(sandbox: Sandbox, order_id: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match="The order id is empty"):
         update("payment", order_id, "paid", skip_not_found=True)
 
@@ -265,7 +265,7 @@ def test_an_empty_xcom_says_where_to_look(sandbox: Sandbox) -> None:
         "paid\u2028",
     ],
 )
-def test_what_is_no_label_fails_before_a_request(sandbox: Sandbox, order_id: str, status: Any) -> None:
+def test_an_invalid_label_fails_before_a_request(sandbox: Sandbox, order_id: str, status: Any) -> None:
     with pytest.raises(YouCanInvalidInputError, match="nothing was sent"):
         update("payment", order_id, status, allow_custom_label=True)
 

@@ -103,7 +103,7 @@ def test_a_status_that_cannot_be_read_is_set_where_no_guard_asks(sandbox: Sandbo
     assert free["changed"] == 1
 
 
-def test_what_was_read_for_one_status_is_no_younger_for_the_next(
+def test_a_read_does_not_get_younger_for_the_next_status(
     sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given an order of which two statuses are set under a guard,

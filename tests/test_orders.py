@@ -92,7 +92,7 @@ def test_a_number_is_no_slug_however_it_is_written(number: Any) -> None:
 
 
 @pytest.mark.parametrize("broken", [None, 7, "text", [], {}, {"slug": ""}, {"slug": 3}, {"slug": None}])
-def test_what_cannot_be_read_is_unknown(broken: Any) -> None:
+def test_an_unreadable_status_is_unknown(broken: Any) -> None:
     order = {"status_object": broken, "shipping": broken, "payment": {"status_object": broken}}
 
     assert OrderStatuses.from_order(order) == OrderStatuses(None, None, None)

@@ -115,7 +115,7 @@ def test_each_order_is_a_row_in_the_stores_own_slugs(sandbox: Sandbox, database:
     }
 
 
-def test_what_else_is_written_and_nothing_of_the_customer(sandbox: Sandbox, database: Any) -> None:
+def test_all_columns_are_written_and_nothing_of_the_customer(sandbox: Sandbox, database: Any) -> None:
     shipped = next(order["id"] for order in sandbox.shop.orders() if order["shipping_status"] == "shipped")
 
     transfer()
@@ -163,7 +163,7 @@ def test_a_row_that_was_read_later_stays(sandbox: Sandbox, database: Any, monkey
 
 
 @pytest.mark.parametrize("minutes", [(0, 5, 9), (9, 5, 0), (5, 0, 9), (5, 9, 0)])
-def test_whatever_runs_meet_the_latest_reading_counts(database: Any, minutes: tuple[int, ...]) -> None:
+def test_the_latest_reading_counts_when_runs_meet(database: Any, minutes: tuple[int, ...]) -> None:
     for minute in minutes:
         other = NOW + timedelta(minutes=20 - minute)
         write([row("a", NOW + timedelta(minutes=minute), f"at {minute}"), row("b", other, f"at {20 - minute}")])
@@ -536,7 +536,7 @@ def test_the_events_of_the_shops_orders_say_how_many(warehouse: sqlite3.Connecti
         ({"extra_columns": ["city"]}, "give a mapping"),
     ],
 )
-def test_what_makes_no_sense_is_refused_when_the_dag_is_parsed(arguments: dict[str, Any], message: str) -> None:
+def test_wrong_arguments_are_refused_when_the_dag_is_parsed(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(YouCanInvalidInputError, match=message):
         YouCanOrdersToSqlOperator(task_id="orders", **arguments)
 
@@ -545,7 +545,7 @@ def test_what_makes_no_sense_is_refused_when_the_dag_is_parsed(arguments: dict[s
     ("name", "rendered"),
     [("path", None), ("path", ""), ("order_ids", None), ("order_ids", "['a']"), ("order_ids", ["../x"]), ("table", "")],
 )
-def test_what_renders_to_nothing_is_refused_before_the_shop_is_asked(
+def test_empty_rendered_arguments_are_refused_before_a_request(
     warehouse: sqlite3.Connection, sandbox: Sandbox, name: str, rendered: Any
 ) -> None:
     operator = YouCanOrdersToSqlOperator(task_id="orders", **{name: "{{ params.x }}"})

@@ -33,7 +33,7 @@ from tests.conftest import (
 GUARD = {"payment": ["pending", "unpaid"]}
 
 
-def test_what_was_planned_is_applied_and_nothing_else(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+def test_a_plan_is_applied_and_nothing_else(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
     # Given a plan, after which a person changes three orders, and new ones come in,
     first, second, third, *rest = payable(sandbox)
     sandbox.shop.set_status(first, "payment", "refunded")
@@ -127,7 +127,7 @@ def edit(**changes: Any) -> Callable[[str], str]:
         (edit(wanted="payed"), "did you mean 'paid'"),
     ],
 )
-def test_what_is_no_whole_plan_of_this_store_is_refused_with_nothing_sent(
+def test_an_incomplete_or_foreign_plan_is_refused_with_nothing_sent(
     sandbox: Sandbox, plan: Path, change: Callable[[str], str], message: str
 ) -> None:
     plan.write_text(change(plan.read_text()))
@@ -160,7 +160,7 @@ def test_a_plan_that_is_not_there_or_is_the_report_is_refused(sandbox: Sandbox, 
         {"sql": "select 1", "conn_id": "warehouse"},
     ],
 )
-def test_what_the_plan_has_decided_is_refused_beside_it(arguments: dict[str, Any]) -> None:
+def test_arguments_that_the_plan_decides_are_refused_beside_it(arguments: dict[str, Any]) -> None:
     with pytest.raises(YouCanInvalidInputError):
         YouCanReconcileOrdersOperator(task_id="reconcile", plan="/tmp/plan.jsonl", **arguments)
 

@@ -60,7 +60,7 @@ def test_a_guarded_update_looks_and_then_sets() -> None:
 
 
 @pytest.mark.parametrize(("found", "changed"), [("paid", False), ("refunded", False)])
-def test_what_holds_or_has_moved_on_is_left_alone(found: str, changed: bool) -> None:
+def test_statuses_that_are_right_or_have_moved_on_are_left_alone(found: str, changed: bool) -> None:
     procedure = move()
     next(procedure)
 
@@ -79,7 +79,7 @@ def test_a_stale_look_is_made_again() -> None:
     assert end(procedure, order("paid"))[:2] == ("paid", False)
 
 
-def test_what_was_read_before_saves_a_look() -> None:
+def test_an_earlier_read_saves_a_request() -> None:
     procedure = move(read=Read(OrderStatuses(payment="pending"), at=12.5), guard_max_age=60.0)
 
     update = next(procedure)
@@ -140,7 +140,7 @@ def test_an_unconfirmed_update_that_cannot_be_confirmed_is_never_called_protecte
     assert raised.value.unconfirmed
 
 
-def test_where_the_guard_still_allows_it_an_unconfirmed_update_is_sent_again() -> None:
+def test_an_unconfirmed_update_is_sent_again_if_the_guard_allows_it() -> None:
     procedure = move()
     next(procedure)
     procedure.send(order("pending"))
@@ -150,7 +150,7 @@ def test_where_the_guard_still_allows_it_an_unconfirmed_update_is_sent_again() -
     assert end(procedure, DONE)[:2] == ("pending", True)
 
 
-def test_what_an_earlier_run_left_unconfirmed_stays_so() -> None:
+def test_an_earlier_runs_unconfirmed_update_stays_unconfirmed() -> None:
     procedure = move(
         unconfirmed=UpdateResult("pending", changed=True), read=Read(OrderStatuses(payment="pending"), at=0.0)
     )

@@ -221,7 +221,7 @@ def test_a_database_that_is_locked_may_be_free_later(
         ("-- nothing", "has 0 statements"),
     ],
 )
-def test_what_is_no_single_query_is_refused_and_not_run(
+def test_anything_but_a_single_query_is_refused_and_not_run(
     sandbox: Sandbox, database: tuple[str, Any], sql: str, message: str
 ) -> None:
     fill(database[1], [("abc", "shipped", None)])
@@ -507,6 +507,6 @@ def test_a_connection_that_was_added_before_its_provider_has_to_be_added_again(
         run_query()
 
 
-def test_what_belongs_to_a_query_is_refused_without_one() -> None:
+def test_arguments_of_a_query_are_refused_without_one() -> None:
     with pytest.raises(YouCanInvalidInputError, match="hook_params"):
         YouCanReconcileOrdersOperator(task_id="x", orders=[], hook_params={})

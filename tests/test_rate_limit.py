@@ -233,7 +233,7 @@ def test_a_reserved_turn_that_opens_a_window_and_is_refused_blocks_nothing_for_g
 
 
 @given(st.lists(st.sampled_from(["send", "reserve", "use", "give back", "accept", "refuse", "wait"]), max_size=60))
-def test_whatever_comes_something_may_be_sent_once_nothing_is_under_way(events: list[str]) -> None:
+def test_a_request_may_always_be_sent_when_none_is_in_flight(events: list[str]) -> None:
     limit, now, under_way, reserved = RateLimit(max_in_flight=8), 0.0, [], 0
     for event in events:
         now += 0.01

@@ -318,7 +318,7 @@ LATER = [
 
 @pytest.mark.parametrize(("later", "earlier"), LATER)
 @pytest.mark.parametrize("is_reversed", [False, True])
-def test_of_several_rows_of_an_order_the_latest_counts(
+def test_the_latest_row_of_an_order_counts(
     sandbox: Sandbox, fresh: list[str], tmp_path: Path, later: Any, earlier: Any, *, is_reversed: bool
 ) -> None:
     rows = [
@@ -379,7 +379,9 @@ def test_rows_by_id_and_by_ref_are_of_one_order(sandbox: Sandbox) -> None:
         ([[1], [2]], "its values are dates, numbers"),
     ],
 )
-def test_what_can_not_be_compared_is_refused(sandbox: Sandbox, fresh: list[str], values: Any, message: str) -> None:
+def test_values_that_can_not_be_compared_are_refused(
+    sandbox: Sandbox, fresh: list[str], values: Any, message: str
+) -> None:
     rows = [{"order_id": fresh[0], "status": "closed", "at": value} for value in values]
     with pytest.raises(YouCanInvalidInputError, match=message):
         reconcile(rows, latest_by="at")
@@ -444,7 +446,7 @@ def test_the_same_wish_twice_is_sent_once(sandbox: Sandbox, fresh: list[str]) ->
 
 
 @pytest.mark.parametrize("orders", ["[{'order_id': 1}]", {"order_id": "x"}, 5])
-def test_what_is_no_list_of_rows_is_refused(sandbox: Sandbox, orders: Any) -> None:
+def test_anything_but_a_list_of_rows_is_refused(sandbox: Sandbox, orders: Any) -> None:
     with pytest.raises(YouCanInvalidInputError, match="not a list of mappings"):
         reconcile(orders)
 
@@ -527,7 +529,7 @@ def test_an_odd_cell_is_an_invalid_row(sandbox: Sandbox, cell: Any) -> None:
     "name", ["max_changes", "max_failures", "min_rows", "report_path", "report_table", "report_conn_id", "plan"]
 )
 @pytest.mark.parametrize("rendered", [None, "", "None"])
-def test_what_was_passed_and_renders_to_nothing_is_refused(sandbox: Sandbox, name: str, rendered: Any) -> None:
+def test_passed_arguments_that_render_to_nothing_are_refused(sandbox: Sandbox, name: str, rendered: Any) -> None:
     source: dict[str, Any] = {} if name == "plan" else {"orders": paid_rows(sandbox)}
     table = {"report_conn_id": "warehouse"} if name == "report_table" else {}
     operator = YouCanReconcileOrdersOperator(task_id="reconcile", **source, **table, **{name: "{{ params.it }}"})

@@ -49,7 +49,7 @@ LINE_KEYS = {"order_id", "ref", "context", "before", "wanted", "outcome", "reaso
 LINE = {"outcome": "changed"}
 
 
-def test_of_tasks_that_come_at_once_each_has_its_own_report(tmp_path: Path) -> None:
+def test_concurrent_tasks_have_reports_of_their_own(tmp_path: Path) -> None:
     path, start = str(tmp_path / "report.jsonl"), threading.Barrier(16)
 
     def write(number: int) -> str:
@@ -145,7 +145,7 @@ def test_a_report_in_an_object_store_is_one_file_at_the_end(sandbox: Sandbox, bu
     assert as_path(reconcile(rows, report_path=path)["report_path"]) == as_path(f"{bucket}/run.2.jsonl")
 
 
-def test_of_runs_that_come_at_once_to_an_object_store_each_has_its_own_report(
+def test_concurrent_runs_on_an_object_store_have_reports_of_their_own(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Given runs that all find the name free before the first of them writes,

@@ -64,7 +64,7 @@ class Others:
 
 @pytest.mark.parametrize("kills", [20, pytest.param(65, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["file", "table"])
-def test_whatever_is_killed_is_taken_back_by_its_record_alone(
+def test_a_killed_run_is_taken_back_by_its_record_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, kills: int
 ) -> None:
     killed, seed = 0, 0

@@ -201,7 +201,7 @@ def test_an_update_may_have_been_applied_before_some_answers(status_code: int, m
         ({"error": "no healthy upstream"}, {"Retry-After": "60"}, True),
     ],
 )
-def test_of_503s_only_laravels_maintenance_takes_no_update(
+def test_only_a_503_of_laravels_maintenance_mode_takes_no_update(
     payload: object, headers: dict[str, str], may_have_been_applied: bool
 ) -> None:
     with pytest.raises(YouCanServerError) as raised:
@@ -268,7 +268,7 @@ def test_no_secret_of_a_request_for_a_token_goes_further(status_code: int) -> No
     assert raised.value.detail == "app-7 with *** and ***"
 
 
-def test_what_was_searched_for_and_what_is_personal_goes_no_further() -> None:
+def test_search_words_and_personal_data_are_in_no_error() -> None:
     request = endpoints.list_orders(query={"q": "Fatima"})
 
     with pytest.raises(YouCanError) as raised:
@@ -439,7 +439,7 @@ def test_a_server_error_may_say_when_to_come_back() -> None:
         ("60", "9" * 5000, (None, None)),
     ],
 )
-def test_what_the_shop_says_of_its_limit_is_two_numbers_or_nothing(
+def test_rate_limit_headers_are_two_numbers_or_nothing(
     limit: str, remaining: str, read: tuple[int | None, int | None]
 ) -> None:
     headers = {"X-RateLimit-Limit": limit, "X-RateLimit-Remaining": remaining}

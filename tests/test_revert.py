@@ -61,7 +61,7 @@ def test_a_run_is_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
         assert mine[0].endswith("/status")
 
 
-def test_what_others_did_since_is_protected(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_later_changes_of_others_are_protected(sandbox: Sandbox, tmp_path: Path) -> None:
     report, reverted = tmp_path / "report.jsonl", tmp_path / "reverted.jsonl"
     first, *rest = payable(sandbox)
     reconcile(paid_rows(sandbox), report_path=str(report))
@@ -129,7 +129,7 @@ def test_an_update_whose_outcome_was_unknown_is_taken_back_where_the_shop_shows_
     assert (summary["changed"], summary["unchanged"]) == (1, 1)
 
 
-def test_what_can_not_be_set_back_is_listed_as_invalid(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_statuses_that_can_not_be_restored_are_invalid(sandbox: Sandbox, tmp_path: Path) -> None:
     report, reverted = tmp_path / "report.jsonl", tmp_path / "reverted.jsonl"
     first, second, third, *_ = payable(sandbox)
     sandbox.shop.set_status(second, "payment", "a label that is no status")
@@ -269,7 +269,7 @@ def test_an_update_that_youcan_refused_is_not_taken_back(sandbox: Sandbox, tmp_p
     assert sandbox.shop.statuses(order_id)["payment"] == "paid"
 
 
-def test_what_the_run_set_first_is_protected_once_it_set_something_else(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_runs_first_value_is_protected_after_its_second(sandbox: Sandbox, tmp_path: Path) -> None:
     # Given two tries that set one status after the other, and somebody who sets it back to the first,
     (order_id, *_) = payable(sandbox)
     reports = [str(tmp_path / "report.jsonl"), str(tmp_path / "report.2.jsonl")]
@@ -303,7 +303,7 @@ def test_the_plan_of_another_store_is_refused_beside_a_report(sandbox: Sandbox, 
         revert(report=[str(report), str(plan)])
 
 
-def test_what_says_nothing_is_refused(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
+def test_empty_records_are_refused(sandbox: Sandbox, plan: Path, tmp_path: Path) -> None:
     empty, cut = tmp_path / "empty.jsonl", tmp_path / "cut.jsonl"
     empty.write_text("")
     cut.write_text("".join(plan.read_text().splitlines(keepends=True)[:-1]))
@@ -341,7 +341,7 @@ def test_a_line_of_a_report_wins_over_the_plans(sandbox: Sandbox, plan: Path, tm
     assert sandbox.shop.statuses(first)["payment"] == "paid"
 
 
-def test_what_a_refused_run_planned_is_not_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_refused_runs_plan_is_not_taken_back(sandbox: Sandbox, tmp_path: Path) -> None:
     report, rows = tmp_path / "report.jsonl", paid_rows(sandbox)
     with pytest.raises(YouCanTooManyChangesError):
         reconcile(rows, max_changes=0, report_path=str(report))
@@ -393,7 +393,7 @@ def test_a_run_id_of_several_tasks_is_refused_until_one_is_named(
         {"report": "x", "reverts_task_id": "t"},
     ],
 )
-def test_what_is_to_be_taken_back_is_said_once_and_wholly(arguments: dict[str, Any]) -> None:
+def test_the_run_to_take_back_is_named_once_and_completely(arguments: dict[str, Any]) -> None:
     with pytest.raises(YouCanInvalidInputError):
         YouCanRevertReconciliationOperator(task_id="revert", **arguments)
 

@@ -100,7 +100,7 @@ def test_a_csv_is_read_whatever_separates_its_cells(
     assert (summary["rows"], summary["changed"]) == (3, 3)
 
 
-def test_how_a_csv_is_read_can_be_said(sandbox: Sandbox, pending: list[str], tmp_path: Path) -> None:
+def test_file_options_say_how_a_csv_is_read(sandbox: Sandbox, pending: list[str], tmp_path: Path) -> None:
     path = tmp_path / "feed.tsv"
     path.write_bytes(f"a,b;order_id;a,c;payment_status\n1;{pending[0]};2;payé\n".replace(";", "~").encode("cp1252"))
 
@@ -296,7 +296,7 @@ def is_plain_status(text: str) -> bool:
         max_size=20,
     )
 )
-def test_what_a_csv_writer_writes_is_read_as_it_was(
+def test_a_csv_writers_rows_are_read_unchanged(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]
 ) -> None:
     import csv
@@ -446,7 +446,7 @@ def test_a_workbook_without_its_reader_says_what_to_install(monkeypatch: pytest.
         ("order_id,note,payment_status,note\n{},a,paid,b\n,,,\n", {}),
     ],
 )
-def test_what_spreadsheets_put_around_a_csv_is_understood(
+def test_a_spreadsheets_additions_to_a_csv_are_understood(
     sandbox: Sandbox, tmp_path: Path, text: str, options: dict[str, Any]
 ) -> None:
     order_id = payable(sandbox)[0]

@@ -39,7 +39,7 @@ def test_a_row_that_fails_does_not_keep_the_others_from_going_on(
     assert "422" in failures[fresh[1]]
 
 
-def test_what_failed_for_now_is_left_to_airflows_retries(
+def test_transient_failures_are_left_to_airflows_retries(
     sandbox: Sandbox, fresh: list[str], no_waiting: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox.misbehave("status", route=f"PUT /orders/{fresh[0]}/*", status=503, headers={"Retry-After": "90"})
@@ -127,7 +127,7 @@ def test_one_attempt_is_one_attempt(sandbox: Sandbox, fresh: list[str], monkeypa
     ("status", "kind"),
     [(401, YouCanAuthenticationError), (402, YouCanStoreSuspendedError), (403, YouCanPermissionError)],
 )
-def test_what_cannot_get_better_for_anyone_ends_the_run(
+def test_errors_that_concern_all_orders_end_the_run(
     sandbox: Sandbox, fresh: list[str], tmp_path: Path, status: int, kind: type[YouCanError]
 ) -> None:
     sandbox.shop.add_orders(200)

@@ -291,7 +291,7 @@ def test_the_token_goes_to_the_shop_and_nowhere_else(connect: Connect, answering
     assert "Authorization" not in session.get(f"{elsewhere}/me").request.headers
 
 
-def test_what_is_searched_for_is_in_no_log_of_urllib3(hook: YouCanHook, caplog: pytest.LogCaptureFixture) -> None:
+def test_search_words_are_in_no_log_of_urllib3(hook: YouCanHook, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("DEBUG"):
         list(hook.iter_orders(q="+212612345678"))
 

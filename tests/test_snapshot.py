@@ -119,7 +119,7 @@ def test_a_few_orders_of_a_large_shop_are_read_one_by_one(sandbox: Sandbox) -> N
     assert summary["requests"] == 1 + 1 + 4 + 4, "the store's statuses, a page, then each order and its update"
 
 
-def test_what_is_new_is_found_on_the_first_pages(sandbox: Sandbox) -> None:
+def test_new_orders_are_found_on_the_first_pages(sandbox: Sandbox) -> None:
     sandbox.shop.add_orders(2000)
     newest = sandbox.shop.order_ids()[-30:]
 
@@ -151,7 +151,7 @@ def test_a_list_that_lacks_a_status_is_not_taken_for_its_word(sandbox: Sandbox, 
     assert summary["requests"] == 1 + 1 + len(fresh)
 
 
-def test_what_was_read_long_ago_is_read_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_reads_are_read_again(sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("airflow_provider_youcan.reconciliation.snapshot.MAX_READ_AGE", -1.0)
     orders = sandbox.shop.order_ids()
 
@@ -162,7 +162,7 @@ def test_what_was_read_long_ago_is_read_again(sandbox: Sandbox, monkeypatch: pyt
     assert again["requests"] == 1 + 1 + len(orders)
 
 
-def test_what_a_plan_rests_on_is_read_again_where_it_is_too_old(
+def test_a_plans_reads_are_renewed_when_they_are_too_old(
     sandbox: Sandbox, fresh: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("airflow_provider_youcan.reconciliation.snapshot.MAX_READ_AGE", -1.0)
@@ -262,9 +262,7 @@ def read_list(snapshot: Snapshot) -> list[str | None]:
 
 
 @pytest.mark.parametrize(("seconds", "is_known"), [(300.0, True), (300.1, False)])
-def test_what_was_read_more_than_five_minutes_ago_is_read_again_before_it_is_reported(
-    seconds: float, is_known: bool
-) -> None:
+def test_reads_older_than_five_minutes_are_renewed_before_a_report(seconds: float, is_known: bool) -> None:
     shop, clock = Shop(3), Clock()
     snapshot, desired = snapshot_of(shop, clock)
     read_list(snapshot)
@@ -298,7 +296,7 @@ def test_a_status_is_as_old_as_the_request_for_it(monkeypatch: pytest.MonkeyPatc
     assert [read and read.at for read in reads] == [asked_at, asked_at + 4.0, asked_at + 4.0]
 
 
-def test_what_was_read_is_handed_out_once() -> None:
+def test_a_read_is_returned_once() -> None:
     snapshot, desired = snapshot_of(Shop(3))
     read_list(snapshot)
     first, *_ = desired.orders

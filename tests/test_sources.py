@@ -127,7 +127,7 @@ def test_a_row_of_nothing_is_no_row(sandbox: Sandbox, source: Source, refs: list
     assert (summary["rows"], summary["invalid"], summary["changed"]) == (1, 0, 1)
 
 
-def test_of_several_events_of_an_order_the_latest_counts(sandbox: Sandbox, source: Source, refs: list[str]) -> None:
+def test_the_latest_event_of_an_order_counts(sandbox: Sandbox, source: Source, refs: list[str]) -> None:
     rows = [
         {"number": refs[0], "state": "Livré", "at": "2026-03-02T15:00:00", "note": "1"},
         {"number": refs[0], "state": "Expédié", "paid": "Encaissé", "at": "2026-03-02T09:00:00", "note": "2"},

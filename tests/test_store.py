@@ -70,7 +70,7 @@ def test_a_table_goes_by_the_stores_own_list() -> None:
 
 
 @pytest.mark.parametrize(("status", "is_refused"), [("captured", False), ("collected", True)])
-def test_where_the_list_may_not_be_read_the_documented_slugs_decide(status: str, is_refused: bool) -> None:
+def test_without_the_list_the_documented_slugs_decide(status: str, is_refused: bool) -> None:
     procedure = store.check_statuses([(PAYMENT, status)], "my_shop")
     next(procedure)
 

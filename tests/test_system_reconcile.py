@@ -109,7 +109,7 @@ def test_outcomes_are_written_to_postgresql_and_taken_back_from_there(
     assert {order["id"]: order["payment_status"] for order in sandbox.shop.orders()} == before
 
 
-def test_of_mapped_tasks_that_come_at_once_one_creates_the_table(warehouse: psycopg2.extensions.connection) -> None:
+def test_one_of_several_mapped_tasks_creates_the_table(warehouse: psycopg2.extensions.connection) -> None:
     start = threading.Barrier(8)
 
     def open_at_once(map_index: int) -> int:

@@ -38,7 +38,7 @@ def test_it_is_off_until_it_is_switched_on_and_off_again() -> None:
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_as_a_context_manager_it_restores_what_was_before(before: bool) -> None:
+def test_a_context_manager_restores_the_switch(before: bool) -> None:
     set_testing(before)
 
     with set_testing(not before):

@@ -44,7 +44,7 @@ def test_more_changes_than_allowed_send_nothing_and_show_the_plan(
 
 
 @pytest.mark.parametrize("max_changes", [100, "100%", "100.0 %", " 100 "])
-def test_as_many_changes_as_allowed_are_made(sandbox: Sandbox, max_changes: int | str) -> None:
+def test_changes_up_to_the_limit_are_made(sandbox: Sandbox, max_changes: int | str) -> None:
     rows = paid_rows(sandbox)
 
     assert reconcile(rows, max_changes=max_changes, only_from=GUARD)["changed"] == len(rows)
@@ -93,7 +93,7 @@ def test_a_table_of_too_few_rows_is_refused_before_the_shop_is_asked(sandbox: Sa
     assert reconcile(paid_rows(sandbox), min_rows="1")["changed"]
 
 
-def test_so_large_a_share_of_the_rows_may_fail(sandbox: Sandbox) -> None:
+def test_a_share_of_the_rows_may_fail(sandbox: Sandbox) -> None:
     rows = [*paid_rows(sandbox)[:9], {"order_id": "gone", "payment_status": "paid"}]
 
     assert reconcile(rows, max_failures="10%")["not_found"] == 1

@@ -330,7 +330,7 @@ def test_a_refresh_token_that_a_person_changes_wins_over_what_is_kept(
     YouCanHook().get_store_statuses()
 
 
-def test_who_comes_second_takes_up_what_the_first_one_kept(sandbox: Sandbox, connect: Call) -> None:
+def test_the_second_task_uses_the_pair_that_the_first_stored(sandbox: Sandbox, connect: Call) -> None:
     # Given two tasks that have the same token, which is refused,
     connect(sandbox.shop.issue_token())
     first, second = YouCanHook(), YouCanHook()
@@ -605,7 +605,7 @@ def test_a_guard_is_asked_again_after_a_renewal(
     assert sandbox.shop.statuses(order_id)["payment"] == "refunded"
 
 
-def test_what_is_no_pair_is_passed_over(sandbox: Sandbox, connect: Call, log_lines: Callable[[], list[str]]) -> None:
+def test_an_invalid_pair_is_ignored(sandbox: Sandbox, connect: Call, log_lines: Callable[[], list[str]]) -> None:
     from airflow.models.variable import Variable
 
     issued = sandbox.shop.issue_token()

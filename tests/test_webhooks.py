@@ -164,7 +164,7 @@ def deliver(number: int = 1) -> Delivery:
     return Delivery(f"d-{number}", "order.paid", f"order-{number}", "my-store", "2026-11-26T06:00:00+00:00")
 
 
-def test_what_was_kept_is_there_after_the_process_was_killed(tmp_path: Path) -> None:
+def test_stored_deliveries_survive_a_kill(tmp_path: Path) -> None:
     path = str(tmp_path / "spool.db")
 
     def keep() -> None:
@@ -183,7 +183,7 @@ def test_what_was_kept_is_there_after_the_process_was_killed(tmp_path: Path) -> 
     assert again.count_waiting() == 1
 
 
-def test_what_was_put_off_comes_later_and_what_is_old_is_forgotten(tmp_path: Path) -> None:
+def test_postponed_deliveries_come_later_and_old_ones_are_forgotten(tmp_path: Path) -> None:
     now = [1000.0]
     spool = Spool(str(tmp_path / "spool.db"), clock=lambda: now[0])
     spool.add([deliver()])
@@ -418,7 +418,7 @@ def test_a_delivery_that_came_before_is_taken_and_makes_no_other_event(receiver:
     ],
     ids=["forged", "no hex", "another secret", "no JSON", "no order", "unknown event", "too large", "10 MB"],
 )
-def test_what_is_hostile_makes_no_event_and_is_not_logged(
+def test_hostile_deliveries_make_no_event_and_are_not_logged(
     receiver: str, airflow: StandIn, caplog: pytest.LogCaptureFixture, body: bytes, signature: str | None, status: int
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -454,7 +454,7 @@ def test_a_body_that_comes_slowly_is_given_up_and_holds_nobody_up(
         assert b"connection: close" in answer.lower()
 
 
-def test_what_comes_while_airflow_is_away_is_kept_and_handed_on(airflow: StandIn, tmp_path: Path) -> None:
+def test_deliveries_during_an_outage_of_airflow_are_stored_and_handed_on(airflow: StandIn, tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -666,7 +666,7 @@ def test_no_proxy_of_http_and_no_netrc_gets_airflows_password(
         (JSONResponse({"detail": "no"}, 422), 86_400, "answered 422"),
     ],
 )
-def test_what_airflow_itself_never_takes_is_put_aside_and_can_be_looked_at(
+def test_events_that_airflow_refuses_are_dropped_and_listed(
     airflow: StandIn, tmp_path: Path, capsys: Any, caplog: Any, answer: Response, seconds: int, word: str
 ) -> None:
     now = [time.time()]
@@ -812,7 +812,7 @@ def test_a_delivery_of_another_store_makes_no_event_and_is_told(
     assert any("Deliveries of a store that is not this receiver's are ignored" in line for line in caplog.messages)
 
 
-def test_of_several_stores_a_delivery_has_to_name_one() -> None:
+def test_a_delivery_has_to_name_one_of_several_stores() -> None:
     with pytest.raises(InvalidDeliveryError, match="which of the stores"):
         read_delivery(make_body(), {}, "my-store", store_ids={"1": "my-store", "2": "second"})
 
@@ -888,7 +888,7 @@ def test_half_heads_keep_no_genuine_delivery_out(guarded: tuple[str, int], airfl
     ],
     ids=["head", "body", "refused", "after an answer"],
 )
-def test_whatever_never_ends_is_cut_off_and_keeps_nobody_out(
+def test_endless_requests_are_cut_off_and_block_nobody(
     guarded: tuple[str, int], airflow: StandIn, monkeypatch: pytest.MonkeyPatch, start: bytes
 ) -> None:
     with ExitStack() as held:
