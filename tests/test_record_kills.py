@@ -62,7 +62,7 @@ class Others:
             self.touched.add((order_id, context))
 
 
-@pytest.mark.parametrize("kills", [20, pytest.param(65, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(65, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["file", "table"])
 def test_a_killed_run_is_taken_back_by_its_record_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, kills: int

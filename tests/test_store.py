@@ -136,7 +136,7 @@ def test_a_list_that_is_incomplete_is_reported(sandbox: Sandbox, capsys: Any, ca
 
     assert reconcile([{"order_id": payable(sandbox)[0], "payment_status": "paid"}])["changed"] == 1
 
-    assert "it is taken for incomplete" in caplog.text + capsys.readouterr().out
+    assert "lacks YouCan's documented ones: both count" in caplog.text + capsys.readouterr().out
 
 
 # --- its scopes ---
