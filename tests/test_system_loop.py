@@ -14,8 +14,6 @@ import pytest
 from tests.conftest import ROOT, Sandbox
 from tests.services import Airflow
 
-pytestmark = pytest.mark.airflow
-
 COURIER = """
 from datetime import datetime
 from airflow.providers.common.compat.sdk import DAG, Asset

@@ -11,10 +11,7 @@ import pytest
 from tests.conftest import AIRFLOW_VERSION, Sandbox
 from tests.services import Airflow
 
-pytestmark = [
-    pytest.mark.airflow,
-    pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow 3.3 and later scope Variables by team"),
-]
+pytestmark = pytest.mark.skipif(AIRFLOW_VERSION < (3, 3), reason="Airflow 3.3 and later scope Variables by team")
 
 DAG = """
 from datetime import datetime
