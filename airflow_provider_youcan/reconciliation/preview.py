@@ -15,8 +15,8 @@ __all__ = ["write_preview"]
 
 MAX_LENGTH = 4000
 _MAX_TRANSITIONS = 5
-_LINES = 16
-"""The lines for outcomes, transitions and changes: with more, the buttons are off a screen of 1400 x 1000."""
+_MAX_LINE = 110
+"""Orders share a line of this many characters, so that the buttons below are on a screen of 1400 x 1000."""
 
 _MAX_CELL = 60
 _WORDS = re.compile(r"[^\W_]+(?:[ _-][^\W_]+)*…?")
@@ -44,10 +44,8 @@ def write_preview(report: Report, notes: Sequence[str] = (), youcan_conn_id: str
     by_order: dict[str, list[str]] = {}
     for order, context, before, after in report.changes:
         by_order.setdefault(order, []).append(f"{context} {_status(before)} → {_escape(after)}")
-    orders = list(by_order.items())[: _LINES - len(transitions) - len(report.outcomes())]
-    changes = [f"{_escape(order)}: {', '.join(statuses)}" for order, statuses in orders]
-    title = _title(report, sum(len(statuses) for _, statuses in orders))
-    parts += [_list("Transitions", transitions), _list(title, changes)]
+    changes = [f"{_escape(order)}: {', '.join(statuses)}" for order, statuses in by_order.items()]
+    parts += [_list("Transitions", transitions), _list(_title(report), _fill_lines(changes))]
     return _join([part for part in parts if part])
 
 
@@ -94,8 +92,18 @@ def _headline(report: Report, youcan_conn_id: str) -> str:
     return f"**{number} of {pluralize(len(report.changed_orders), 'order')}** {what} in the shop{shop}{connection}."
 
 
-def _title(report: Report, shown: int) -> str:
-    total = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED)
+def _fill_lines(items: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for item in items:
+        if lines and len(lines[-1]) + len(item) < _MAX_LINE:
+            lines[-1] = f"{lines[-1]}; {item}"
+        else:
+            lines.append(item)
+    return lines
+
+
+def _title(report: Report) -> str:
+    total, shown = report.count(Outcome.PLANNED) + report.count(Outcome.CHANGED), len(report.changes)
     return "The changes" if shown == total else f"The first {shown} of {total:,} changes"
 
 
