@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FATAL_ERRORS",
+    "NOTHING_SENT",
     "YouCanAuthenticationError",
     "YouCanConnectionError",
     "YouCanConnectionNotFoundError",
@@ -43,6 +44,10 @@ __all__ = [
     "from_dict",
     "to_dict",
 ]
+
+
+NOTHING_SENT = "nothing was sent"
+"""The outcome of what failed before any request."""
 
 
 class _Exchange(TypedDict, total=False):
@@ -104,6 +109,12 @@ class YouCanError(AirflowException):
         self.url = url
         self.status_code = status_code  # type: ignore[assignment]  # Airflow 2 types it as always there
         self.detail = detail
+
+    def drop_nothing_sent(self) -> None:
+        """Say no more that nothing was sent: for a task that only reads."""
+        if self.outcome == NOTHING_SENT:
+            self.outcome = None
+            self.args = (self.problem if self.advice is None else f"{self.problem}: {self.advice}",)
 
 
 class YouCanTransientError(YouCanError):
@@ -207,15 +218,10 @@ class YouCanInvalidInputError(YouCanPermanentError, ValueError):
         problem: str = "",
         *,
         advice: str | None = None,
-        outcome: str | None = "nothing was sent",
+        outcome: str | None = NOTHING_SENT,
         **details: Unpack[_Exchange],
     ) -> None:
         super().__init__(problem, advice=advice, outcome=None if advice is None else outcome, **details)
-
-    def drop_outcome(self) -> None:
-        """Say no more that nothing was sent: for a task that only reads."""
-        self.outcome = None
-        self.args = (self.problem if self.advice is None else f"{self.problem}: {self.advice}",)
 
     @property
     def reason(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import AirflowSensorTimeout, AirflowSkipException
 
-from airflow_provider_youcan.exceptions import YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import YouCanError
 
 __all__ = ["log_end"]
 
@@ -32,8 +32,8 @@ def log_end(log: Any, *, only_reads: bool = False) -> Iterator[None]:
         log.error("%s", error)
         raise
     except YouCanError as error:
-        if only_reads and isinstance(error, YouCanInvalidInputError):
-            error.drop_outcome()
+        if only_reads:
+            error.drop_nothing_sent()
         log.error("%s", "\n".join(_lines(error)))
         raise
 

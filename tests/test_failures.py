@@ -12,7 +12,7 @@ import pytest
 
 import airflow_provider_youcan
 from airflow_provider_youcan.client import endpoints, transport
-from airflow_provider_youcan.exceptions import YouCanInvalidInputError, YouCanPermanentError
+from airflow_provider_youcan.exceptions import YouCanError, YouCanInvalidInputError, YouCanPermanentError
 from airflow_provider_youcan.failures import log_end
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.sensors.order_status import YouCanOrderStatusSensor
@@ -100,14 +100,16 @@ def test_a_task_that_fails_logs_the_cause_and_the_remedy_on_a_line_each(
     [
         YouCanOrderStatusSensor(task_id="wait", order_id="a b", target_status="paid", context="payment"),
         YouCanOrderStatusSensor(task_id="wait", order_id="{{ nothing }}", target_status="payed", context="payment"),
+        YouCanOrderStatusSensor(task_id="wait", order_id="a-1", target_status="paid", youcan_conn_id="nowhere"),
         YouCanOrdersToSqlOperator(task_id="orders", path="orders.jsonl", order_ids=["a b"]),
+        YouCanOrdersToSqlOperator(task_id="orders", conn_id="nowhere"),
     ],
 )
 @pytest.mark.usefixtures("sandbox")
 def test_a_task_that_only_reads_never_says_that_nothing_was_sent(
     task: YouCanOrderStatusSensor, log_lines: Callable[[], list[str]]
 ) -> None:
-    with pytest.raises(YouCanInvalidInputError) as error:
+    with pytest.raises(YouCanError) as error:
         task.execute({})
 
     assert "sent" not in f"{error.value} {log_lines()}"

@@ -18,6 +18,7 @@ from airflow_provider_youcan.client import endpoints
 from airflow_provider_youcan.client.attempts import Attempts, StaleReadError
 from airflow_provider_youcan.client.endpoints import Freshness
 from airflow_provider_youcan.exceptions import (
+    NOTHING_SENT,
     YouCanError,
     YouCanOrderNotFoundError,
     YouCanPermanentError,
@@ -158,7 +159,7 @@ def move_order_status(
         raise YouCanPermanentError(
             f"The {context} status can't be read, so only_from can't be checked",
             advice=f"look at order {order_id}, or leave only_from out",
-            outcome="nothing was sent",
+            outcome=NOTHING_SENT,
         )
     return result
 

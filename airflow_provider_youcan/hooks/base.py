@@ -9,6 +9,7 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 
 from airflow_provider_youcan.client.credentials import Credentials
 from airflow_provider_youcan.exceptions import (
+    NOTHING_SENT,
     YouCanConnectionError,
     YouCanConnectionNotFoundError,
     YouCanError,
@@ -83,7 +84,7 @@ class ConnectionUser(BaseHook):
             return YouCanConnectionError(
                 f"The Airflow connection {self.youcan_conn_id!r} could not be looked up ({type(error).__name__})",
                 advice="it may work later",
-                outcome="nothing was sent",
+                outcome=NOTHING_SENT,
             )
         if IS_AIRFLOW_2:
             return YouCanInvalidInputError(missing, advice=add)
@@ -91,5 +92,5 @@ class ConnectionUser(BaseHook):
         return YouCanConnectionNotFoundError(
             missing,
             advice=f"{add}. If it is there, Airflow's database or secrets backend is out of reach; it may work later",
-            outcome="nothing was sent",
+            outcome=NOTHING_SENT,
         )

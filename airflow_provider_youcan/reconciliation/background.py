@@ -11,7 +11,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Generic, Protocol, TypeVar
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError
+from airflow_provider_youcan.exceptions import NOTHING_SENT, YouCanConnectionError, YouCanError
 from airflow_provider_youcan.reconciliation.databases import describe_error
 
 __all__ = ["MAX_WAIT", "BackgroundWriter", "Sink"]
@@ -100,7 +100,7 @@ class BackgroundWriter(Generic[T]):
         raise YouCanConnectionError(
             f"{self._sink.name} could not be opened within {_MAX_OPENING:g} s",
             advice="it may work later",
-            outcome="nothing was sent",
+            outcome=NOTHING_SENT,
         )
 
     def write(self, *items: T) -> None:

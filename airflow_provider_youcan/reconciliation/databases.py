@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import NOTHING_SENT, YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.version_compat import IS_AIRFLOW_2
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def get_database_hook(conn_id: str, hook_params: Mapping[str, Any] | None = None
         raise YouCanConnectionError(
             missing,
             advice=f"{add}. If there is one, Airflow's database or secrets backend is out of reach",
-            outcome="nothing was sent",
+            outcome=NOTHING_SENT,
         ) from None
     if not isinstance(hook_params or {}, Mapping):
         raise YouCanInvalidInputError(
@@ -76,7 +76,7 @@ def database_error(problem: str, error: Exception, advice: str) -> YouCanError:
     # SQLite raises one class for a missing table and for a locked database, with a code for each.
     if kinds & _PERMANENT or getattr(error, "sqlite_errorname", None) == "SQLITE_ERROR":
         return YouCanInvalidInputError(problem, advice=f"{advice}.")
-    return YouCanConnectionError(problem, advice=f"{advice}; it may work later", outcome="nothing was sent")
+    return YouCanConnectionError(problem, advice=f"{advice}; it may work later", outcome=NOTHING_SENT)
 
 
 def describe_error(error: Exception) -> str:

@@ -232,7 +232,9 @@ class OrderUpdater:
                 raise
             if error.status_code is not None:
                 self._outage.record_success()  # the shop answered
-            return Step(Outcome.FAILED, before, str(error), error.unconfirmed), read
+            # It is about its own attempt; an earlier one was left unconfirmed.
+            reason = f"{error} {_UNCONFIRMED}" if error.unconfirmed else str(error)
+            return Step(Outcome.FAILED, before, reason, error.unconfirmed), read
         progress.under_way = None
         self._outage.record_success()
         if result.statuses is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import NOTHING_SENT, YouCanConnectionError, YouCanError, YouCanInvalidInputError
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -43,7 +43,7 @@ def read_error(path: str, what: str, error: Exception) -> YouCanError:
         return YouCanInvalidInputError(f"The {what} at {path} can't be read", advice=f"{error}.")
     reason = f"{type(error).__name__}: {error}"
     return YouCanConnectionError(
-        f"The {what} at {path} can't be read ({reason})", advice="it may work later", outcome="nothing was sent"
+        f"The {what} at {path} can't be read ({reason})", advice="it may work later", outcome=NOTHING_SENT
     )
 
 

@@ -116,6 +116,7 @@ class OrderStatusWait:
         :raises YouCanError: the error itself, if it ends the wait, or if the Airflow connection was never found: it
             may not be there at all, so Airflow's ``retries`` decide.
         """
+        error.drop_nothing_sent()
         if ends_wait(error) or (isinstance(error, YouCanConnectionNotFoundError) and not self.is_connected):
             raise error
         self.is_connected = self.is_connected or error.method is not None

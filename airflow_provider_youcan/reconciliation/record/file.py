@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import NOTHING_SENT, YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.reconciliation.record.lines import COMPLETE, Line
 from airflow_provider_youcan.reconciliation.storage import as_path, is_local, open_file, read_error
 
@@ -259,5 +259,5 @@ def _refused(path: str, error: Exception) -> YouCanError:
     return YouCanConnectionError(
         f"The report can't be written to {path} ({reason})",
         advice="check report_path and what its storage allows",
-        outcome="nothing was sent",
+        outcome=NOTHING_SENT,
     )

@@ -10,7 +10,7 @@ from queue import Empty, Full, Queue
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from airflow_provider_youcan.exceptions import YouCanConnectionError, YouCanError, YouCanInvalidInputError
+from airflow_provider_youcan.exceptions import NOTHING_SENT, YouCanConnectionError, YouCanError, YouCanInvalidInputError
 from airflow_provider_youcan.reconciliation.databases import database_error
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def _wait_for(batches: Queue[Batch | BaseException | None], check: Callable[[], 
     raise YouCanConnectionError(
         f"The database returned nothing for {_MAX_SECONDS / 3600:g} hours",
         advice="it may work later",
-        outcome="nothing was sent",
+        outcome=NOTHING_SENT,
     )
 
 
