@@ -203,3 +203,17 @@ def test_a_ceiling_comes_from_the_argument_or_the_connection(
 
     # 21 requests, the first of them at once.
     assert summary["seconds"] >= 0.5
+
+
+def test_a_refusal_after_an_unconfirmed_update_says_that_it_was_sent(sandbox: Sandbox, tmp_path: Path) -> None:
+    order_id = sandbox.shop.order_ids()[0]
+    sandbox.misbehave("status", route="PUT *", status=503, times=1)
+    sandbox.misbehave("status", route="PUT *", status=422)
+    report = tmp_path / "report.jsonl"
+
+    with pytest.raises(YouCanPermanentError):
+        reconcile([{"order_id": order_id, "payment_status": "refunded"}], report_path=str(report))
+
+    (line,) = [line for line in read_report(report) if line["outcome"] == "failed"]
+    assert line["unconfirmed"] is True
+    assert "An update was sent, and it is unknown whether YouCan took it." in line["reason"]
