@@ -72,6 +72,8 @@ class Receiver:
 
 @pytest.fixture
 def shop(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
+    # On a disk that takes seconds for a write, the receiver asks for each delivery again, and again.
+    monkeypatch.setattr("airflow_provider_youcan.sandbox.webhooks.MAX_FAILURES", BURST * 10)
     # What was refused is delivered again after 24 s, and after two minutes more if the receiver was not up by then.
     with Sandbox(orders=BURST, webhook_pace=0.4) as sandbox:
         tokens = sandbox.shop.issue_token()
