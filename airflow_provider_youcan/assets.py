@@ -41,7 +41,7 @@ def sanitize_uri(uri: SplitResult) -> SplitResult:
 
 def add_event_extra(operator: BaseOperator, context: Context, extra: Mapping[str, Any]) -> None:
     """
-    Say in the events of the shop's assets that a task has as outlets what it did.
+    Add what a task did to the events of its outlets that are assets of a shop.
 
     :param operator: the task.
     :param context: what it runs in.
@@ -60,7 +60,7 @@ def find_store(operator: BaseOperator) -> str | None:
 
 
 def convert_to_openlineage(asset: Any, lineage_context: Any) -> Dataset | None:  # noqa: ARG001  # Airflow's signature
-    """Return the dataset of OpenLineage that an asset is: ``orders`` in the namespace ``youcan://my-store``."""
+    """Return the OpenLineage dataset for an asset: ``orders`` in the namespace ``youcan://my-store``."""
     from airflow.providers.common.compat.openlineage.facet import Dataset
 
     if (uri := _split(asset)) is None:

@@ -172,7 +172,7 @@ def closest_statuses(status: str, known: Iterable[str]) -> list[str]:
 
 def likely_typos(slugs: Iterable[str], context: StatusContext) -> list[tuple[str, str]]:
     """
-    Return the slugs of a guard that resemble a documented one without being it, each with that one.
+    Return the guard's slugs that look misspelt, each with the documented slug that it resembles.
 
     A guard may name junk labels, in order to repair them, so an unknown slug is no error. But a guard with a typo in
     it protects every order.
@@ -290,5 +290,5 @@ def describe_bounds(least: float, most: float, *, whole: bool, exclusive: bool =
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a value is null, or a text that a template, a table or JSON makes of nothing."""
+    """Return whether a value is ``None``, or a text that templates, tables or JSON write for a missing value."""
     return value is None or (isinstance(value, str) and value.strip().casefold() in _NULLS)

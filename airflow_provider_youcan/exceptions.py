@@ -111,7 +111,7 @@ class YouCanError(AirflowException):
         self.detail = detail
 
     def drop_nothing_sent(self) -> None:
-        """Say no more that nothing was sent: for a task that only reads."""
+        """Remove the outcome "nothing was sent" from the message, for a task that only reads."""
         if self.outcome == NOTHING_SENT:
             self.outcome = None
             self.args = (self.problem if self.advice is None else f"{self.problem}: {self.advice}",)
@@ -225,7 +225,7 @@ class YouCanInvalidInputError(YouCanPermanentError, ValueError):
 
     @property
     def reason(self) -> str:
-        """The problem and the advice, for one row of a table; that nothing was sent is said of the table."""
+        """The problem and the advice, for one row of a table; the table's own error says that nothing was sent."""
         return (self.problem if self.advice is None else f"{self.problem}: {self.advice}").rstrip(".")
 
 

@@ -55,7 +55,7 @@ def count_outcomes(rows: int, outcomes: Mapping[str, Mapping[str, int]], youcan_
     Count the rows of a reconciliation, and what became of their statuses.
 
     :param rows: how many rows.
-    :param outcomes: for each context how many statuses ended how.
+    :param outcomes: for each context the number of statuses by outcome.
     :param youcan_conn_id: the Airflow connection of the shop.
     """
     tags = {"youcan_conn_id": youcan_conn_id}

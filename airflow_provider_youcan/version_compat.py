@@ -75,7 +75,7 @@ def load_retry_policy() -> tuple[Any, Any]:
 
 
 def load_determine_kwargs() -> Callable[..., Mapping[str, Any]]:
-    """Return what Airflow finds the arguments of a task's function with."""
+    """Return Airflow's function that finds the arguments for a task's function."""
     try:
         from airflow.providers.common.compat.sdk import determine_kwargs
     except (ImportError, AttributeError):  # before Airflow 3.2 it was elsewhere, and common-compat lacks it

@@ -23,6 +23,7 @@ import requests
 import sqlalchemy
 
 from airflow_provider_youcan import exceptions
+from airflow_provider_youcan.sandbox.misbehaviour import KINDS
 from airflow_provider_youcan.sandbox.warehouse import write_warehouse
 from tests.conftest import AIRFLOW_3, DAGS_FOLDER, HAS_RETRY_POLICIES, ROOT, Sandbox, all_statuses, load_dags
 from tests.forked import run_airflow, run_file, run_module
@@ -327,6 +328,11 @@ def test_the_house_lists_every_module() -> None:
     ]
 
     assert missing == []
+
+
+def test_the_sandboxs_page_lists_every_misbehaviour() -> None:
+    table = re.findall(r"^\| `([a-z-]+)` \|", (ROOT / "docs/sandbox.md").read_text(), re.MULTILINE)
+    assert set(KINDS) <= set(table)
 
 
 def test_the_table_of_errors_says_what_the_classes_are() -> None:

@@ -51,7 +51,7 @@ class Attempts:
     Counts the attempts of one procedure, and decides after a failure.
 
     :param max_seconds: no attempt begins later than this after the first; ``None`` sets no bound (default).
-    :param denied: the scopes for which a token was refused that was new; it is kept up to date (default: none so far).
+    :param denied: the scopes for which a new token was refused; this set is kept up to date (default: none so far).
     :param waits_for_limit: whether a rate limiter waits for the shop's limit, so that a 429 costs no attempt (default
         ``False``).
     :param clock: returns the time in seconds (default the machine's monotonic one).
@@ -110,7 +110,7 @@ class Attempts:
         self._credentials = credentials
 
     def forget_refusals(self) -> None:
-        """Let the next request try what an earlier one was refused with."""
+        """Let the next request use the tokens that were refused to earlier ones."""
         self.refused.clear()
         self._denial = None
 
@@ -119,7 +119,7 @@ class Attempts:
         Check that the read behind an update is still fresh. Other requests pass.
 
         :raises StaleReadError: if the status has to be read again before the update is sent.
-        :raises YouCanTransientError: if read after read took longer than it may be old.
+        :raises YouCanTransientError: if too many reads in a row were too slow, or too old for their update.
         """
         if request.freshness is None:
             return
@@ -136,7 +136,7 @@ class Attempts:
             raise StaleReadError
 
     def send(self) -> None:
-        """Record that the request is sent now. What it reads is as old as that, however long the answer takes."""
+        """Record that the request is sent now. The age of what it reads counts from here, not from the answer."""
         self._sent_at = self._clock()
 
     def succeed(self, request: Request) -> None:
@@ -150,7 +150,7 @@ class Attempts:
 
         :param request: what was asked.
         :param error: what came of it.
-        :param was_sent: whether it is the answer to the request, rather than what kept it from being sent (default
+        :param was_sent: whether the request was sent; if not, the error is what prevented that (default
             ``True``).
         :raises YouCanError: the error itself, if there is no further attempt.
         """

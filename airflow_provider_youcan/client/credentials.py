@@ -13,7 +13,7 @@ from airflow_provider_youcan.exceptions import YouCanError, YouCanTransientError
 __all__ = ["Credentials", "CredentialsCache", "OAuthClient"]
 
 _TTL = 60.0
-"""Seconds after which a wait, or whoever could not reach the shop, looks credentials up again."""
+"""Seconds after which credentials are looked up again, by a wait or after the shop could not be reached."""
 
 _COOLDOWN = 10.0
 """Seconds for which known credentials are used after a look-up that failed."""
@@ -45,7 +45,7 @@ class Credentials:
     :param max_attempts: how often a request is sent at most.
     :param verify: the path of a CA bundle, or ``True`` for the usual one.
     :param requests_per_second: how many requests a second a task that sends many may send at most, or ``None``.
-    :param oauth_client: what the token is renewed with, or ``None`` for one that isn't.
+    :param oauth_client: the OAuth client that renews the token; ``None`` if it is not renewed.
     :param renew_at: when the token is to be renewed, in seconds since 1970.
     :param is_renewed: whether the token was obtained just now, by this process.
     :param token_since: since when this token is used, in seconds of the monotonic clock.
@@ -90,7 +90,7 @@ class CredentialsCache:
         """A copy of the error of the last look-up that failed."""
         self.failed_at = -math.inf
         self.denied: set[str | None] = set()
-        """The scopes for which a token was refused that was new."""
+        """The scopes for which a new token was refused."""
         self._clock = clock
         self._known: Credentials | None = None
         self._found_at = 0.0

@@ -81,9 +81,9 @@ class Request:
     """The scope that the access token needs, where YouCan documents one."""
     order_id: str | None = None
     freshness: Freshness | None = None
-    """On an update that rests on a read: what that read has to be. The update is not sent twice on the same read."""
+    """For an update that depends on a read: how fresh the read has to be. Each attempt needs a new read."""
     update_freshness: Freshness | None = None
-    """On the read of a guarded update: the same demand. The limiter reserves the next turn for that update."""
+    """For the read of a guarded update: how fresh it has to be. The limiter reserves the next turn for the update."""
     before: str | None = None
     """On an update that rests on a read: the status that was read."""
 
@@ -101,7 +101,7 @@ def update_order_status(
     :param order_id: the order's UUID, checked.
     :param status: the slug, checked; it is sent as it is given.
     :param context: which of the three statuses.
-    :param freshness: what the read that it rests on has to be; ``None`` for an update that may be repeated as it is
+    :param freshness: how fresh the read that it depends on has to be; ``None`` if it may be repeated without reading
         (default).
     :param before: the status that was read (default ``None``: not known).
     """
@@ -141,7 +141,7 @@ def get_order(
 
     :param order_id: the order's UUID, checked.
     :param include: the sub-resources to send along, e.g. ``payment``, ``shipping``, ``customer``.
-    :param update_freshness: what it has to be for the guarded update that rests on it; ``None`` where none will
+    :param update_freshness: how fresh the read has to be for the guarded update that follows; ``None`` if none follows
         (default).
     :raises YouCanInvalidInputError: if ``include`` can't be sent.
     """

@@ -20,7 +20,7 @@ __all__ = ["exchange_code", "exchange_refresh_token", "is_token", "read_lifetime
 
 def exchange_code(client_id: str, client_secret: str, redirect_uri: str, code: str) -> Request:
     """
-    Build the request that gives the code of a seller's consent for the first pair of tokens.
+    Build the request that exchanges the code of a seller's consent for the first pair of tokens.
 
     :param client_id: the id of the app.
     :param client_secret: its secret.
@@ -33,7 +33,7 @@ def exchange_code(client_id: str, client_secret: str, redirect_uri: str, code: s
 
 def exchange_refresh_token(client_id: str, client_secret: str, refresh_token: str) -> Request:
     """
-    Build the request that gives a refresh token, which works once, for the next pair of tokens.
+    Build the request that exchanges a refresh token, which works once, for the next pair of tokens.
 
     :param client_id: the id of the app.
     :param client_secret: its secret.
@@ -70,7 +70,7 @@ def read_lifetime(payload: Mapping[str, Any]) -> float:
 
 def read_scopes(token: str) -> frozenset[str] | None:
     """
-    Read what a token says that it may do, or ``None`` where it doesn't say.
+    Read the scopes that are written into a token, ``None`` if there are none in it.
 
     Laravel Passport, which YouCan's OAuth is taken to be, writes the scopes into the token itself, a JWT.
 

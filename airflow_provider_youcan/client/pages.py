@@ -12,7 +12,7 @@ from airflow_provider_youcan.exceptions import YouCanUnexpectedResponseError
 __all__ = ["Pages"]
 
 _MAX_STALE_PAGES = 10
-"""So many new orders may come in during a page that the next one repeats it; hardly ten times in a row."""
+"""If many new orders come in, a page can repeat the one before it; this hardly happens ten times in a row."""
 
 
 class Pages:
@@ -24,7 +24,7 @@ class Pages:
     :param page_size: how many orders are asked for a page; YouCan sends 50 at most (default 50).
     :param include: the sub-resources to send along.
     :param query: as :func:`endpoints.list_orders` takes it.
-    :param memory: of how many orders it is remembered that they were listed; ``None`` remembers all (default). With a
+    :param memory: how many of the listed orders are remembered; ``None`` remembers all (default). With a
         bound, an order may be returned twice.
     """
 

@@ -43,7 +43,7 @@ class Answers:
         return read_response(request, answer, self.connection, self.token)
 
     def is_refused(self, name: str) -> bool:
-        """Return whether the token was refused, or something else than YouCan answered."""
+        """Return whether the token was refused, or the answer did not come from YouCan."""
         try:
             self.payload(name)
         except (YouCanAuthenticationError, YouCanServerError, YouCanUnexpectedResponseError):
@@ -94,7 +94,7 @@ def collect(
     ask("settings", endpoints.get_store_statuses())
     ask("page", endpoints.list_orders(page_size=100))
     if all(answers.is_refused(name) for name in answers.by_name):
-        # One or two refusals may be for a missing scope; all of them are not about the assumptions.
+        # One or two refusals may mean a missing scope; if all are refused, no assumption can be checked.
         answers.payload("page")
     ask("first", endpoints.list_orders(page_size=3, query=oldest_first))
     ask("second", endpoints.list_orders(2, page_size=3, query=oldest_first))

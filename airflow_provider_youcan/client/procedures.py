@@ -70,7 +70,7 @@ def get_order_statuses(order_id: str) -> Procedure[OrderStatuses]:
 
 
 def update_order_status(order_id: str, status: str, context: StatusContext | str) -> Procedure[None]:
-    """Set one status of one order, whatever it is."""
+    """Set one status of one order, whatever its present value is."""
     yield endpoints.update_order_status(check_order_id(order_id), check_status_text(status), StatusContext(context))
 
 
@@ -130,7 +130,7 @@ def decide(status: str, found: str | None, only_from: Collection[str] | None) ->
 
     :param status: the slug to set.
     :param found: what the status is, ``None`` where it can't be read.
-    :param only_from: the slugs that it may be moved from, ``None`` for any, and for one that can't be read.
+    :param only_from: the slugs that it may be moved from; ``None`` allows any status, even one that can't be read.
     """
     if found == status:
         return Decision.UNCHANGED
@@ -176,7 +176,7 @@ def update_under_guard(
     check: Callable[[OrderStatuses], str | None] | None = None,
 ) -> Procedure[UpdateResult]:
     """
-    Set one status of one order, if it is one that it may be moved from, and not the target already.
+    Set one status of one order, if the guard allows it, and if it is not the target already.
 
     An update is sent only while the read that it rests on is fresh: otherwise the driver throws
     :class:`StaleReadError` in place of sending it, and the status is read again.
@@ -184,13 +184,13 @@ def update_under_guard(
     :param order_id: the order's UUID, checked.
     :param status: the slug to set, checked.
     :param context: which of the three statuses.
-    :param only_from: the slugs that the status may be moved from, ``None`` for any, and for one that can't be read.
+    :param only_from: the slugs that the status may be moved from; ``None`` allows any, even one that can't be read.
     :param read: what was read before, which saves a request; ``None`` reads it (default).
     :param guard_max_age: how old ``read`` may be under a guard, in seconds (default 5).
     :param unconfirmed: what an earlier run of this procedure found, if it ended without knowing whether its update was
         applied (default ``None``).
-    :param check: is given the order's statuses that the update rests on, and returns why it must not be sent all the
-        same (default ``None``: nothing else is checked).
+    :param check: is called with the order's statuses that the update depends on, and returns a reason not to send it,
+        if there is one (default ``None``: nothing else is checked).
     :return: what the status was, and whether it was changed.
     :raises YouCanTransientError: with ``unconfirmed``, if an update was sent and it is unknown whether it was applied.
     """

@@ -71,7 +71,7 @@ class RateLimit:
         """The length of a window in seconds, ``None`` while it is not known."""
         self.sent = 0
         self.refusals = 0
-        """The number of refusals in a row, counting those as one that were in flight together."""
+        """The number of refusals in a row; those of requests that were in flight together count as one."""
         self.windows = 0
         """The number of windows that have begun."""
         self._window = _Window()
@@ -154,7 +154,7 @@ class RateLimit:
         self._window.taken -= 1
 
     def answered(self, number: int, now: float, limit: int | None = None, remaining: int | None = None) -> None:
-        """Record that a request was accepted, or that no answer came and nobody knows."""
+        """Record that a request was accepted, or that no answer came, so that it may have been accepted."""
         self._in_flight -= 1
         self.refusals = 0
         if number == self._alone:
@@ -291,7 +291,7 @@ class RateLimit:
             left = self._window.start + self.length - now
         if retry_after is None:
             return min(left, MAX_RETRY_AFTER) if 0 < left < math.inf else min(2.0**self.refusals, MAX_RETRY_AFTER)
-        # The shop rounds to whole seconds. After all of them the next window is used up by others.
+        # The shop rounds to whole seconds. If this task waits for them all, others will have used up the next window.
         if left > 0 and abs(left - retry_after) < 1:
             return left
         return retry_after or min(2.0**self.refusals, MAX_RETRY_AFTER)

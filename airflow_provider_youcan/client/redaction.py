@@ -16,10 +16,10 @@ MAX_TEXT = 200
 _MAX_READ = 1000
 
 _MIN_SECRET = 4
-"""A shorter word, such as a ref, says nothing, and stands in many others."""
+"""Shorter words, such as refs, are not hidden: they reveal nothing, and occur in many other words."""
 
 _PERSONAL = re.compile(r"[^\s@]{1,64}(?:@|%40)[^\s@]+|\+?\d(?:[\W_]{0,6}\d){6,}", re.IGNORECASE)
-"""An e-mail address, or as many digits, of any script and with any separators, as a phone number has."""
+"""An e-mail address, or at least seven digits, as in a phone number, in any script and with any separators."""
 
 
 def redact(value: object, secrets: Iterable[str] = (), own: str | None = None) -> str:

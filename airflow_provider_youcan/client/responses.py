@@ -72,7 +72,7 @@ def read_response(
         payload: Any = json.loads(answer.body)
     except (ValueError, RecursionError):  # bad text, bad JSON, absurd numbers; a hostile depth of brackets
         payload = None
-    if isinstance(payload, list):  # of a list of webhooks it is not documented whether it is bare
+    if isinstance(payload, list):  # YouCan doesn't document whether its list of webhooks is bare
         payload = {"data": payload}
     if request.method == "DELETE" and answer.status_code in (200, 202, 204) and not answer.body.strip():
         return {}
@@ -158,7 +158,7 @@ _NO_STATUS = _Row(YouCanUnexpectedResponseError, "Not a valid HTTP status ({stat
 # Laravel, on which YouCan is built, has errors of its own shape for these.
 _LARAVELS = {401, 403, 405, 422, 429, 503}
 
-# Before these an update may have been applied: a gateway answers so, too, if the backend breaks off.
+# With these an update may have been applied: a gateway answers the same way if the backend breaks off.
 _MAY_HAVE_BEEN_APPLIED = (YouCanServerError, YouCanUnexpectedResponseError)
 
 
@@ -302,7 +302,7 @@ def _says_order_not_found(payload: object) -> bool:
     """
     Return whether a 404 is about a missing order, rather than a missing route, store or service.
 
-    Taking another 404 for one would let ``skip_not_found`` skip every order of a shop that was never asked. YouCan has
+    Otherwise, with a wrong host, ``skip_not_found`` would skip every order without asking the shop. YouCan has
     no key for this: its documented body is ``{"status": 0, "detail": "order not found"}``.
     """
     body = _mapping(payload)

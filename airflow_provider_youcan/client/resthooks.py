@@ -94,7 +94,7 @@ def _has_no_error(payload: Mapping[str, Any]) -> bool:
 
 
 def _is_ended(payload: Mapping[str, Any]) -> bool:
-    # The documented route says so by its type; of the template's it is not documented.
+    # The documented route confirms by ``type``; for the template's route nothing is documented.
     return _has_no_error(payload) and (
         payload.get("type") == "success" or payload.get("status") == 200 or "id" in payload
     )

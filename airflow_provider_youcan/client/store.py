@@ -249,7 +249,7 @@ def test_connection(get_token: Callable[[], str]) -> Procedure[str]:
     """
     Find out what a token may do, and change nothing.
 
-    :param get_token: returns the token that is in use once the procedure has ended; it may say itself what it may do.
+    :param get_token: returns the token that is in use at the end of the procedure; its scopes may be written into it.
     :return: in one sentence or a few the store, and the scopes that the token has and lacks.
     :raises YouCanAuthenticationError: if the token may do none of it.
     """

@@ -74,7 +74,7 @@ class ConnectionUser(BaseHook):
         )
 
     def _look_up_error(self, error: Exception) -> YouCanError:
-        """Return what it means that Airflow did not hand out the connection."""
+        """Return our error for a connection that Airflow did not return."""
         if isinstance(error, YouCanError):
             return error
         missing = f"There is no Airflow connection {self.youcan_conn_id!r}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-# Airflow reads the fields while it is imported itself, and whatever else of this package is imported imports Airflow.
+# Airflow reads the fields during its own import. Don't import other modules of this package here: they import Airflow.
 
 __all__ = ["FIELDS", "OWN_FIELDS", "check_form_field", "get_connection_form_widgets", "get_ui_field_behaviour"]
 

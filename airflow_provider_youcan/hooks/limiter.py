@@ -144,7 +144,7 @@ class RateLimiter:
 
     def check_ceiling(self, max_age: float) -> None:
         """
-        Refuse a ceiling under which an update comes too late after the status that its guard needs was read.
+        Refuse a ceiling so low that a guarded update would be sent too long after its read.
 
         :param max_age: how old that read may be, in seconds.
         :raises YouCanInvalidInputError: that names both settings.

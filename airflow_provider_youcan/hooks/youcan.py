@@ -64,8 +64,8 @@ class YouCanHook(BlockingDriver):
         """
         Return the session that all requests of this hook share.
 
-        It sends the access token to the shop's API and nowhere else, and follows no redirect. What it answers
-        is not checked: whether a 200 is a success, the methods of this hook decide.
+        It sends the access token to the shop's API and nowhere else, and follows no redirect. Its answers
+        are not checked: only the methods of this hook decide whether a 200 is a success.
 
         :raises YouCanInvalidInputError: if the Airflow connection is missing or makes no sense.
         """

@@ -108,7 +108,7 @@ class YouCanAsyncHook(ConnectionUser):
         :param found: the statuses that were read just now, which saves reading them before the first attempt;
             ``None`` reads them (default).
         :return: the status that was found, and whether it was changed.
-        :raises YouCanError: as the other one does.
+        :raises YouCanError: as :meth:`YouCanHook.move_order_status` does.
         """
         slugs = None if only_from is None else check_slugs("only_from", only_from)
         read = None if found is None else procedures.Read(found, time.monotonic())
@@ -207,7 +207,7 @@ class YouCanAsyncHook(ConnectionUser):
         """
         Refuse a ceiling under which a read and its update lie too far apart for a guard.
 
-        :param guard_max_age: how old the read may be, in seconds, that a guarded update rests on.
+        :param guard_max_age: the maximum age, in seconds, of the read that a guarded update depends on.
         :raises YouCanInvalidInputError: if ``requests_per_second`` is too low.
         """
         credentials = await self.get_credentials()

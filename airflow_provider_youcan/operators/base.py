@@ -176,7 +176,7 @@ class ReconcilingOperator(InterruptibleOperator):
                 self._passed.add(name)
 
     def _read_input(self) -> RunInput:
-        """Return what should hold."""
+        """Return the desired statuses, and the constraints of the run."""
         raise NotImplementedError
 
     def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:

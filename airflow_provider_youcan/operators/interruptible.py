@@ -14,7 +14,7 @@ __all__ = ["InterruptibleOperator"]
 
 
 class InterruptibleOperator(BaseOperator):
-    """An operator that ends in an error when it is stopped, or when its time is over, once what was done is kept."""
+    """An operator that, when it is stopped or times out, first stores what was done, and then raises an error."""
 
     goal: ClassVar[str]
     """The end that it does not reach when it is stopped: "the table was reconciled"."""

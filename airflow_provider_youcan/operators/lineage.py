@@ -1,5 +1,5 @@
 """
-Lineage, for OpenLineage: which tables or files a task read, and of which shop it changed how many statuses.
+Lineage, for OpenLineage: the tables or files that a task read, the shop, and how many statuses it changed there.
 
 It is not imported without the openlineage provider, and it never fails a task.
 """
@@ -45,7 +45,7 @@ def describe_lineage(operator: BaseOperator, changed: int, store: str | None) ->
             statistics: dict[str, Any] = {"outputStatistics": OutputStatisticsOutputDatasetFacet(rowCount=changed)}
             outputs.append(OutputDataset(namespace=f"{SCHEME}://{known}", name="orders", outputFacets=statistics))
         return OperatorLineage(inputs=list(_find_inputs(operator)), outputs=outputs)
-    except Exception:  # lineage is worth no task
+    except Exception:  # a task must not fail for its lineage
         _log.debug("The lineage of this task is not known.", exc_info=True)
         return None
 
@@ -83,7 +83,7 @@ def describe_transfer(operator: Any, columns: OrderColumns) -> Any:
                 for target in _find_targets(operator)
             ],
         )
-    except Exception:  # lineage is worth no task
+    except Exception:  # a task must not fail for its lineage
         _log.debug("The lineage of this task is not known.", exc_info=True)
         return None
 

@@ -78,7 +78,7 @@ class _UpdateStatusOperator(BaseOperator):
             return self._execute(context)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:  # noqa: ARG002  # Airflow's signature
-        """Return for OpenLineage of which shop this task has changed an order."""
+        """Return for OpenLineage the shop whose order this task has changed."""
         from airflow_provider_youcan.operators.lineage import describe_lineage
 
         return describe_lineage(self, self._changed, None)

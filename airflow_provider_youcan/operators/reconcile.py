@@ -34,7 +34,7 @@ __all__ = ["YouCanReconcileOrdersOperator", "YouCanRevertReconciliationOperator"
 
 class YouCanReconcileOrdersOperator(ReconcilingOperator):
     """
-    Bring a shop's orders to where a table says they should be: read, compare, send the difference.
+    Make a shop's orders match a table: read, compare, send the difference.
 
     The table names each order in ``order_id`` (its UUID) or ``ref``, and what should hold in ``status`` (the general
     one), ``shipping_status`` and ``payment_status``; a null, or a column that isn't there, leaves that status alone.
@@ -43,8 +43,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     only what is missing when it is started again. A row that fails does not keep the others from being set. The general
     status of an order is set last, and left alone where another status of the same order failed or was protected.
 
-    Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. Of the arguments that are templated, one
-    that was given and renders to nothing (``None``, an empty text) is refused, never dropped.
+    Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. A templated argument
+    that was passed and renders to nothing (``None``, an empty text) is refused, never ignored.
 
     :param orders: the rows: a list, or any iterable, of mappings; a list of lists that begins with the header, as a
         spreadsheet's API returns it; or a table of pandas, polars or pyarrow (templated; usually the XCom of an
@@ -72,7 +72,7 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         the status alone: ``{"payment": {"COLLECTED": "paid"}}`` (templated). Other words are taken for slugs.
     :param only_from: for each context the slug, or the slugs, that the status may be moved from:
         ``{"payment": ["pending", "unpaid"]}`` (templated). What stands elsewhere, or can't be read, is left alone.
-    :param guard_max_age: how old, in seconds, a status may be that a guarded update relies on. An older one, or one
+    :param guard_max_age: the maximum age, in seconds, of a status that a guarded update relies on. An older one, or one
         read before another attempt or a renewed token, is read again first. 0 to 3600; 0 reads each status right before
         its update (default 5).
     :param on_invalid: ``"fail"`` refuses the whole table for a row that can't be used, ``"skip"`` leaves such rows

@@ -36,7 +36,7 @@ class RunInput:
     is_revert: bool = False
     """True if each status is decided alone, the general one first, and set whatever the store's list says."""
     holds: Mapping[str, Mapping[StatusContext, str]] = field(default_factory=dict)
-    """For each order id of a plan the statuses that have to hold still for its general one to be set."""
+    """For each order id of a plan the statuses that must still be the same before its general status is set."""
     notes: list[str] = field(default_factory=list)
     """Sentences that a reader of the preview has to know."""
 

@@ -55,7 +55,7 @@ class Interruption:
 
     def check(self) -> None:
         """
-        End what runs, if the task was stopped.
+        Raise an error if the task was stopped.
 
         :raises YouCanTaskStoppedError: if so.
         """

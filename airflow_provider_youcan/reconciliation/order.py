@@ -90,7 +90,7 @@ class OrderUpdater:
 
     async def plan(self, progress: OrderProgress) -> None:
         """
-        Compare one order with what it should be: what changes is left and ``planned``, the rest is reported.
+        Compare one order with its desired statuses: changes stay in ``left`` and ``planned``, the rest is reported.
 
         :raises YouCanError: if it could not be read.
         """
@@ -148,7 +148,7 @@ class OrderUpdater:
             raise failure
 
     def report_all(self, progress: OrderProgress, outcome: Outcome, reason: str) -> None:
-        """Report of all statuses that are left what became of them."""
+        """Report the result of all statuses in ``left``."""
         for context in [context for context in self._contexts if context in progress.left]:
             own = progress.failures.get(context)
             step = own or Step(outcome, None, reason)
@@ -232,7 +232,7 @@ class OrderUpdater:
                 raise
             if error.status_code is not None:
                 self._outage.record_success()  # the shop answered
-            # It is about its own attempt; an earlier one was left unconfirmed.
+            # The error is about the last attempt only; an earlier one may still be unconfirmed.
             reason = f"{error} {_UNCONFIRMED}" if error.unconfirmed else str(error)
             return Step(Outcome.FAILED, before, reason, error.unconfirmed), read
         progress.under_way = None

@@ -85,7 +85,7 @@ def plan(
     :param guards: for the statuses that are guarded, what they may be moved from.
     :param holds: the statuses that have to hold for the general one to be set (default: none).
     :param is_revert: whether each status is decided alone, the general one first (default ``False``).
-    :return: a step for each status that is desired, the general one last. That one is protected where another is.
+    :return: a step for each desired status, the general one last. It is protected if another one is.
     """
     steps: dict[StatusContext, Step] = {}
     for context in contexts_in_order(is_revert=is_revert):

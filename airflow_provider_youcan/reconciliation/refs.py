@@ -22,7 +22,7 @@ async def search_refs(
     :param attempts: how often a search is tried.
     :param size: how many searches are under way at a time.
     :return: the refs that could not be searched for, each with why.
-    :raises YouCanError: if nothing gets better for any other ref.
+    :raises YouCanError: for an error that every other ref would meet, too.
     """
     failed: dict[str, YouCanTransientError] = {}
 

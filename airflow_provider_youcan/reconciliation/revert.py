@@ -26,8 +26,8 @@ def read_revert(tries: Sequence[RecordedTry]) -> RunInput:
     For each status the *effects* of a run are its changes, its unconfirmed updates, and each announcement that nothing
     answers. Undo starts at the last effect; if an earlier effect of this run set its ``before``, it continues there.
 
-    :param tries: the records of the run's tries, from the first on. A plan's lines count as announcements, beside other
-        records for what none of them names.
+    :param tries: the records of the run's tries, from the first on. A plan's lines count as announcements; if other
+        records are given, too, only those of statuses that none of the other records names.
     :raises YouCanInvalidInputError: if a plan among them is cut off, or they say nothing at all.
     """
     for one in tries:
@@ -75,7 +75,7 @@ class _Effect:
 
 
 def _find_effects(tries: Iterable[RecordedTry]) -> dict[_Key, list[_Effect]]:
-    """Return the effects on each status, those of a map index in the order of its tries, and all of them by time."""
+    """Return the effects on each status, in the order of the tries; those of several map indexes are merged by time."""
     by_index: dict[int | None, list[RecordedTry]] = {}
     for one in tries:
         by_index.setdefault(one.map_index, []).append(one)

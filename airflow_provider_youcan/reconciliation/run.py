@@ -88,7 +88,7 @@ class Reconciliation:
         Carry it out.
 
         :param max_attempts: how often a request is sent at most; with one, orders are not tried again either.
-        :raises YouCanError: if rows are refused, or the run was ended by what can't get better for any order.
+        :raises YouCanError: if rows are refused, or an error that concerns all orders ended the run.
         """
         self._max_attempts = max_attempts
         await self._check_statuses()

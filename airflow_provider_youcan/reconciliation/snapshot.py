@@ -107,7 +107,7 @@ class Snapshot:
             batch = min(batch * 2, self._max_concurrency) if grows else max(1, batch // 2)
 
     async def search(self, ref: str) -> None:
-        """Search for an order by its ref. YouCan finds all that contain it, so most of what it finds is another."""
+        """Search for an order by its ref. YouCan finds all orders that contain it, so most results are others."""
         # Sorted by ref, so that orders with the same ref are neighbours.
         pages = Pages(query={"q": ref, "sort_field": "ref", "sort_order": "asc"})
         self.ids.setdefault(ref, set())

@@ -36,7 +36,7 @@ def open_file(path: str, what: str) -> Iterator[BinaryIO]:
 
 
 def read_error(path: str, what: str, error: Exception) -> YouCanError:
-    """Return what a file that can't be read means to Airflow: a wrong path is permanent, a storage out of reach not."""
+    """Return the error for an unreadable file: permanent for a wrong path, transient if the storage is out of reach."""
     if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         return YouCanInvalidInputError(f"There is no {what} at {path}", advice="check where it was written.")
     if isinstance(error, (ImportError, ValueError)):  # no such scheme, or what its storage needs is not installed

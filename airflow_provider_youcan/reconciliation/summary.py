@@ -88,7 +88,7 @@ class Report:
 
     def add_left_out(self, order: DesiredOrder, context: StatusContext, row: int, wanted: str, reason: str) -> None:
         """
-        Keep that what a row asks for does not count.
+        Record that a status that a row asks for does not count.
 
         :param order: the order.
         :param context: which of its statuses.
@@ -126,7 +126,7 @@ class Report:
             self.record.write(row.row, make_line(row.order_id, row.ref, None, None, step))
 
     def describe_invalid(self, row: InvalidRow) -> str:
-        """Return where a row is that can't be used, which order it names, and what is wrong with it."""
+        """Describe a row that can't be used: its number, the order that it names, and what is wrong with it."""
         return f"row {row.row:,}{_name(row)}: {row.reason}{self.describe_line(row.row)}"
 
     def count(self, outcome: Outcome) -> int:
@@ -190,7 +190,7 @@ class Report:
         ]
 
     def outcomes(self) -> list[tuple[Outcome, dict[StatusContext, int]]]:
-        """Return how many statuses ended how, for each context, without those that none did."""
+        """Return the number of statuses by outcome and context, without outcomes that no status had."""
         return [
             (outcome, {context: counts[outcome] for context, counts in self._counts.items()})
             for outcome in _OUTCOMES

@@ -46,7 +46,7 @@ class WarehouseTable:
     :param conn_id: the Airflow connection of its database.
     :param hook_params: what the hook of that database is made with.
     :param columns: its columns, each with its type in SQL.
-    :param primary_key: the column that is unique in a table that is created, if one is.
+    :param primary_key: the primary key of the table, if it is created here (default: none).
     """
 
     def __init__(
@@ -150,7 +150,7 @@ class WarehouseTable:
         try:
             # If it could not be created, another task may have done so at the same moment.
             return self._read_columns()
-        except Exception as error:  # it was not that
+        except Exception as error:  # no other task had created it
             raise database_error(
                 f"The table {self._table} can be neither read nor created",
                 failure or error,

@@ -42,8 +42,8 @@ class Sandbox:
     :param port: the port, ``0`` for any free one (default).
     :param shop: the shop to serve; by default one of its own.
     :param orders: how many orders its own shop has (default 200).
-    :param webhook_pace: by how much the pauses before another delivery of a webhook are shortened: 0.001 makes a
-        minute of 60 ms (default 1).
+    :param webhook_pace: by how much the pauses before another delivery of a webhook are shortened: 0.001 turns a
+        minute into 60 ms (default 1).
     """
 
     def __init__(

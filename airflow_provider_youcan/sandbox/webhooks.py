@@ -46,7 +46,7 @@ class Webhooks:
 
     :param shop: whose orders, and whose subscriptions.
     :param misbehaviours: the rules in force.
-    :param pace: by how much the pauses before another delivery are shortened: 0.001 makes a minute of 60 ms (default
+    :param pace: by how much the pauses before another delivery are shortened: 0.001 turns a minute into 60 ms (default
         1).
     """
 
@@ -126,7 +126,7 @@ class Webhooks:
         except urllib.error.HTTPError as error:
             status = error.code
         except (OSError, HTTPException):
-            status = 503  # that one without an answer is delivered again is assumed
+            status = 503  # assumed: YouCan delivers again if no answer came
         self._shop.store_delivery(delivery.delivery_id, delivery.url, status, delivery.attempt)
         if status < 400:
             self._shop.count_failure(delivery.subscription, is_failure=False)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["YouCanOrderStatusSensor"]
 
-# The trigger itself ends the wait at its deadline, and can say what was last seen. This much later Airflow ends
-# it in its place, should no triggerer be there to do so.
+# The trigger itself ends the wait at its deadline, and can say what was last seen. If no triggerer is running,
+# Airflow ends the wait this much later.
 _AIRFLOW_TIMEOUT_MARGIN = timedelta(minutes=5)
 
 
@@ -52,7 +52,7 @@ class YouCanOrderStatusSensor(BaseSensorOperator):
     waits on the triggerer (``deferrable=True``), and does the same in each.
 
     Transient errors do not end the wait: no connection, an error of the shop's, a rate limit, which is waited out.
-    What can't get better does, at once: a revoked token, an order that is gone. When ``timeout`` comes, the
+    Permanent errors end it at once: a revoked token, an order that is gone. When ``timeout`` is over, the
     error says what was last seen.
 
     :param order_id: the order's UUID (templated).

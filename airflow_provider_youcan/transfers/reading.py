@@ -96,7 +96,7 @@ class OrderReader:
             created_at = read_time(order.get("created_at"))
             return created_at is None or created_at >= horizon
 
-        # A whole page of older orders ends it: the list's order is only YouCan's word.
+        # Only a whole page of older orders ends the reading: YouCan's sort order is not relied on.
         await self._read_list(is_within, lambda orders, _: bool(orders) and not any(map(is_within, orders)))
 
     async def read_ids(self, order_ids: Collection[str]) -> None:

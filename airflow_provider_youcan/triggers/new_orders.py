@@ -45,8 +45,8 @@ class YouCanNewOrdersTrigger(BaseEventTrigger):
     customer. Changes of an order make no event: YouCan can't be asked for them, so use webhooks for those.
 
     On Airflow 3.3 and later the asset's state store has which orders were seen, so that a triggerer that was away
-    makes events for what came in meanwhile, as far as it is on the newest thousand. Before that, new are the orders
-    that come in after the triggerer has started; the log says so. An order may have two events after a crash.
+    makes events for what came in meanwhile, if it is among the newest thousand. On older versions only orders
+    that come in after the triggerer has started are new; the log says so. An order may have two events after a crash.
 
     :param youcan_conn_id: the Airflow connection of the shop (default ``youcan_default``).
     :param poll_interval: seconds from one poll to the next, 1 to 86400 (default 60).

@@ -128,7 +128,7 @@ class OrderStatusWait:
 
     def describe_timeout(self, timeout: float, *, ended_early: bool = False) -> str:
         """
-        Return in a sentence that the wait was in vain, and what was last seen.
+        Return a sentence that says that the wait timed out, and what was last seen.
 
         :param timeout: the most seconds of the wait.
         :param ended_early: whether it ended before that, because the shop asked to wait for longer.

@@ -91,7 +91,7 @@ class AirflowClient:
 
     async def create_event(self, delivery: Delivery) -> None:
         """
-        Create the asset event that a delivery is.
+        Create the asset event for a delivery.
 
         :raises UnknownAssetError: if no DAG uses its asset, by Airflow's own word.
         :raises RefusedEventError: if Airflow takes others.

@@ -24,7 +24,7 @@ from airflow_provider_youcan.webhooks.spool import Spool, Waiting
 __all__ = ["Forwarder"]
 
 UNKNOWN_ASSET_SECONDS = 4 * 3600.0
-"""The seconds that a delivery is kept whose asset no DAG uses: one that is being deployed may."""
+"""The seconds that a delivery is kept if no DAG uses its asset: a DAG that is being deployed may use it soon."""
 
 REST_SECONDS = 10.0
 """The seconds that an asset is left alone that Airflow does not know."""

@@ -131,7 +131,7 @@ class _Receiver:
         """
         Return the body.
 
-        :raises _BodyError: if it is too large, or others are at the moment.
+        :raises _BodyError: if it is too large, or if all bodies together are too large at the moment.
         """
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and (len(length) > 9 or int(length) > MAX_BODY_BYTES):

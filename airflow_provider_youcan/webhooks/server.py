@@ -16,7 +16,7 @@ CONNECTION_SECONDS = 15.0
 
 MAX_HEAD_BYTES = 16_384
 MAX_CONNECTIONS = 200
-"""With more at a time the oldest goes, so that a new one always has its moment."""
+"""If there are more at a time, the oldest is closed, so that a new one always gets a turn."""
 
 
 def serve(application: Starlette, host: str, port: int) -> None:

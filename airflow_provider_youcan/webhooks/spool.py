@@ -98,7 +98,7 @@ class Spool:
 
     def add(self, deliveries: Sequence[Delivery]) -> None:
         """
-        Keep deliveries, those that are known already aside. Once it returns, they are on the disk.
+        Store deliveries, except those that are known already. When it returns, they are on the disk.
 
         :raises sqlite3.Error: if they could not be kept.
         """
@@ -132,7 +132,7 @@ class Spool:
         return self._read("forwarded_at is null order by taken_at, rowid limit ?", most)
 
     def mark_forwarded(self, keys: Iterable[Key]) -> None:
-        """Keep that Airflow has them."""
+        """Record that Airflow has these deliveries."""
         now = self._clock()
         statement = f"update spooled set forwarded_at = ? where {_IS_WAITING} and {_IS_KEY}"
         with self._lock:

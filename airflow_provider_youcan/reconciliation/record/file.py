@@ -39,7 +39,7 @@ def open_record_file(path: str) -> LocalFile | StoredFile:
 
 class LocalFile:
     """
-    A file of this machine, to which lines are appended: each is the operating system's once it is written.
+    A file of this machine, to which lines are appended. A written line survives the end of this process.
 
     :param path: where it is to be.
     :param target: the same, as Airflow reads it.
@@ -137,8 +137,8 @@ class StoredFile:
     def _claim(self, free: ObjectStoragePath) -> bool:
         if _is_taken(free):
             return False
-        # An object store has no "create only if it is missing" that all storages know. Of two writers that come at
-        # once, the one that writes later sees what the other wrote; whoever sees that leaves the name alone.
+        # An object store has no "create only if it is missing" that all storages know. If two writers come at
+        # once, the later one sees what the other wrote; a writer that sees this tries the next name.
         claim = self._part(free, 1)
         claim.write_bytes(b"")
         if _parts_of(free) != [claim] or free.exists():
@@ -148,7 +148,7 @@ class StoredFile:
         return True
 
     def _write_part(self, text: bytes) -> None:
-        # The same name again after a failure: what it holds then is whole.
+        # A retry after a failure writes the same part again, so the part is complete in the end.
         self._part(self._target, self._parts + 1).write_bytes(text)
         self._parts += 1
 
@@ -158,7 +158,7 @@ class StoredFile:
 
 def read_lines(path: str) -> Iterator[bytes]:
     """
-    Return the lines of a record, each with its end; of a file that is not there, those of its parts.
+    Return the lines of a record, with their line ends; if the file is not there, the lines of its parts.
 
     :param path: the path or URL.
     :raises YouCanInvalidInputError: if there is no such file.

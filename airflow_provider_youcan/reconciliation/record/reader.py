@@ -159,7 +159,7 @@ def read_tries(
     tries: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         tries.setdefault((row["dag_id"], row["task_id"], row["map_index"], row["try_number"]), []).append(row)
-    # A dry run is no part of what it planned.
+    # A dry run is not part of the run that applies its plan.
     tries = {key: found for key, found in tries.items() if not _is_plan(found)}
     if not tries:
         raise YouCanInvalidInputError(
@@ -210,7 +210,7 @@ def _read_try(table: str, map_index: int | None, try_number: int | None, rows: l
     sent = [row for row in rows if row["outcome"] != Outcome.PLANNED]
     once = list({tuple(row[column] for column in (*LINE_COLUMNS, "line", "store")): row for row in sent}.values())
     numbers = {row["line"] for row in once}
-    # Older rows have no numbers, and a try may have been run twice. Else a clock that was set back does no harm.
+    # Older rows have no numbers, and a try may have run twice: sort these by time. Numbers don't depend on the clock.
     is_numbered = None not in numbers and len(numbers) == len(once)
     once.sort(key=lambda row: row["line"] if is_numbered else (str(row["recorded_at"]), row["line"] or 0))
     for number, row in enumerate(once, 1):

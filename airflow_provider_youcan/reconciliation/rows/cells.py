@@ -39,7 +39,7 @@ def read_order_id(value: object) -> str | None:
     """
     Return the order id that a cell holds, ``None`` for a null.
 
-    :raises YouCanInvalidInputError: if it can be none.
+    :raises YouCanInvalidInputError: if the cell can't be one.
     """
     if value is None:
         return None
@@ -54,7 +54,7 @@ def read_ref(value: object) -> str | None:
     """
     Return the ref that a cell holds, ``None`` for a null.
 
-    :raises YouCanInvalidInputError: if it can be none.
+    :raises YouCanInvalidInputError: if the cell can't be one.
     """
     if value is None or (value := read_cell(value)) is None:
         return None
@@ -74,7 +74,7 @@ def read_ref(value: object) -> str | None:
 
 def translate(value: object, words: Mapping[Any, str | None]) -> object:
     """Return the slug that a word of the table's own means, and anything else as it is."""
-    with suppress(TypeError, ValueError, ArithmeticError):  # what can't be a key, or has no end as a text, is no word
+    with suppress(TypeError, ValueError, ArithmeticError):  # values that can't be a key, an int or a text are not words
         # A number in the table may be a text in a mapping that came as JSON.
         whole = int(value) if isinstance(value, (float, Decimal)) and value == value // 1 else value
         for word in (value, normalize_text(str(value)), str(whole)):

@@ -37,7 +37,7 @@ class Columns:
 
     def check(self, names: Iterable[str]) -> None:
         """
-        Refuse a table that lacks what every row would lack.
+        Refuse a table without a column that every row needs.
 
         :param names: what its columns are called.
         :raises YouCanInvalidInputError: that says which column is missing.
@@ -85,7 +85,7 @@ class Columns:
         return list(self._find(tuple(names)).values())
 
     def find_in_row(self, row: Mapping[Any, Any]) -> dict[str, str]:
-        """Return the names of the columns that a row has, by what they are read as."""
+        """Return the columns of a row that are read: our name of each, and its name in the row."""
         names = tuple(row)
         if names != self._layout[0]:  # most tables have one layout for all rows
             self._layout = (names, self._find(names))

@@ -79,9 +79,9 @@ def _is_sheet(table: object) -> bool:
 
 def _open_table(table: object, name: str) -> tuple[list[Any] | None, Callable[[list[Any]], Iterator[object]]]:
     """
-    Return what the columns of a table are called, ``None`` where only the rows say it, and what reads its rows.
+    Return the column names of a table, ``None`` if only its rows have them, and a function that reads its rows.
 
-    Of a table with columns only those that are asked for are read: another may hold what Python has no value for.
+    Only the columns that are asked for are read: others may hold values that Python can't represent.
 
     :param table: any iterable of mappings, a list of lists with a header, or a table of pandas, polars or pyarrow, none
         of which is imported here.

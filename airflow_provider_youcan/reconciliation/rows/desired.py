@@ -27,11 +27,11 @@ class DesiredState:
     """
     Takes rows, one by one, and keeps of each what it asks for, or why it can't be used.
 
-    :param columns: what a column is called in the rows, where its name is another: ``{"order_id": "youcan_id"}``. Where
+    :param columns: the rows' names of the columns, if they differ: ``{"order_id": "youcan_id"}``. If
         it names a status, only the named ones are read.
     :param status_map: for each context the words of the rows and the slugs that they mean, or ``None`` for a word
         that leaves the status alone: ``{"payment": {"COLLECTED": "paid"}}``.
-    :param empty_is_null: take an empty text for a null, where ``status_map`` has no word for it.
+    :param empty_is_null: treat an empty text as a null, unless ``status_map`` has a word for it.
     :param latest_by: the column that says which of several rows of an order counts (default ``None``: they must agree).
     :raises YouCanInvalidInputError: if one of them makes no sense.
     """
@@ -57,7 +57,7 @@ class DesiredState:
         # One object for each combination of statuses, of which a million rows have a handful.
         self._combinations: dict[tuple[str | None, ...], Statuses] = {}
         self._numbers: set[str] = set()  # the refs that were numbers
-        self._lines: list[tuple[int, int]] = []  # from which row on the lines of the file are how far ahead
+        self._lines: list[tuple[int, int]] = []  # from each of these rows on: how far the file's line is ahead
         self._by_cells: dict[tuple[object, ...], Statuses] = {}
         self._by_id: dict[str, DesiredOrder] = {}
         self._by_ref: dict[str, DesiredOrder] = {}
@@ -164,7 +164,7 @@ class DesiredState:
         return ref in self._by_ref
 
     def find(self, order_id: str, ref: str | None) -> DesiredOrder | None:
-        """Return the order that an order of the shop is, if a row names it."""
+        """Return the desired order for an order of the shop, if a row names it."""
         return self._by_id.get(order_id) or (self._by_ref.get(ref) if ref is not None else None)
 
     @property
@@ -179,7 +179,7 @@ class DesiredState:
         return sum([len(order.desired) for order in self.orders])
 
     def rename_statuses(self, same: Mapping[tuple[StatusContext, str], str]) -> None:
-        """Take statuses for those of the store that have the same normal form."""
+        """Replace statuses by the store's own spelling, if both have the same normal form."""
         for order in self.orders if same else ():
             order.rename(same)
 
@@ -187,7 +187,7 @@ class DesiredState:
         self, errors: Mapping[tuple[StatusContext, str], YouCanInvalidInputError], advice: str = ""
     ) -> None:
         """
-        Take the rows that ask for one of these statuses for invalid.
+        Mark the rows that ask for one of these statuses as invalid.
 
         :param errors: the statuses, each with what is wrong with it.
         :param advice: what to do about it first.
@@ -227,7 +227,7 @@ class DesiredState:
         return left_out
 
     def refuse_contradictions(self) -> None:
-        """Take the rows that want different things of the same order for invalid."""
+        """Mark the rows that contradict each other about the same order as invalid."""
         for order in self.orders:
             if reason := (order.more or order.other_ref or order.contradiction) and order.find_contradiction():
                 rows = [row for row, statuses in order.entries if statuses]
@@ -237,7 +237,7 @@ class DesiredState:
 
     def join(self, order_ids: Mapping[str, str]) -> None:
         """
-        Bring together what is desired of the same order, once by its id and once by its ref.
+        Merge the rows of one order that name it by its id with those that name it by its ref.
 
         :param order_ids: the ids that refs turned out to belong to.
         """

@@ -58,7 +58,7 @@ def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: Desi
         ``.bz2``, ``.xz`` or ``.zst``, or in ``.parquet``, ``.xlsx``, ``.xlsm``, ``.xls`` or ``.ods``.
     :param options: as :func:`check_file_options` takes them.
     :param desired: takes the rows.
-    :raises YouCanInvalidInputError: if it isn't there, is empty, or can't be read as what it is called.
+    :raises YouCanInvalidInputError: if it isn't there, is empty, or is not of the kind that its name says.
     :raises YouCanConnectionError: if its storage is out of reach.
     """
     options = check_file_options(options)
@@ -100,7 +100,7 @@ def read_orders_file(path: str, options: Mapping[str, Any] | None, desired: Desi
 
 def check_file_options(options: object) -> Mapping[str, Any]:
     """
-    Return how a file is to be read, if that can be.
+    Return the options for reading a file, if they are valid.
 
     :param options: for CSV the ``delimiter``, one character (default: the one of ``,`` ``;`` tab and ``|`` that is most
         frequent in the header, or what a line ``sep=;`` says); for CSV and JSON lines the ``encoding`` (default UTF-8;
@@ -180,7 +180,7 @@ def _read_lines(stream: BinaryIO, path: str, typed: str | None, kind: str | None
 
 
 def _suggest_encoding(data: bytes) -> str:
-    """Return what bytes look like that are not UTF-8: Windows' Arabic, if that makes them Arabic letters."""
+    """Suggest an encoding for bytes that are not UTF-8: Windows' Arabic, if that decodes them to Arabic letters."""
     high = bytes(byte for byte in data[:1000] if byte >= 0x80)
     arabic = sum("\u0600" <= letter <= "\u06ff" for letter in high.decode("cp1256", "replace"))
     return "'cp1256'" if arabic > 0.9 * len(high) and len(high) > 2 else "'cp1252'"

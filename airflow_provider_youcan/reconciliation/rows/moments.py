@@ -61,7 +61,7 @@ class Moments:
             )
 
     def refuse(self, row: int) -> None:
-        """Remember the latest row of an order that can't be used: it counts against earlier ones all the same."""
+        """Remember the latest unusable row of an order: earlier rows of the order are outdated by it, too."""
         name = self._names.get(row)
         if name and (name not in self._refused or self._by_row[row] > self._by_row[self._refused[name]]):
             self._refused[name] = row

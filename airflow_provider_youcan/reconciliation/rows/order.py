@@ -62,7 +62,7 @@ class DesiredOrder:
         return [(row, statuses[context]) for row, statuses in self.entries if context in statuses]
 
     def find_contradiction(self) -> str | None:
-        """Return what the rows say of it that can't all be true, if they do."""
+        """Return the contradiction between its rows, ``None`` if there is none."""
         if self.contradiction is not None:
             return self.contradiction
         if self.other_ref is not None:

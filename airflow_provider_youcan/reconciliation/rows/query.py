@@ -1,4 +1,4 @@
-"""Databases: their Airflow hooks, and the rows of a query, in batches as far as the database can do that."""
+"""The rows of a query, in batches as far as the database can do that."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def _check_statement(hook: DbApiHook, sql: str) -> str:
 
     try:
         statements = hook.split_sql_string(sql)
-    except (SQLParseError, RecursionError):  # of more words than it groups: the database counts them
+    except (SQLParseError, RecursionError):  # more words than sqlparse groups: the database counts the statements
         statements = [sql]
     if len(statements) != 1:
         raise YouCanInvalidInputError(
