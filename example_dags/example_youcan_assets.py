@@ -1,5 +1,5 @@
 """
-Schedule on data: the shop is reconciled when the warehouse's table was written, and the rest runs when the shop was.
+Schedule on data: one DAG reconciles the shop after the warehouse's table was written, and another runs after that.
 
 Whatever fills the table ``courier_orders`` has the asset of that name among its outlets. The Airflow variable
 ``youcan_warehouse`` names the warehouse's connection (default ``sqlite_default``). ``my-store`` is the slug of your

@@ -1,5 +1,6 @@
 """
-Reconcile a table that is too long for one worker: chunks, mapped over all of them, share the shop through a pool.
+Reconcile a table that is too long for one worker: each chunk is a mapped task, and they share the shop through a
+pool.
 
 Make the pool once, with as many slots as tasks may talk to the shop at a time::
 

@@ -1,5 +1,5 @@
 """
-Take a run of ``example_youcan_reconcile`` back: one field on the form that starts it.
+Take back a run of ``example_youcan_reconcile``: enter its run id on the form that starts this DAG.
 
 Trigger it with the run id, first as a dry run, whose preview and log say what would change, and then for real. What
 people or other runs have set since stays as it is. It needs the connections and variables of

@@ -1,5 +1,6 @@
 """
-Reconcile a Google Sheet with the shop: the operations team writes down what the courier said, a DAG brings it about.
+Reconcile a Google Sheet with the shop: the operations team writes down what the courier said, and a DAG updates
+the shop.
 
 The sheet has a header with the columns ``order`` (the order's number in the shop, as text), ``shipping`` and
 ``payment``, in the team's words; an empty cell leaves that status alone. Rows that somebody is still typing, and orders

@@ -1,5 +1,5 @@
 """
-A DAG that an order starts: as soon as orders were paid, they are set to be prepared for shipping.
+Orders start this DAG: as soon as they are paid, it sets their shipping status to ``processing``.
 
 ``python -m airflow_provider_youcan webhooks serve`` receives YouCan's webhooks (docs/webhooks.md). ``my-store`` is the
 slug of your store. Several orders that were paid in the same moment are one run; a delivery that came twice may be in
