@@ -7,6 +7,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -106,11 +107,15 @@ async def send(
 
 @pytest.mark.parametrize("has_headers", [False, True], ids=["unseen", "with headers"])
 @pytest.mark.parametrize("requests", [60, 300, 1000])
-def test_it_finds_a_limit_that_is_published_nowhere(requests: int, has_headers: bool) -> None:
-    reached, refused, limit = run(FixedWindow(requests, 5.0), has_headers=has_headers, retry_after=ceiling)
+@pytest.mark.parametrize(("concurrency", "most_refused"), [(16, 0.05), (64, 0.13)])
+def test_it_finds_a_limit_that_is_published_nowhere(
+    concurrency: int, most_refused: float, requests: int, has_headers: bool
+) -> None:
+    shop = FixedWindow(requests, 5.0)
+    reached, refused, limit = run(shop, concurrency=concurrency, has_headers=has_headers, retry_after=ceiling)
 
-    assert reached >= 0.87, "one of the eight windows may just not have come"
-    assert refused <= 0.05
+    assert reached >= 0.92
+    assert refused <= most_refused
     assert (limit.capacity, limit.length) == (requests, 5.0)
 
 
@@ -321,8 +326,8 @@ def share(shop: FixedWindow, tasks: int, windows: int, *, has_headers: bool, see
 @pytest.mark.parametrize("has_headers", [False, True], ids=["unseen", "with headers"])
 @pytest.mark.parametrize("tasks", [4, 8])
 def test_several_tasks_share_a_limit_by_its_answers_alone(tasks: int, has_headers: bool) -> None:
-    used, refused, fairness = share(FixedWindow(300, 5.0), tasks, 30, has_headers=has_headers, seed=1)
+    runs = [share(FixedWindow(300, 5.0), tasks, 30, has_headers=has_headers, seed=seed) for seed in (1, 2, 3)]
 
-    assert used >= 0.9
-    assert refused <= 0.05
-    assert fairness > 0
+    assert min(used for used, _, _ in runs) >= 0.9
+    assert fmean(refused for _, refused, _ in runs) <= 0.05
+    assert min(fairness for *_, fairness in runs) > 0

@@ -46,8 +46,8 @@ class RateLimit:
     ========  ==========================================  ====================================================
     phase     what may be sent                            what ends it
     ========  ==========================================  ====================================================
-    FREE      no more at a time than were accepted so     a refusal: BLOCKED; headers: OPEN
-              far: no limit was met
+    FREE      at most twice as many at a time as were     a refusal: BLOCKED; headers: OPEN
+              accepted so far: no limit was met
     OPEN      what is left of the window's capacity,      its end, once it is used up: OPENING; now and then,
               ever fewer at a time                        when it is nearly over: PROBING; a refusal: BLOCKED
     BLOCKED   nothing: the shop refused                   the time that it said, or a guess: OPENING
@@ -218,7 +218,7 @@ class RateLimit:
     @property
     def _max_in_flight(self) -> float:
         if self.phase is Phase.FREE:
-            return min(max(_FREE_START, self._window.accepted), self._in_flight_bound)
+            return min(max(_FREE_START, 2 * self._window.accepted), self._in_flight_bound)
         others = self._headers.share_of_others(self._window.accepted) if self._headers else 1
         return min(max(1.0, self._room / (1 + others)), self._in_flight_bound)
 
@@ -378,5 +378,10 @@ class _Headers:
 
 
 def _whole_seconds(seconds: float) -> float:
-    """Round a window down to whole seconds, which it has; the shop rounds up what it says of it."""
-    return max(float(math.floor(seconds + 0.1)), min(seconds, 1.0))
+    """
+    Round a window down to whole seconds, which it has; the shop rounds up what it says of it.
+
+    A window that is taken for shorter than it is costs one refusal, and is corrected. One that is taken for longer
+    would stay so.
+    """
+    return max(float(math.floor(seconds)), min(seconds, 1.0))
