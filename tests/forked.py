@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import runpy
+import select
 import subprocess
 import sys
 import tempfile
@@ -15,7 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-__all__ = ["begin_reconciling", "run_airflow", "run_file", "run_module"]
+__all__ = ["DagRunner", "begin_reconciling", "run_airflow", "run_file", "run_module"]
 
 _context = multiprocessing.get_context("forkserver")
 # What one Airflow doesn't have is passed over.
@@ -68,6 +70,55 @@ def run_file(path: Path, environment: Mapping[str, str] | None = None) -> str:
     """
     ended = _run(_run_file, path, environment=os.environ | (environment or {}))
     return ended.stdout + ended.stderr
+
+
+class DagRunner:
+    """
+    A process that runs DAGs one after the other, under settings that Airflow reads only when it is imported.
+
+    :param settings: environment variables of its own.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = settings
+        self._answers, answers = os.pipe()
+        command = [sys.executable, "-c", _DAG_RUNNER, str(answers)]
+        self._process = subprocess.Popen(
+            command, env=os.environ | settings, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[answers]
+        )
+        os.close(answers)
+
+    def run(self, dag_id: str) -> bool:
+        """Run ``airflow dags test``, under the present environment variables, and return whether it succeeded."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps([dag_id, dict(os.environ) | self._settings]).encode() + b"\n")
+        self._process.stdin.flush()
+        assert select.select([self._answers], [], [], 120)[0], f"{dag_id} ran for two minutes"
+        return os.read(self._answers, 1) == b"0"
+
+    def close(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.wait()
+        os.close(self._answers)
+
+
+_DAG_RUNNER = """
+import json, os, sys
+from airflow.__main__ import main
+answers = int(sys.argv[1])
+for line in sys.stdin:
+    dag_id, environment = json.loads(line)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = ["airflow", "dags", "test", dag_id]
+    code = 0
+    try:
+        main()
+    except BaseException as end:
+        code = getattr(end, "code", 1)
+    os.write(answers, b"1" if code else b"0")
+"""
 
 
 def begin_reconciling(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,10 @@ from airflow.providers.common.compat.sdk import Asset
 from airflow_provider_youcan.operators.order_status import YouCanUpdatePaymentStatusOperator
 from airflow_provider_youcan.operators.reconcile import YouCanReconcileOrdersOperator
 from tests.conftest import DAGS_FOLDER, Sandbox, register_assets
+from tests.forked import DagRunner
 
-pytestmark = pytest.mark.usefixtures("_airflow_database")
+# One worker for all of them, because they share a process.
+pytestmark = [pytest.mark.usefixtures("_airflow_database"), pytest.mark.xdist_group("lineage")]
 
 DAG = """
 from datetime import datetime
@@ -45,38 +47,45 @@ def warehouse(postgres: str, monkeypatch: pytest.MonkeyPatch, sandbox: Sandbox) 
     monkeypatch.setenv("AIRFLOW_CONN_WAREHOUSE", json.dumps(connection))
 
 
-def run(task: str, tmp_path: Path) -> tuple[int, list[dict[str, Any]]]:
-    """Run a task with the file transport, and return the exit code and the events of its end."""
-    name = f"lineage_{os.urandom(4).hex()}"
-    file, written = DAGS_FOLDER / f"{name}.py", tmp_path / "events.jsonl"
-    file.write_text(DAG.format(name=name, task=task))
+Run = Callable[[str], tuple[bool, list[dict[str, Any]]]]
+
+
+@pytest.fixture(scope="module")
+def run(_airflow_database: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run a task with the file transport, and return whether it succeeded, and the events of its end."""
+    written = tmp_path_factory.mktemp("lineage") / "events.jsonl"
     transport = {"type": "file", "log_file_path": str(written), "append": True}
-    environment = os.environ | {"AIRFLOW__OPENLINEAGE__TRANSPORT": json.dumps(transport)}
-    try:
-        if "outlets=" in task:
-            register_assets()
-        command = [sys.executable, "-m", "airflow", "dags", "test", name]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
-    finally:
-        file.unlink()
-    lines = written.read_text().splitlines() if written.exists() else []
-    found = [json.loads(line) for line in lines]
-    return ended.returncode, [
-        event
-        for event in found
-        if event["eventType"] in ("COMPLETE", "FAIL") and event["job"]["name"].startswith(f"{name}.")
-    ]
+    runner = DagRunner(AIRFLOW__OPENLINEAGE__TRANSPORT=json.dumps(transport))
+
+    def run(task: str) -> tuple[bool, list[dict[str, Any]]]:
+        name = f"lineage_{os.urandom(4).hex()}"
+        file = DAGS_FOLDER / f"{name}.py"
+        file.write_text(DAG.format(name=name, task=task))
+        try:
+            if "outlets=" in task:
+                register_assets()
+            is_success = runner.run(name)
+        finally:
+            file.unlink()
+        found = [json.loads(line) for line in written.read_text().splitlines()]
+        return is_success, [
+            event
+            for event in found
+            if event["eventType"] in ("COMPLETE", "FAIL") and event["job"]["name"].startswith(f"{name}.")
+        ]
+
+    yield run
+    runner.close()
 
 
 def test_a_reconciliation_reads_the_tables_of_its_sql_and_writes_the_shop(
-    warehouse: None, sandbox: Sandbox, tmp_path: Path
+    warehouse: None, sandbox: Sandbox, run: Run
 ) -> None:
     due = sum(order["payment_status"] != "refunded" for order in sandbox.shop.orders())
 
     _, (event,) = run(
         "YouCanReconcileOrdersOperator(task_id='x', conn_id='warehouse',"
         " sql='select order_id, payment_status from lineage_orders')",
-        tmp_path,
     )
 
     assert event["eventType"] == "COMPLETE"
@@ -86,21 +95,20 @@ def test_a_reconciliation_reads_the_tables_of_its_sql_and_writes_the_shop(
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == due
 
 
-def test_a_failure_says_what_was_changed_before_it(warehouse: None, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_a_failure_says_what_was_changed_before_it(warehouse: None, sandbox: Sandbox, run: Run) -> None:
     order_id = sandbox.shop.order_ids()[0]
     rows = [{"order_id": order_id, "payment_status": "refunded"}, {"order_id": "gone", "payment_status": "paid"}]
 
-    _, (event,) = run(f"YouCanReconcileOrdersOperator(task_id='x', orders={rows})", tmp_path)
+    _, (event,) = run(f"YouCanReconcileOrdersOperator(task_id='x', orders={rows})")
 
     assert event["eventType"] == "FAIL"
     assert event["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == 1
 
 
-def test_an_operator_writes_the_shop_that_its_outlet_names(sandbox: Sandbox, tmp_path: Path, order_id: str) -> None:
+def test_an_operator_writes_the_shop_that_its_outlet_names(sandbox: Sandbox, run: Run, order_id: str) -> None:
     _, (event,) = run(
         f"YouCanUpdatePaymentStatusOperator(task_id='x', order_id='{order_id}', status='paid',"
         " outlets=[Asset(uri='youcan://my-store/orders')])",
-        tmp_path,
     )
 
     counted = [one for one in event["outputs"] if "outputStatistics" in one.get("outputFacets", {})]
@@ -146,11 +154,11 @@ def test_nothing_of_it_can_fail_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_orders_come_from_the_shop_and_go_to_a_table_with_its_columns(
-    warehouse: None, sandbox: Sandbox, tmp_path: Path
+    warehouse: None, sandbox: Sandbox, run: Run
 ) -> None:
-    code, (event,) = run("YouCanOrdersToSqlOperator(task_id='orders', table='lineage_shop')", tmp_path)
+    is_success, (event,) = run("YouCanOrdersToSqlOperator(task_id='orders', table='lineage_shop')")
 
-    assert code == 0
+    assert is_success
     assert [(one["namespace"], one["name"]) for one in event["inputs"]] == [("youcan://sandbox", "orders")]
     (output,) = event["outputs"]
     assert output["name"] == "postgres.public.lineage_shop"
@@ -158,9 +166,9 @@ def test_orders_come_from_the_shop_and_go_to_a_table_with_its_columns(
     assert output["outputFacets"]["outputStatistics"]["rowCount"] == 20
 
 
-def test_orders_in_a_file_are_an_output_too(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_orders_in_a_file_are_an_output_too(sandbox: Sandbox, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "orders.csv"
-    code, (event,) = run(f"YouCanOrdersToSqlOperator(task_id='orders', path={str(path)!r})", tmp_path)
+    is_success, (event,) = run(f"YouCanOrdersToSqlOperator(task_id='orders', path={str(path)!r})")
 
-    assert code == 0
+    assert is_success
     assert [(one["namespace"], one["name"]) for one in event["outputs"]] == [("file", str(path))]
