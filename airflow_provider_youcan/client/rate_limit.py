@@ -22,7 +22,7 @@ MAX_SILENCE = 900.0
 _MAX_PROBE_INTERVAL = 16
 """The most windows that pass before a probe whether the limit has risen."""
 
-_FREE_START = 4
+_FREE_START = 16
 """The number of requests in flight at first: if they meet a limit, at most as many are refused."""
 
 _KEPT_SHARE = 0.9
@@ -46,8 +46,8 @@ class RateLimit:
     ========  ==========================================  ====================================================
     phase     what may be sent                            what ends it
     ========  ==========================================  ====================================================
-    FREE      at most twice as many at a time as were     a refusal: BLOCKED; headers: OPEN
-              accepted so far: no limit was met
+    FREE      at most 16 at a time, or twice as many as   a refusal: BLOCKED; headers: OPEN
+              were accepted so far: no limit was met
     OPEN      what is left of the window's capacity,      its end, once it is used up: OPENING; now and then,
               ever fewer at a time                        when it is nearly over: PROBING; a refusal: BLOCKED
     BLOCKED   nothing: the shop refused                   the time that it said, or a guess: OPENING
@@ -108,6 +108,10 @@ class RateLimit:
             return self._next_moment - now
         # A probe is sent alone: else the shop may accept it first, and refuse one of the others.
         return math.inf if self._in_flight else 0.0
+
+    def has_room(self, requests: int) -> bool:
+        """Return whether that many may be sent at once, because no limit was met and enough were accepted."""
+        return self.phase is Phase.FREE and self._in_flight + requests <= self._max_in_flight
 
     def delay_of_reserved(self, now: float) -> float:
         """Return in how many seconds a reserved turn may be used."""

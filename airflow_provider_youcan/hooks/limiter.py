@@ -112,7 +112,7 @@ class RateLimiter:
         if request.freshness is not None and turn.take():
             return await self._use_reserved_turn(request, turn, attempts)
         size = 1 if request.update_freshness is None else 2
-        if not self._waiting and not self._interval and not self._limit.delay(self._clock(), size):
+        if not self._interval and self._may_pass(size):
             if self._given_up is not None or self._is_stopped:
                 self._raise_if_given_up()
             return self._claim(request, size, 0.0, turn, attempts)
@@ -163,6 +163,11 @@ class RateLimiter:
         self._is_stopped = True
         self._stopping.set()
         self._changed.set()
+
+    def _may_pass(self, size: int) -> bool:
+        """Return whether a request may be sent at once: nothing waits, or there is room for all that wait, too."""
+        # Else a queue that has formed once would stay, because each request that comes would join it.
+        return self._limit.has_room(self._waiting + 1) or not (self._waiting or self._limit.delay(self._clock(), size))
 
     async def _wait_for_turn(self, request: Request, size: int, turn: Turn, attempts: Attempts) -> int:
         slot = next_slot = self._next_slot
