@@ -351,6 +351,31 @@ def test_nobody_overtakes_who_waits_for_two_turns(clock: Clock) -> None:
     asyncio.run(main())
 
 
+def test_a_queue_dissolves_once_there_is_room_for_all_of_it(clock: Clock) -> None:
+    async def main() -> None:
+        limiter = RateLimiter(max_in_flight=3, clock=clock)
+        attempts, turn = begun(clock), Turn()
+        numbers = [await limiter.take_turn(READ, turn, attempts) for _ in range(3)]
+        waiter = asyncio.ensure_future(limiter.take_turn(READ, turn, attempts))
+        await asyncio.sleep(0)
+
+        # There is room for one: it belongs to the one that waits.
+        late = asyncio.ensure_future(limiter.take_turn(READ, turn, attempts))
+        limiter.record(numbers[0], READ, TAKEN)
+        await asyncio.wait({waiter, late}, return_when=asyncio.FIRST_COMPLETED)
+        assert (waiter.done(), late.done()) == (True, False)
+
+        # There is room for both: the next one does not join the queue.
+        for number in numbers[1:]:
+            limiter.record(number, READ, TAKEN)
+        passing = limiter.take_turn(READ, turn, attempts)
+        with pytest.raises(StopIteration):
+            passing.send(None)
+        await late
+
+    asyncio.run(main())
+
+
 def test_refusals_within_a_minute_are_no_reason_to_give_up(clock: Clock) -> None:
     async def main() -> None:
         limiter = RateLimiter(clock=clock)
