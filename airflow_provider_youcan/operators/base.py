@@ -60,6 +60,10 @@ class ReconcilingOperator(InterruptibleOperator):
     ui_color = "#fde2ec"
     goal = "the table was reconciled"
     retry_advice = "sends only what is missing"
+    on_invalid = "fail"
+    """What becomes of rows that can't be used: ``"fail"`` refuses the run, ``"skip"`` leaves them out."""
+    on_not_found = "fail"
+    """The same for rows of orders that the shop does not have."""
     max_changes: int | str | None
     report_path: str | None
     report_table: str | None
@@ -152,7 +156,8 @@ class ReconcilingOperator(InterruptibleOperator):
         # It may have been stopped while its record was completed.
         self._raise_interruption()
         self._finish(report)
-        check_failures(run_input, run, report, arguments, path, skips_not_found=self._skips_not_found(), log=self.log)
+        skips_not_found = self.on_not_found == "skip"
+        check_failures(run_input, run, report, arguments, path, skips_not_found=skips_not_found, log=self.log)
         flat = {name: value for name, value in summary.items() if not isinstance(value, (dict, list))}
         add_event_extra(self, context, flat | {"dry_run": arguments.dry_run})
         return summary
@@ -185,14 +190,6 @@ class ReconcilingOperator(InterruptibleOperator):
 
     def _finish(self, report: Report) -> None:
         """Do what is left to do after the run."""
-
-    def _skips_invalid(self) -> bool:
-        """Return whether rows that can't be used are left out, rather than refuse the run."""
-        raise NotImplementedError
-
-    def _skips_not_found(self) -> bool:
-        """Return whether rows of orders that the shop does not have don't count as failures."""
-        return False
 
     def _read_passed(self, name: str) -> str | None:
         """Return an argument that is text, as it was rendered; ``None`` where it was not given."""
@@ -269,7 +266,7 @@ class ReconcilingOperator(InterruptibleOperator):
         )
         options = Options(
             allow_custom_label=self.allow_custom_label,
-            skip_invalid=self._skips_invalid(),
+            skip_invalid=self.on_invalid == "skip",
             dry_run=arguments.dry_run,
             max_changes=arguments.max_changes,
             max_concurrency=self.max_concurrency,

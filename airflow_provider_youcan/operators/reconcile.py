@@ -250,7 +250,12 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
         )
         self._check_mapped(desired)
         if self.sql is not None:
-            self._query(desired)
+            hook = get_database_hook(str(self.conn_id), self.hook_params)
+            for names, rows in query(hook, str(self.sql), self.parameters, self._interruption.check):
+                if not desired.rows:
+                    desired.columns.check(names)
+                for row in rows:
+                    desired.add(row)
         elif "orders_file" in self._passed:
             path = check_rendered_text("orders_file", self.orders_file)
             read_orders_file(path, self.file_options, desired)
@@ -292,20 +297,6 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     def _get_table(self) -> tuple[object, str]:
         """Return the rows, and what to call them in errors."""
         return (self.orders if self._table is None else self._table.get()), "orders"
-
-    def _query(self, desired: DesiredState) -> None:
-        hook = get_database_hook(str(self.conn_id), self.hook_params)
-        for names, rows in query(hook, str(self.sql), self.parameters, self._interruption.check):
-            if not desired.rows:
-                desired.columns.check(names)
-            for row in rows:
-                desired.add(row)
-
-    def _skips_invalid(self) -> bool:
-        return self.on_invalid == "skip"
-
-    def _skips_not_found(self) -> bool:
-        return self.on_not_found == "skip"
 
     def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
         desired = run_input.desired

@@ -57,6 +57,7 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
     :param youcan_conn_id: the Airflow connection of the shop (templated; default ``youcan_default``).
     """
 
+    on_invalid = "skip"
     template_fields: Sequence[str] = (
         "report",
         "reverts_run_id",
@@ -150,9 +151,6 @@ class YouCanRevertReconciliationOperator(ReconcilingOperator):
         if "reverts_map_index" not in self._passed:
             return None
         return read_whole_number("reverts_map_index", self.reverts_map_index)
-
-    def _skips_invalid(self) -> bool:
-        return True
 
     def _log_rows(self, run_input: RunInput, *, dry_run: bool) -> None:
         self.log.info(

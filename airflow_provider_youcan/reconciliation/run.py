@@ -21,7 +21,7 @@ from airflow_provider_youcan.logs import Logger
 from airflow_provider_youcan.reconciliation.inputs import Options, RunInput
 from airflow_provider_youcan.reconciliation.order import OrderProgress, OrderUpdater
 from airflow_provider_youcan.reconciliation.planner import Outcome
-from airflow_provider_youcan.reconciliation.refs import search_refs
+from airflow_provider_youcan.reconciliation.refs import match_refs, search_refs
 from airflow_provider_youcan.reconciliation.rows.order import DesiredOrder, InvalidRow
 from airflow_provider_youcan.reconciliation.snapshot import Run, Snapshot
 from airflow_provider_youcan.reconciliation.summary import Report
@@ -275,20 +275,12 @@ class Reconciliation:
         attempts = min(2, self._max_attempts)
         failed = await search_refs(self._snapshot, unknown, attempts=attempts, size=self._options.max_concurrency)
         self.is_retryable = self.is_retryable or bool(failed)
-        order_ids: dict[str, str] = {}
-        for ref, order in self._desired.orders_by_ref:
-            found = ids.get(ref, set())
-            if len(found) == 1 and ref not in failed:
-                (order_ids[ref],) = found
-            elif order.desired:
-                outcome, reason = Outcome.NOT_FOUND, "the shop has no order with this ref"
-                if self._desired.is_number(ref):
-                    reason += "; the cell is a number, which may have lost its zeros: write it as text, such as '021'"
-                if ref in failed or found:
-                    outcome, reason = Outcome.FAILED, str(failed.get(ref, "the shop has several orders of this ref"))
+        matched, others = match_refs(self._desired, ids, failed)
+        for order, outcome, reason in others:
+            if order.desired:
                 self._updater.report_all(self._begin(order), outcome, reason)
                 del self._open[order]
-        self._desired.join(order_ids)
+        self._desired.join(matched)
         self._settle_rows()
 
     # --- what is reported ---
@@ -320,9 +312,8 @@ class Reconciliation:
                 self._log.info("0 of %d orders done: reading the shop's orders, or waiting for the shop.", total)
                 continue
             rate = done / self._report.seconds
-            self._log.info(
-                "%d of %d orders done, %.1f a second, %.0f s left.", done, total, rate, (total - done) / rate
-            )
+            left = (total - done) / rate
+            self._log.info("%d of %d orders done, %.1f a second, %.0f s left.", done, total, rate, left)
 
 
 async def _stream(items: Iterable[T]) -> AsyncGenerator[list[T], None]:
