@@ -89,7 +89,7 @@ test-airflow-3.0 test-airflow-3.1 test-airflow-3.2 test-airflow-3.4: test-airflo
 	.venv-airflow-$*/bin/python $(PYTEST) -m 'airflow and not celery and not slow' $(TESTS)
 
 # It may fail.
-test-preview: .venv-airflow-3.4/installed
+test-preview: $(VENV)/installed
 	@$(MAKE) --no-print-directory test-airflow-3.4 TESTS="$(PREVIEW_TESTS)" || \
 	  echo "IN PREVIEW, AND IT FAILED: make test-airflow-3.4" >&2
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import runpy
 import select
+import signal
 import subprocess
 import sys
 import tempfile
@@ -84,7 +85,12 @@ class DagRunner:
         self._answers, answers = os.pipe()
         command = [sys.executable, "-c", _DAG_RUNNER, str(answers)]
         self._process = subprocess.Popen(
-            command, env=os.environ | settings, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[answers]
+            command,
+            env=os.environ | settings,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[answers],
+            start_new_session=True,  # OpenLineage starts processes of its own, which end with it
         )
         os.close(answers)
 
@@ -93,14 +99,23 @@ class DagRunner:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps([dag_id, dict(os.environ) | self._settings]).encode() + b"\n")
         self._process.stdin.flush()
-        assert select.select([self._answers], [], [], 120)[0], f"{dag_id} ran for two minutes"
-        return os.read(self._answers, 1) == b"0"
+        is_over = select.select([self._answers], [], [], 120)[0]
+        if not is_over:
+            self._kill()  # else its answer would be taken for the next one's
+        assert is_over, f"{dag_id} ran for two minutes"
+        answer = os.read(self._answers, 1)
+        assert answer, f"the process that ran {dag_id} has ended"
+        return answer == b"0"
 
     def close(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.wait()
+        self._kill()
         os.close(self._answers)
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
 
 _DAG_RUNNER = """
@@ -116,7 +131,7 @@ for line in sys.stdin:
     try:
         main()
     except BaseException as end:
-        code = getattr(end, "code", 1)
+        code = end.code if isinstance(end, SystemExit) else 1
     os.write(answers, b"1" if code else b"0")
 """
 

@@ -51,8 +51,13 @@ def run(
     has_headers: bool = False,
     retry_after: Retry,
     seed: int = 0,
+    way: tuple[float, float] = (0.02, 0.03),
 ) -> tuple[float, float, RateLimit]:
-    """Ask for some windows: the share of what the shop allows that was reached, the share refused, and the limit."""
+    """
+    Ask for some windows: the share of what the shop allows that was reached, the share refused, and the limit.
+
+    A request takes the seconds ``way`` to the shop, and its answer as many back.
+    """
     latency = random.Random(seed)
     limit, now, busy, accepted, refused = RateLimit(), 0.0, 0, 0, 0
     events: list[tuple[float, int, bool, tuple[bool, int, float] | None]] = []
@@ -61,7 +66,7 @@ def run(
         delay = 0.0
         while busy < concurrency and not (delay := limit.delay(now)):
             busy += 1
-            heapq.heappush(events, (now + latency.uniform(0.02, 0.03), limit.send(now), False, None))
+            heapq.heappush(events, (now + latency.uniform(*way), limit.send(now), False, None))
         until = [events[0][0]] if events else []
         until += [now + delay] if busy < concurrency and delay != math.inf else []
         assert until, "it waits for an answer that will never come"
@@ -69,7 +74,7 @@ def run(
         while events and events[0][0] <= now:
             at, number, is_back, answer = heapq.heappop(events)
             if not is_back:
-                heapq.heappush(events, (at + latency.uniform(0.02, 0.03), number, True, shop.ask(at)))
+                heapq.heappush(events, (at + latency.uniform(*way), number, True, shop.ask(at)))
                 continue
             assert answer is not None
             took, remaining, left = answer
@@ -117,6 +122,13 @@ def test_it_finds_a_limit_that_is_published_nowhere(
     assert reached >= 0.92
     assert refused <= most_refused
     assert (limit.capacity, limit.length) == (requests, 5.0)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_slow_answers_make_a_window_seem_no_longer(seed: int) -> None:
+    _, _, limit = run(FixedWindow(100, 10.0), concurrency=64, retry_after=ceiling, seed=seed, way=(0.1, 0.2))
+
+    assert limit.length == 10.0
 
 
 @pytest.mark.parametrize("retry_after", [ceiling, math.floor, lambda _: None], ids=["rounded up", "down", "none"])

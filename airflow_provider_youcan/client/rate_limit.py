@@ -75,7 +75,7 @@ class RateLimit:
         self.windows = 0
         """The number of windows that have begun."""
         self._window = _Window()
-        self._in_flight = 0
+        self._sent_at: dict[int, float] = {}  # of the requests in flight, by their numbers
         self._reserved = 0
         self._in_flight_bound = math.inf if max_in_flight is None else max_in_flight
         self._alone: int | None = None  # the request that opens a window, or probes, until its answer comes
@@ -127,13 +127,12 @@ class RateLimit:
         elif self.phase is Phase.BLOCKED or (self._room < 1 and self._has_ended(now)):
             self._is_end_known &= self.phase is Phase.BLOCKED
             self.phase, self._alone = Phase.OPENING, self.sent
-            self._window.opening_since = now
         elif self._room < 1 and self.phase is Phase.OPEN:
             self.phase, self._alone = Phase.PROBING, self.sent
         elif self._has_ended(now):
             # A window passed without being used up.
             self._begin_window(now)
-        self._in_flight += 1
+        self._sent_at[self.sent] = now
         self._window.taken += 1
         return self.sent
 
@@ -147,9 +146,8 @@ class RateLimit:
         self.sent += 1
         if self.phase is Phase.BLOCKED:
             self.phase, self._alone = Phase.OPENING, self.sent
-            self._window.opening_since = now
         self._reserved -= 1
-        self._in_flight += 1
+        self._sent_at[self.sent] = now
         return self.sent
 
     def give_back(self) -> None:
@@ -159,29 +157,28 @@ class RateLimit:
 
     def answered(self, number: int, now: float, limit: int | None = None, remaining: int | None = None) -> None:
         """Record that a request was accepted, or that no answer came, so that it may have been accepted."""
-        self._in_flight -= 1
+        sent_at = self._sent_at.pop(number)
         self.refusals = 0
         if number == self._alone:
             self._alone = None
             if self.phase is Phase.OPENING:
                 self._learn(now)
-                opened_at = self._window.opening_since
                 self._begin_window(now)
                 self._window.taken += 1
-                self._window.opened_at = opened_at
+                self._window.opened_at = sent_at
                 self._window.is_exact = self._is_end_known
             else:
                 self.capacity = self._window.taken + self._probe.succeed(self.capacity or 0)
             self.phase = Phase.OPEN
         self._window.accepted += 1
         if self._window.start is None:
-            self._window.start = self._window.opened_at = now
+            self._window.start, self._window.opened_at = now, sent_at
         if limit is not None and remaining is not None and 0 <= remaining <= limit > 0:
             self._read_headers(number, now, limit, remaining)
 
     def refused(self, number: int, now: float, retry_after: float | None) -> bool:
         """Record a 429, and return whether it is the first of those that were under way together."""
-        self._in_flight -= 1
+        sent_at = self._sent_at.pop(number)
         self._window.taken -= 1
         if number <= self._together:
             self._until = max(self._until, now + (retry_after or 0.0))
@@ -190,7 +187,7 @@ class RateLimit:
         is_early = number == self._alone and self.phase is Phase.OPENING
         if not self.refusals:
             self._refused_at = now
-        self._learn_length(now, retry_after, is_early)
+        self._learn_length(now, sent_at, retry_after, is_early)
         pause = self._pause(now, retry_after)
         if self.refusals and retry_after is not None and retry_after > 1:
             # Other tasks have used up the whole window: come a little earlier than the shop's whole seconds say.
@@ -207,6 +204,10 @@ class RateLimit:
         return True
 
     # --- what is left of the window ---
+
+    @property
+    def _in_flight(self) -> int:
+        return len(self._sent_at)
 
     @property
     def _room(self) -> float:
@@ -266,12 +267,12 @@ class RateLimit:
             # The shop didn't say for how long it refuses; now it is known that this was long enough.
             self.length = min(now - max(window.start, self._refused_at - 1.0), MAX_SILENCE)
 
-    def _learn_length(self, now: float, retry_after: float | None, is_early: bool) -> None:
+    def _learn_length(self, now: float, sent_at: float, retry_after: float | None, is_early: bool) -> None:
         window = self._window
         if retry_after is None or window.start is None:
             return
-        # A slow answer to a request that came too early must not make the window seem longer than it is.
-        elapsed = (window.opening_since if is_early else now) - window.opened_at
+        # From request to request: a slow answer must not make the window seem longer than it is.
+        elapsed = sent_at - window.opened_at
         length = _whole_seconds(elapsed + retry_after)
         if is_early:
             length = max(length, math.floor(elapsed) + 1.0)
@@ -328,8 +329,8 @@ class _Window:
         self.accepted = accepted
         self.is_full = False
         """True if the shop refused a request in it."""
-        self.opening_since = 0.0
         self.opened_at = start or 0.0
+        """The time at which its first request was sent."""
         self.is_exact = False
         """True if it began when the shop's own window did."""
 

@@ -65,7 +65,7 @@ class RateLimiter:
     """
     Sends requests when the shop takes them, and delays all of them when it refused one.
 
-    A request takes its turn in the order in which it was asked for.
+    A request takes its turn in the order in which it was asked for, unless there is room for all that wait.
 
     :param requests_per_second: a ceiling, whatever the shop would take; ``None`` sets none (default).
     :param max_in_flight: how many requests are under way at most; ``None`` sets no bound (default).
