@@ -425,8 +425,8 @@ def test_hostile_deliveries_make_no_event_and_are_not_logged(
     signature = None if signature is None else signature.encode().decode("latin-1")
     try:
         assert post(receiver, body, signature).status_code == status
-    except requests.ConnectionError:
-        assert status == 413  # it was not read to its end
+    except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError):
+        assert status == 413  # it was not read to its end, which may cut the answer off, too
 
     assert post(receiver, make_body(), delivery_id="good").status_code == 200
     wait_for(lambda: airflow.events)
