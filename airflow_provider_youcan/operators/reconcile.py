@@ -43,8 +43,8 @@ class YouCanReconcileOrdersOperator(ReconcilingOperator):
     only what is missing when it is started again. A row that fails does not keep the others from being set. The general
     status of an order is set last, and left alone where another status of the same order failed or was protected.
 
-    Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. A templated argument
-    that was passed and renders to nothing (``None``, an empty text) is refused, never ignored.
+    Exactly one of ``orders``, ``orders_file``, ``sql`` and ``plan`` is given. A templated argument that was passed and
+    renders to nothing (``None``, an empty text) is refused, never ignored.
 
     :param orders: the rows: a list, or any iterable, of mappings; a list of lists that begins with the header, as a
         spreadsheet's API returns it; or a table of pandas, polars or pyarrow (templated; usually the XCom of an
